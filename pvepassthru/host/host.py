@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host: the only place that reads or writes files.
+
+Every path that the program uses is written as on a real host (`/sys/...`) and looked up below `root`, so that a test
+host, a captured host and the real one differ by a folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+MAX_FILE = 64 * 1024 * 1024
+"""Bytes; no file of a host that we read is larger. More is refused, so that a wrong file cannot fill the memory."""
+
+ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO})
+"""What open or read answers when a file or its device is not there (any more)."""
+
+
+class Host:
+    """The files of one host below `root`."""
+
+    simulated = False
+
+    def __init__(self, root: str = "/", node: str | None = None) -> None:
+        self.root = "" if root == "/" else root.rstrip("/")
+        """Prefix of every path; empty for the real host."""
+        self.unreadable: dict[str, int] = {}
+        """Files that are there and could not be read, each with its errno; rules turn them into findings."""
+        self._node = node
+
+    def path(self, path: str) -> str:
+        """The path to open for `path` (absolute, as on a host)."""
+        return self.root + path
+
+    @property
+    def node(self) -> str:
+        """The node's name: as given, else the host name of this root without its domain, as PVE takes it."""
+        if self._node is None:
+            if self.root:
+                name = self.text("/etc/hostname") or self.text("/proc/sys/kernel/hostname") or "localhost"
+            else:
+                name = os.uname().nodename
+            self._node = name.split(".", 1)[0]
+        return self._node
+
+    # ---- reading
+
+    def read(self, path: str, limit: int = MAX_FILE) -> bytes:
+        """The bytes of a file.
+
+        Raises OSError as the kernel gives it (ENOENT, EACCES, EIO, ELOOP, EISDIR, ...), and EFBIG when there are more
+        than `limit` bytes. Never waits for a FIFO's writer.
+        """
+        fd = os.open(self.root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = os.read(fd, 65536)
+            if len(data) < 4096:  # a sysfs attribute is one page at most and comes in one read
+                more = os.read(fd, 65536) if data else b""
+                if not more:
+                    return data
+                data += more
+            chunks = [data]
+            size = len(data)
+            while chunk := os.read(fd, 1 << 20):
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), self.root + path)
+            return b"".join(chunks)
+        finally:
+            os.close(fd)
+
+    def text(self, path: str) -> str | None:
+        """A small file as text without its outer blanks, or None: absent, vanished, or noted in `unreadable`.
+
+        Never raises: bytes that are not UTF-8 are kept as surrogates.
+        """
+        try:
+            return self.read(path).decode("utf-8", "surrogateescape").strip()
+        except OSError as error:
+            self._note(path, error)
+            return None
+
+    def names(self, path: str) -> list[str]:
+        """The sorted names in a folder; none if it is absent or, then noted in `unreadable`, cannot be read."""
+        try:
+            return sorted(os.listdir(self.root + path))
+        except OSError as error:
+            self._note(path, error)
+            return []
+
+    def link(self, path: str) -> str | None:
+        """The last component of where a symbolic link points (a driver's name, a group's number), or None."""
+        try:
+            return os.readlink(self.root + path).rstrip("/").rpartition("/")[2]
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # EINVAL: there, and no link
+                self._note(path, error)
+            return None
+
+    def resolve(self, path: str) -> str | None:
+        """The path, as on a host, that `path` leads to with all links followed, or None if it leads nowhere."""
+        try:
+            real = os.path.realpath(self.root + path, strict=True)
+        except OSError as error:
+            self._note(path, error)
+            return None
+        top = os.path.realpath(self.root) if self.root else ""
+        if top and not (real + "/").startswith(top + "/"):
+            return None
+        return real[len(top) :] or "/"
+
+    def exists(self, path: str) -> bool:
+        """Whether the path exists, links followed."""
+        try:
+            os.stat(self.root + path)
+        except OSError as error:
+            self._note(path, error)
+            return False
+        return True
+
+    def _note(self, path: str, error: OSError) -> None:
+        if error.errno not in ABSENT:
+            self.unreadable[path] = error.errno or errno.EIO
+
+    # ---- writing
+
+    def write(self, path: str, value: str) -> None:
+        """Write `value` to a kernel attribute in one write(2).
+
+        Raises OSError with the kernel's errno; may block for as long as the kernel does (see host/slow.py).
+        """
+        fd = os.open(self.root + path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+
+    def append(self, path: str, line: str) -> None:
+        """Append one line to an existing file in one O_APPEND write. Raises OSError, ENOSPC after a short write too."""
+        data = line.encode()
+        fd = os.open(self.root + path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.root + path)
+        finally:
+            os.close(fd)
+
+    def replace(self, path: str, data: bytes, mode: int = 0o600) -> None:
+        """Put `data` in the place of a file atomically: a temporary file beside it, then rename. Raises OSError."""
+        real = self.root + path
+        temporary = f"{real}.tmp.{os.getpid()}"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fchmod(fd, mode)
+            finally:
+                os.close(fd)
+            os.rename(temporary, real)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is gone already is fine. Raises OSError otherwise."""
+        try:
+            os.unlink(self.root + path)
+        except FileNotFoundError:
+            pass
+
+
+def open_host(root: str = "/", node: str | None = None) -> Host:
+    """The host below `root`: a real one when its /sys is the running kernel's, else a simulated one (host/sim.py)."""
+    if root == "/" or _is_kernel_sysfs(root):
+        return Host(root, node)
+    from pvepassthru.host.sim import SimHost  # noqa: PLC0415 - not on the real host's fast path
+
+    return SimHost(root, node)
+
+
+def _is_kernel_sysfs(root: str) -> bool:
+    try:
+        return os.stat(root + "/sys/kernel").st_dev == os.stat("/sys/kernel").st_dev and os.path.ismount(root + "/sys")
+    except OSError:
+        return False

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What PCI hardware a host has, read from sysfs on demand and remembered.
+
+An inventory is a view of one moment: each attribute is read once. Take a new one after a write.
+Sources: Linux Documentation/ABI/testing/sysfs-bus-pci, sysfs-bus-vfio-mdev, sysfs-kernel-iommu_groups.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pvepassthru.host.host import Host
+
+DEVICES = "/sys/bus/pci/devices"
+MDEVS = "/sys/bus/mdev/devices"
+ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.ASCII)
+"""A full PCI address as sysfs names functions; domains above ffff (VMD) have more than four digits."""
+
+
+class MdevType(NamedTuple):
+    """One folder of a parent's mdev_supported_types."""
+
+    id: str
+    """The folder's name, such as nvidia-63 or i915-GVTg_V5_4."""
+    name: str | None
+    """The driver's own name of it."""
+    available: int | None
+    """Instances that can still be created; None if the file is missing or holds no number."""
+    description: str | None
+    device_api: str | None
+
+
+class Mdev(NamedTuple):
+    """A mediated device instance."""
+
+    uuid: str
+    parent: str | None
+    """Address of the parent, or None when it cannot be told (it just vanished)."""
+    type: str | None
+    """None while the kernel still creates it: the uuid is listed before its mdev_type link exists."""
+    group: int | None
+
+
+class Inventory:
+    """The PCI functions, IOMMU groups and mediated devices of a host."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._text: dict[str, str | None] = {}
+        self._addresses: tuple[str, ...] | None = None
+        self._groups: dict[str, int | None] = {}
+
+    # ---- functions
+
+    def addresses(self) -> tuple[str, ...]:
+        """The addresses of all functions, sorted as text."""
+        if self._addresses is None:
+            self._addresses = tuple(name for name in self.host.names(DEVICES) if ADDRESS.fullmatch(name))
+        return self._addresses
+
+    def attribute(self, address: str, name: str) -> str | None:
+        """A function's attribute as text, or None if there is none."""
+        path = f"{DEVICES}/{address}/{name}"
+        if path not in self._text:
+            self._text[path] = self.host.text(path)
+        return self._text[path]
+
+    def has(self, address: str, name: str) -> bool:
+        """Whether a function has this file or folder (`pci_bus` marks bridges, `nvidia` NVIDIA's vendor vGPU)."""
+        return self.host.exists(f"{DEVICES}/{address}/{name}")
+
+    def driver(self, address: str) -> str | None:
+        """The name of the bound driver, or None."""
+        return self.host.link(f"{DEVICES}/{address}/driver")
+
+    def physical_function(self, address: str) -> str | None:
+        """The address of a VF's physical function, or None when this is no VF."""
+        return self.host.link(f"{DEVICES}/{address}/physfn")
+
+    # ---- IOMMU groups
+
+    def iommu_present(self) -> bool:
+        """Whether the kernel drives an IOMMU: /sys/class/iommu is there and not empty."""
+        return bool(self.host.names("/sys/class/iommu"))
+
+    def group(self, address: str) -> int | None:
+        """The number of a function's IOMMU group, or None without one."""
+        if address not in self._groups:
+            name = self.host.link(f"{DEVICES}/{address}/iommu_group")
+            self._groups[address] = int(name) if name and name.isdecimal() and name.isascii() else None
+        return self._groups[address]
+
+    def group_members(self, address: str) -> tuple[str, ...]:
+        """The addresses in a function's IOMMU group, itself included, sorted; none without a group."""
+        group = self.group(address)
+        if group is None:
+            return ()
+        listed = self.host.names(f"{DEVICES}/{address}/iommu_group/devices")
+        if listed:
+            return tuple(name for name in listed if ADDRESS.fullmatch(name))
+        return tuple(other for other in self.addresses() if self.group(other) == group)
+
+    # ---- mediated devices
+
+    def mdev_types(self, address: str) -> tuple[MdevType, ...]:
+        """The mdev types that a function supports, sorted by id; none if it is no mdev parent."""
+        return tuple(
+            self.mdev_type(address, name) for name in self.host.names(f"{DEVICES}/{address}/mdev_supported_types")
+        )
+
+    def mdev_type(self, address: str, type_id: str) -> MdevType:
+        """One mdev type of a function, all its values None if it has no such type."""
+        folder = f"mdev_supported_types/{type_id}"
+        available = self.attribute(address, f"{folder}/available_instances")
+        return MdevType(
+            type_id,
+            self.attribute(address, f"{folder}/name"),
+            int(available) if available and available.isdecimal() and available.isascii() else None,
+            self.attribute(address, f"{folder}/description"),
+            self.attribute(address, f"{folder}/device_api"),
+        )
+
+    def mdevs(self) -> tuple[Mdev, ...]:
+        """All mediated device instances, sorted by uuid."""
+        return tuple(self.mdev(uuid) for uuid in self.host.names(MDEVS))
+
+    def mdev(self, uuid: str) -> Mdev:
+        """One instance; every value but its uuid is None if there is no such instance."""
+        folder = f"{MDEVS}/{uuid}"
+        group = self.host.link(f"{folder}/iommu_group")
+        return Mdev(
+            uuid,
+            self._parent(folder),
+            self.host.link(f"{folder}/mdev_type"),
+            int(group) if group and group.isdecimal() and group.isascii() else None,
+        )
+
+    def _parent(self, folder: str) -> str | None:
+        """An instance's parent: the instance is a folder in its parent's, of which /sys/bus/mdev has a link."""
+        target = self.host.resolve(folder)
+        name = target.rsplit("/", 2)[-2] if target else ""
+        return name if ADDRESS.fullmatch(name) else None
+
+    # ---- NVIDIA's vendor vGPU interface (kernel 6.8 and newer)
+
+    def vgpu_creatable(self, address: str) -> dict[str, str]:
+        """Type id (digits) to name, as nvidia/creatable_vgpu_types offers them; empty without that file."""
+        text = self.attribute(address, "nvidia/creatable_vgpu_types") or ""
+        types: dict[str, str] = {}
+        for line in text.splitlines():
+            type_id, colon, name = line.partition(":")
+            if colon and type_id.strip().isdecimal():  # the file may start with a header line, "ID    : vGPU Name"
+                types[type_id.strip()] = name.strip()
+        return types
+
+    def vgpu_current(self, address: str) -> str | None:
+        """The set type id, "0" for none, or None without nvidia/current_vgpu_type."""
+        return self.attribute(address, "nvidia/current_vgpu_type")
