@@ -50,6 +50,8 @@ class Inventory:
         self.host = host
         self._text: dict[str, str | None] = {}
         self._addresses: tuple[str, ...] | None = None
+        self._slots: dict[str, tuple[str, ...]] = {}
+        self._drivers: dict[str, bool] = {}
         self._groups: dict[str, int | None] = {}
 
     # ---- functions
@@ -59,6 +61,15 @@ class Inventory:
         if self._addresses is None:
             self._addresses = tuple(name for name in self.host.names(DEVICES) if ADDRESS.fullmatch(name))
         return self._addresses
+
+    def in_slot(self, slot: str) -> tuple[str, ...]:
+        """The addresses of a slot's functions (`0000:01:00`), sorted; none if there is no such slot."""
+        if not self._slots:
+            slots: dict[str, list[str]] = {}
+            for address in self.addresses():
+                slots.setdefault(address.partition(".")[0], []).append(address)
+            self._slots = {name: tuple(functions) for name, functions in slots.items()}
+        return self._slots.get(slot, ())
 
     def attribute(self, address: str, name: str) -> str | None:
         """A function's attribute as text, or None if there is none."""
@@ -74,6 +85,16 @@ class Inventory:
     def driver(self, address: str) -> str | None:
         """The name of the bound driver, or None."""
         return self.host.link(f"{DEVICES}/{address}/driver")
+
+    def driver_available(self, name: str) -> bool:
+        """Whether a PCI driver is there, or a module of its name that can be loaded into the running kernel."""
+        if name not in self._drivers:
+            folder = f"/lib/modules/{self.host.text('/proc/sys/kernel/osrelease')}"
+            self._drivers[name] = self.host.exists(f"/sys/bus/pci/drivers/{name}") or any(
+                f"/{name}.ko" in (self.host.text(f"{folder}/{listing}") or "")
+                for listing in ("modules.dep", "modules.builtin")
+            )
+        return self._drivers[name]
 
     def physical_function(self, address: str) -> str | None:
         """The address of a VF's physical function, or None when this is no VF."""

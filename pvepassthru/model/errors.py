@@ -55,6 +55,12 @@ class BusyError(PassthruError):
     exit_code = 6
 
 
+class EndedError(PassthruError):
+    """The program was told to end by a signal; a pre-start undoes itself first."""
+
+    exit_code = 8
+
+
 class UnsafeError(PassthruError):
     """A file or folder that must be root's alone is not; nothing in it is trusted."""
 

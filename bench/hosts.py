@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated hosts that the benchmark runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests import tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FUNCTIONS = 4096
+PARENT = "0000:08:00.0"
+MDEV_TYPE = "nvidia-63"
+MDEV_UUID = "00000000-0000-0000-0000-000000000101"
+"""PVE's own for hostpci0 of VM 101."""
+
+
+def hook_host(root: str) -> None:
+    """A host with VM 100, that passes nothing through, and VM 101 with one mdev."""
+    kinds = {MDEV_TYPE: {"available": 4, "name": "GRID P4-1Q"}}
+    parent = {"vendor": "0x10de", "device": "0x1bb3", "class": "0x030200", "iommu_group": 8, "driver": "nvidia"}
+    plain = "cores: 4\nmachine: q35\nmemory: 8192\nname: plain\nnet0: virtio=BC:24:11:00:00:01,bridge=vmbr0\nvga: std\n"
+    configs = {100: plain, 101: f"{plain}hostpci0: {PARENT},mdev={MDEV_TYPE}\n"}
+    tree.build(root, {"devices": {PARENT: {**parent, "mdev": {"types": kinds}}}}, configs=configs)
+
+
+def addresses() -> list[str]:
+    """The addresses of FUNCTIONS functions."""
+    return [f"{index >> 16:04x}:{index >> 8 & 255:02x}:{index >> 3 & 31:02x}.{index & 7}" for index in range(FUNCTIONS)]
+
+
+def devices() -> dict[str, Any]:
+    """FUNCTIONS network functions, each in a group of its own and with a driver."""
+    common = {
+        "vendor": "0x8086",
+        "device": "0x154c",
+        "class": "0x020000",
+        "subsystem_vendor": "0x8086",
+        "subsystem_device": "0x0001",
+        "driver": "vfio-pci",
+    }
+    return {address: {**common, "iommu_group": group} for group, address in enumerate(addresses())}
+
+
+def validate_host(root: str, vms: int) -> None:
+    """A host with FUNCTIONS functions and so many VMs of four functions each."""
+    free = iter(addresses())
+    configs = {vmid: _config(vmid, [next(free) for _ in range(4)]) for vmid in range(1000, 1000 + vms)}
+    tree.build(root, {"devices": devices()}, configs=configs)
+
+
+def _config(vmid: int, functions: Iterable[str]) -> str:
+    entries = [f"hostpci{index}: {function},pcie=1\n" for index, function in enumerate(functions)]
+    net = f"net0: virtio=BC:24:11:00:{vmid >> 8 & 255:02X}:{vmid & 255:02X},bridge=vmbr0\n"
+    return f"cores: 4\n{''.join(entries)}machine: q35\nmemory: 8192\nname: vm{vmid}\n{net}ostype: l26\n"

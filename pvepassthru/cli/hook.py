@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a hook phase of a VM, as the hookscript does. Exit code: that of the phase; only pre-start can fail."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pvepassthru.cli.words import vmid
+from pvepassthru.lifecycle import hook, quick
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pvepassthru.host.host import Host
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("vmid", metavar="VMID", type=vmid)
+    parser.add_argument("phase", metavar="PHASE", choices=quick.PHASES, help="one of %(choices)s")
+
+
+def run(args: argparse.Namespace, host: Host) -> int:
+    """Run the phase and return its exit code."""
+    return hook.run_on(host, args.vmid, args.phase, os.environ)

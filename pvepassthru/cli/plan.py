@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a hook phase would do, without doing it.
+
+The same code runs against a simulated kernel over a copy of this host's files; nothing on the host is written. Exit
+code: that of the phase.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING
+
+from pvepassthru.cli.words import need_pve, one_line, print_json, vmid
+from pvepassthru.host import vms
+from pvepassthru.host.capture import capture
+from pvepassthru.host.host import open_host
+from pvepassthru.lifecycle import hook, quick
+from pvepassthru.lifecycle.work import Voice
+from pvepassthru.model.errors import EXIT_FINE, NotFoundError, PassthruError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pvepassthru.host.host import Host
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("vmid", metavar="VMID", type=vmid)
+    phase = "one of %(choices)s (default: pre-start)"
+    parser.add_argument("phase", metavar="PHASE", nargs="?", choices=quick.PHASES, default="pre-start", help=phase)
+    parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+
+
+def run(args: argparse.Namespace, host: Host) -> int:
+    """Run the phase on a copy and print what it said; returns its exit code. Raises NotFoundError."""
+    need_pve(host)
+    if args.phase == "pre-start" and not host.exists(vms.config_path(args.vmid)):
+        raise NotFoundError(f"no VM {args.vmid} on node {host.node}", "see the VMs of this node: qm list")
+    said: list[tuple[str, str]] = []
+    failure: PassthruError | None = None
+    with tempfile.TemporaryDirectory(prefix="pvepassthru-plan-") as copy:
+        capture(host, copy, [args.vmid])
+        try:
+            hook.run_phase(
+                open_host(copy, host.node),
+                args.vmid,
+                args.phase,
+                os.environ,
+                Voice(lambda words: said.append(("step", words)), lambda words: said.append(("warning", words))),
+            )
+        except PassthruError as error:
+            failure = error
+            said.append(("error", str(error)))
+    code = EXIT_FINE if failure is None else failure.exit_code
+    if args.json:
+        lines = [{"kind": kind, "text": text} for kind, text in said]
+        print_json({"vmid": args.vmid, "phase": args.phase, "ok": failure is None, "lines": lines})
+        return code
+    print(f"{args.phase} of VM {args.vmid} on node {host.node}, on a copy of the host; nothing is changed:")
+    for kind, text in said:
+        print(f"  {'' if kind == 'step' else kind + ': '}{one_line(text)}")
+    if not said:
+        print("  nothing to do")
+    return code

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which processes have a device open: the links in /proc/PID/fd.
+
+Opening /dev/vfio/GROUP to see whether it is busy would make a QEMU that opens it at that moment fail, so we only look.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pvepassthru.host.host import Host
+
+
+class Holder(NamedTuple):
+    """A process that has a device open."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.name})"
+
+
+def vfio_nodes(host: Host, device: str) -> tuple[str, ...]:
+    """The device nodes through which a function or mdev (its sysfs folder) can be opened, whether they exist or not.
+
+    The group's node /dev/vfio/N, and the cdev /dev/vfio/devices/vfioN of kernels with VFIO_DEVICE_CDEV. Source: Linux
+    Documentation/driver-api/vfio.rst.
+    """
+    group = host.link(f"{device}/iommu_group")
+    nodes = [f"/dev/vfio/{group}"] if group else []
+    nodes += [f"/dev/vfio/devices/{name}" for name in host.names(f"{device}/vfio-dev")]
+    return tuple(nodes)
+
+
+def holders(host: Host, nodes: Iterable[str]) -> tuple[Holder, ...]:
+    """The processes that have one of these device nodes open, by pid; needs root to see those of other users."""
+    wanted = set(nodes)
+    if not wanted:
+        return ()
+    found = []
+    proc = host.path("/proc")
+    for pid in os.listdir(proc) if os.path.isdir(proc) else ():
+        if pid.isdecimal() and _has_open(f"{proc}/{pid}/fd", wanted):
+            name = host.text(f"/proc/{pid}/comm") or _argv0(host, pid) or "?"
+            found.append(Holder(int(pid), name))
+    return tuple(sorted(found))
+
+
+def device_holders(host: Host, device: str) -> tuple[Holder, ...]:
+    """The processes that have a function or mdev (its sysfs folder) open through VFIO."""
+    return holders(host, vfio_nodes(host, device))
+
+
+def describe(found: tuple[Holder, ...]) -> str:
+    """Words for holders, the first four by name."""
+    words = ", ".join(map(str, found[:4]))
+    return f"{words} and {len(found) - 4} more" if len(found) > 4 else words
+
+
+def _has_open(folder: str, wanted: set[str]) -> bool:
+    try:
+        entries = os.listdir(folder)
+    except OSError:  # the process has just ended, or is another user's
+        return False
+    for entry in entries:
+        try:
+            if os.readlink(f"{folder}/{entry}") in wanted:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _argv0(host: Host, pid: str) -> str | None:
+    line = host.text(f"/proc/{pid}/cmdline")
+    return line.split("\0", 1)[0].rpartition("/")[2] if line else None

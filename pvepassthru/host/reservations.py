@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PVE's own reservation file of PCI functions, edited under PVE's lock and in PVE's format.
+
+Semantics: model/reservation.py; source: qemu-server, PVE::QemuServer::PCI. The lock is held for the edit only.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING
+
+from pvepassthru.host import locks, vms
+from pvepassthru.model import reservation
+from pvepassthru.model.errors import DeviceError, InputError, PassthruError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pvepassthru.host.deadline import Deadline
+    from pvepassthru.host.host import Host
+
+FILE = "/run/qemu-server/pci-id-reservations"
+LOCK = FILE + ".lock"
+RESERVE_WAIT = 5.0
+REMOVE_WAIT = 2.0
+"""Seconds that PVE itself waits for the lock."""
+
+
+def text(host: Host) -> str:
+    """The reservation file as text, empty if there is none; reading takes no lock. Raises InputError."""
+    try:
+        return host.read(FILE).decode("utf-8", "replace")
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return ""
+        raise InputError(f"cannot read {FILE}: {error.strerror}") from error
+
+
+def reserve(host: Host, addresses: Iterable[str], vmid: int, seconds: int, deadline: Deadline) -> None:
+    """Reserve functions for a VM that is about to start, for `seconds` and what PVE adds to it.
+
+    Raises DeviceError when another VM has one of them, BusyError when the lock is not to be had.
+    """
+    with locks.take(host, LOCK, deadline, "PVE's PCI reservations", RESERVE_WAIT):
+        result = reservation.reserve(
+            text(host),
+            tuple(addresses),
+            vmid,
+            int(time.time()),
+            timeout=seconds,
+            running=lambda other: vms.running_pid(host, other),
+        )
+        if not result.accepted:
+            raise DeviceError(
+                f"cannot reserve {result.blocked} for VM {vmid}: {result.reason}", "stop that VM, or use another device"
+            )
+        if result.text is not None:
+            _replace(host, result.text)
+
+
+def own(host: Host, address: str, vmid: int) -> str | None:
+    """A VM's own reservation of a function as it stands in the file, or None if it has none. Raises InputError."""
+    entry = reservation.parse(text(host)).get(address)
+    return f"{entry.kind}:{entry.value}" if entry is not None and entry.vmid == vmid else None
+
+
+def release(host: Host, addresses: Iterable[str], vmid: int, deadline: Deadline) -> None:
+    """Drop a VM's reservations of these functions; others' and absent ones are left. Raises as `reserve`."""
+    with locks.take(host, LOCK, deadline, "PVE's PCI reservations", REMOVE_WAIT):
+        before = text(host)
+        after = reservation.remove(before, vmid, addresses=tuple(addresses))
+        if after != before:
+            _replace(host, after)
+
+
+def _replace(host: Host, content: str) -> None:
+    try:
+        host.replace(FILE, content.encode(), 0o644)
+    except OSError as error:
+        raise PassthruError(f"cannot write {FILE}: {error.strerror}", "check that /run is not full") from error

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes to kernel attributes that may block, done in a child process with a deadline.
+
+A sysfs write can sleep for ever where no signal reaches it: unbinding a driver or removing an mdev that a process has
+open. The child can then not be killed either, but the caller goes on and can say whom the kernel waits for.
+
+A write that is in flight must not surprise anybody after its caller was killed, so the child keeps the caller's lock on
+what it writes to, and whoever looks at that thing takes the lock first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pvepassthru.host.host import Host
+    from pvepassthru.host.locks import Lock
+
+HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class StillBlockedError(Exception):
+    """The write had not returned by its deadline; a child process goes on with it."""
+
+
+def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None:
+    """Write `value` to the attribute `path`, waiting at most `seconds`.
+
+    Of the caller's open files the child keeps only `lock`, until the write returns. Signals that would end the caller
+    wait until then too. Raises OSError with the kernel's errno, or StillBlockedError.
+    """
+    reader, writer = os.pipe()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    try:
+        caller = os.getpid()
+        child = os.fork()
+        if child == 0:
+            _write_in_child(host, path, value, (lock.fd, writer), caller)
+        os.close(writer)
+        poll = select.poll()
+        poll.register(reader, select.POLLIN | select.POLLHUP)
+        if not poll.poll(max(0, int(seconds * 1000))):
+            raise StillBlockedError
+        answer = os.read(reader, 16)
+        os.waitpid(child, 0)
+    finally:
+        os.close(reader)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    number = int(answer) if answer else errno.EINTR  # no answer: the child was killed
+    if number:
+        raise OSError(number, os.strerror(number), host.path(path))
+
+
+def _write_in_child(host: Host, path: str, value: str, keep: tuple[int, int], caller: int) -> None:
+    number = errno.EIO
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):  # PVE reads the hook's output to its end: a stuck child must not hold it
+            os.dup2(null, stream)
+        first = 3
+        for fd in sorted(keep):
+            os.closerange(first, fd)
+            first = fd + 1
+        os.closerange(first, 4096)
+        if os.getppid() != caller:  # killed meanwhile: nobody wants this any more
+            return
+        try:
+            host.write(path, value)
+            number = 0
+        except OSError as error:
+            number = error.errno or errno.EIO
+        os.write(keep[1], str(number).encode())
+    finally:
+        os._exit(0)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tool's own folder on a host: journals and locks, root's alone.
+
+It lies in /run, so it lives and dies with the sysfs state that the journals describe.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from pvepassthru.model.errors import PassthruError, UnsafeError
+
+if TYPE_CHECKING:
+    from pvepassthru.host.host import Host
+
+FOLDER = "/run/pvepassthru"
+
+
+def journal_path(vmid: int) -> str:
+    """Where a VM's journal lies."""
+    return f"{FOLDER}/{vmid}.journal"
+
+
+def vm_lock_path(vmid: int) -> str:
+    """The lock that hooks and commands for one VM take."""
+    return f"{FOLDER}/{vmid}.lock"
+
+
+def device_lock_path(address: str) -> str:
+    """The lock of one mdev parent or PF."""
+    return f"{FOLDER}/{address}.lock"
+
+
+def prepare(host: Host) -> None:
+    """Make the folder if it is not there, and see that it can be trusted.
+
+    Raises UnsafeError when it is a link, not ours or not ours alone, and PassthruError when it cannot be made.
+    """
+    try:
+        os.mkdir(host.path(FOLDER), 0o700)
+    except FileExistsError:
+        check(host)
+    except OSError as error:
+        raise PassthruError(f"cannot make {FOLDER}: {error.strerror}", "check that /run is writable") from error
+
+
+def check(host: Host) -> bool:
+    """Whether the folder is there; raises UnsafeError when it is and cannot be trusted."""
+    try:
+        info = os.lstat(host.path(FOLDER))
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            return False
+        raise PassthruError(f"cannot read {FOLDER}: {error.strerror}") from error
+    if not stat.S_ISDIR(info.st_mode):
+        raise UnsafeError(f"{FOLDER} is not a folder, so no journal in it is trusted", "remove it")
+    if not is_own(info):
+        raise UnsafeError(
+            f"{FOLDER} belongs to user {info.st_uid}, so no journal in it is trusted",
+            f"see who made it, then: chown root: {FOLDER}",
+        )
+    if info.st_mode & 0o077:
+        raise UnsafeError(
+            f"{FOLDER} has mode {stat.S_IMODE(info.st_mode):04o}, so others may have written its journals",
+            f"look at its files, then: chmod 0700 {FOLDER}",
+        )
+    return True
+
+
+def is_own(info: os.stat_result) -> bool:
+    """Whether a file is root's, or, for an unprivileged user on a test host, the user's own."""
+    return info.st_uid in {0, os.geteuid()}
+
+
+def journals(host: Host) -> list[int]:
+    """The VMIDs that have a journal, ascending. Raises as `check`."""
+    if not check(host):
+        return []
+    found = []
+    for name in host.names(FOLDER):
+        stem, dot, ending = name.rpartition(".")
+        if dot and ending == "journal" and stem.isdecimal() and stem.isascii():
+            found.append(int(stem))
+    return sorted(found)

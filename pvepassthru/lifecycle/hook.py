@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hook phase as PVE runs it: under the VM's lock, one sentence a line, and an exit code that only pre-start minds."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, NoReturn
+
+from pvepassthru.host import locks, state
+from pvepassthru.host.deadline import Deadline
+from pvepassthru.host.host import open_host
+from pvepassthru.lifecycle import phases
+from pvepassthru.lifecycle.journal import Journal
+from pvepassthru.lifecycle.work import Voice, Work
+from pvepassthru.model.errors import EndedError, PassthruError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pvepassthru.host.host import Host
+
+
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run(root: str, vmid: int, phase: str, environment: Mapping[str, str], node: str | None = None) -> int:
+    """Run one phase of one VM and return the exit code: only a failing pre-start has another than 0."""
+    return run_on(open_host(root, node), vmid, phase, environment)
+
+
+def run_on(host: Host, vmid: int, phase: str, environment: Mapping[str, str]) -> int:
+    """As `run`, on a host that is there already."""
+    say = _TaskLog(host, vmid)
+    if phase == "pre-start":  # it undoes itself before it ends; the other phases may be killed at any point
+        for number in ENDING:
+            signal.signal(number, _end)
+    try:
+        run_phase(host, vmid, phase, environment, Voice(say.info, say.warning))
+    except PassthruError as error:
+        say.error(str(error))
+        return error.exit_code if phase == "pre-start" else 0
+    return 0
+
+
+def run_phase(
+    host: Host,
+    vmid: int,
+    phase: str,
+    environment: Mapping[str, str],
+    voice: Voice,
+) -> None:
+    """Run one phase under the VM's lock, telling `voice` of it. Raises PassthruError."""
+    deadline = Deadline(phases.BUDGET[phase])
+    state.prepare(host)
+    with locks.take(host, state.vm_lock_path(vmid), deadline, f"VM {vmid}"):
+        work = Work(host, vmid, Journal(host, vmid), deadline, phases.PATIENCE, voice.say, voice.warn)
+        if phase == "pre-start":
+            phases.pre_start(work, environment)
+        elif phase == "post-start":
+            phases.post_start(work)
+        elif phase == "pre-stop":
+            phases.pre_stop(work)
+        else:
+            phases.post_stop(work)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    for other in ENDING:
+        signal.signal(other, signal.SIG_IGN)
+    raise EndedError(f"the hook was ended by signal {signal.Signals(number).name}")
+
+
+class _TaskLog:
+    """Says things to the task log; warnings and errors also to syslog, since a post-stop's output may reach no log."""
+
+    def __init__(self, host: Host, vmid: int) -> None:
+        self._vmid = vmid
+        self._syslog = not host.root and not host.simulated
+
+    def info(self, sentence: str) -> None:
+        _print(1, f"pvepassthru: {sentence}")
+
+    def warning(self, sentence: str) -> None:
+        _print(2, f"pvepassthru: warning: {sentence}")
+        self._log("warning", sentence)
+
+    def error(self, sentence: str) -> None:
+        _print(2, f"pvepassthru: error: {sentence}")
+        self._log("error", sentence)
+
+    def _log(self, level: str, sentence: str) -> None:
+        if not self._syslog:
+            return
+        import syslog  # noqa: PLC0415 - only when there is something to tell
+
+        syslog.openlog(f"pvepassthru[{self._vmid}]", 0, syslog.LOG_DAEMON)
+        priority = syslog.LOG_ERR if level == "error" else syslog.LOG_WARNING
+        syslog.syslog(priority, _one_line(sentence))
+
+
+def _print(stream: int, sentence: str) -> None:
+    try:
+        os.write(stream, (_one_line(sentence) + "\n").encode("utf-8", "backslashreplace"))
+    except OSError:  # the reader is gone; the work goes on
+        pass
+
+
+def _one_line(sentence: str) -> str:
+    """The sentence with control characters, which a VM's config may hold, made visible."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in sentence)

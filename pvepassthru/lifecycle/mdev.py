@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a mediated device: create it under PVE's UUID, and remove it when nobody has it open.
+
+Source: Linux Documentation/driver-api/vfio-mediated-device.rst; what each write answers was measured (docs/kernel.md).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pvepassthru.host import holders, locks, slow, state
+from pvepassthru.host.deadline import Deadline, pause
+from pvepassthru.host.inventory import DEVICES, MDEVS, Inventory, Mdev
+from pvepassthru.model import pci
+from pvepassthru.model.errors import BusyError, DeviceError
+
+if TYPE_CHECKING:
+    from pvepassthru.host.host import Host
+    from pvepassthru.host.locks import Lock
+    from pvepassthru.lifecycle.journal import Step
+    from pvepassthru.lifecycle.work import Want, Work
+
+KIND = "mdev"
+HALF_CREATED_WAIT = 10.0
+"""Seconds to wait for a create that another process has under way."""
+INSTANCE_LOCK_WAIT = 2.0
+"""Seconds to wait for an earlier write to this very instance."""
+REMOVE_WAIT = 10.0
+"""Seconds to wait for a remove, which blocks while a process has the device open."""
+GONE = frozenset({errno.ENOENT, errno.ENODEV})
+
+
+def create(work: Work, want: Want) -> None:
+    """See that the wanted instance exists: adopt the one that is there, or create it on the first parent with room.
+
+    Raises DeviceError when it cannot be had, with the reason of each parent, and BusyError when a wait was too long.
+    """
+    with _instance_lock(work, want.uuid, want.candidates):
+        if _adopt(work, want):
+            return
+        refusals = []
+        for parent in want.candidates:
+            with _parent_lock(work, parent) as lock:
+                refusal = _create_on(work, want, parent, lock)
+            if refusal is None:
+                return
+            refusals.append(f"on {parent}: {refusal}")
+    raise DeviceError(
+        f"cannot create mdev {want.type} for hostpci{want.entry} {'; '.join(refusals)}",
+        "stop a VM that uses one, choose another type, or use a mapping with more devices",
+    )
+
+
+def undo(work: Work, step: Step) -> str | None:
+    """Remove an instance that `create` made, if it is still that one and nobody has it open.
+
+    Returns None when nothing of it remains, else why it was kept.
+    """
+    parent, _, uuid = step.target.partition("/")
+    _parent_lock(work, parent, REMOVE_WAIT).release()  # a create that outlived its hook holds it until it has ended
+    with _instance_lock(work, uuid, (parent,)) as lock:
+        return _undo(work, step, parent, uuid, lock)
+
+
+def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | None:
+    host = work.host
+    found = _complete(host, uuid, work.deadline)
+    if found is None:
+        blocked = _being_removed(host, uuid, (parent,))
+        return blocked.message if blocked else None
+    if found.type is None:  # removing it now would answer EAGAIN and take its `remove` file away for good
+        return "the kernel is still creating it"
+    if (found.parent, found.type) != (parent, step.after):
+        work.warn(f"mdev {uuid} is now {found.type} on {found.parent}, not the one made here: left alone")
+        return None
+    users = _wait_until_closed(work, f"{MDEVS}/{uuid}")
+    if users:
+        return f"{holders.describe(users)} has it open"
+    return _remove(host, uuid, work.deadline, lock)
+
+
+def users_of(inventory: Inventory, parent: str) -> str:
+    """Words for who holds the instances of a parent: "VM 101, 102, and uuid ..."; empty if nobody does."""
+    vms: set[int] = set()
+    others: list[str] = []
+    for mdev in inventory.mdevs():
+        if mdev.parent == parent:
+            owner = pci.vmid_of_uuid(mdev.uuid)
+            if owner:
+                vms.add(owner[1])
+            else:
+                others.append(mdev.uuid)
+    words = [f"VM {', '.join(map(str, sorted(vms)))}"] if vms else []
+    return " and ".join(words + ([f"uuid {', '.join(others)}"] if others else []))
+
+
+def _instance_lock(work: Work, uuid: str, parents: tuple[str, ...]) -> Lock:
+    """The lock of one instance, which a removal that outlived its hook holds until it has ended. Raises DeviceError."""
+    try:
+        return locks.take(work.host, state.device_lock_path(uuid), work.deadline, f"mdev {uuid}", INSTANCE_LOCK_WAIT)
+    except BusyError as error:
+        raise _being_removed(work.host, uuid, parents) or error from None
+
+
+def _parent_lock(work: Work, parent: str, most: float | None = None) -> Lock:
+    """The lock of a parent, held while choosing and creating. Raises BusyError."""
+    return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"mdev parent {parent}", most)
+
+
+def _adopt(work: Work, want: Want) -> bool:
+    """Whether the instance is there already and fits; raises DeviceError when it is there and does not."""
+    found = _complete(work.host, want.uuid, work.deadline)
+    if found is None:
+        return False
+    what = f"cannot use mdev {want.uuid} for hostpci{want.entry}"
+    if found.type is None:
+        raise BusyError(f"{what}: the kernel is still creating it", "see what its driver says in the kernel log")
+    if found.type != want.type:
+        raise DeviceError(
+            f"{what}: it exists with type {found.type} on {found.parent}, not {want.type}",
+            f"see who made it, then: echo 1 > {MDEVS}/{want.uuid}/remove",
+        )
+    if found.parent not in want.candidates:
+        raise DeviceError(
+            f"{what}: it exists on {found.parent}, not on {' or '.join(want.candidates)}",
+            f"see who made it, then: echo 1 > {MDEVS}/{want.uuid}/remove",
+        )
+    users = holders.device_holders(work.host, f"{MDEVS}/{want.uuid}")
+    if users:
+        raise DeviceError(f"{what}: {holders.describe(users)} has it open", "end that process, then start again")
+    work.say(f"adopted mdev {want.type} on {found.parent} ({want.uuid})")
+    return True
+
+
+def _create_on(work: Work, want: Want, parent: str, lock: Lock) -> str | None:
+    """Create the instance on one parent, whose lock is given. Returns None, or why it is not to be had there."""
+    host = work.host
+    inventory = Inventory(host)
+    folder = f"{DEVICES}/{parent}/mdev_supported_types"
+    if not host.exists(f"{folder}/{want.type}"):
+        return f"it offers {', '.join(host.names(folder)) or 'no mdev types'}"
+    if inventory.mdev_type(parent, want.type).available == 0:
+        return _no_room(inventory, parent)
+    step = work.journal.intend(KIND, f"{parent}/{want.uuid}", None, want.type)
+    try:
+        slow.write(host, f"{folder}/{want.type}/create", want.uuid, work.deadline.left(), lock)
+    except slow.StillBlockedError:
+        raise BusyError(
+            f"cannot create mdev {want.type} on {parent}: the kernel has not finished in time",
+            "see what its driver says in the kernel log",
+        ) from None
+    except OSError as error:
+        work.journal.undone(step, f"not created: {errno.errorcode.get(error.errno or 0, error.errno)}")
+        if error.errno == errno.EEXIST:
+            raise _being_removed(host, want.uuid, want.candidates) or DeviceError(
+                f"cannot create mdev {want.uuid} for hostpci{want.entry}: somebody else has just created it",
+                "start again",
+            ) from error
+        if error.errno in {errno.ENOSPC, errno.EUSERS}:
+            return _no_room(Inventory(host), parent)
+        return f"the kernel says {error.strerror}"
+    made = Inventory(host).mdev(want.uuid)
+    if (made.parent, made.type) != (parent, want.type):
+        return f"it was created but is not there as {want.type} on {parent}; see the kernel log"
+    work.journal.done(step)
+    work.say(f"created mdev {want.type} on {parent} ({want.uuid})")
+    return None
+
+
+def _no_room(inventory: Inventory, parent: str) -> str:
+    users = users_of(inventory, parent)
+    return f"no instance left ({f'used by {users}' if users else 'none in use here'})"
+
+
+def _being_removed(host: Host, uuid: str, parents: tuple[str, ...]) -> DeviceError | None:
+    """The error for an instance whose removal waits: /sys/bus/mdev lists it no more, its parent's folder still does."""
+    for parent in parents:
+        folder = f"{DEVICES}/{parent}/{uuid}"
+        if host.exists(folder):
+            users = holders.describe(holders.device_holders(host, folder)) or "a process"
+            return DeviceError(
+                f"cannot use mdev {uuid}: an older one on {parent} is being removed and waits for {users} to close it",
+                "end that process, then try again",
+            )
+    return None
+
+
+def _complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
+    """The instance, or None; after waiting for a create that is under way, and with no type if that has not ended."""
+    end = Deadline(deadline.left(HALF_CREATED_WAIT))
+    while True:
+        if not host.exists(f"{MDEVS}/{uuid}"):
+            return None
+        found = Inventory(host).mdev(uuid)
+        if found.type is not None or not pause(end, 0.05):
+            return found
+
+
+def _wait_until_closed(work: Work, folder: str) -> tuple[holders.Holder, ...]:
+    """Who has the device open, after waiting as long as the phase has patience."""
+    end = Deadline(work.deadline.left(work.patience))
+    while True:
+        users = holders.device_holders(work.host, folder)
+        if not users or not pause(end, 0.1):
+            return users
+
+
+def _remove(host: Host, uuid: str, deadline: Deadline, lock: Lock) -> str | None:
+    folder = f"{MDEVS}/{uuid}"
+    try:
+        slow.write(host, f"{folder}/remove", "1", deadline.left(REMOVE_WAIT), lock)
+    except slow.StillBlockedError:
+        return "its removal is under way and waits for a process to close it"
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return "the kernel is still creating it, and now only unbinding its parent's driver can remove it"
+        if error.errno not in GONE:
+            return f"the kernel says {error.strerror}"
+    return "it is still there after its removal; see the kernel log" if host.exists(folder) else None

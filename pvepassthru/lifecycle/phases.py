@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The four hook phases of a VM. Whoever calls one holds the VM's lock (lifecycle/hook.py, cli/plan.py)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pvepassthru.host import policy, vms
+from pvepassthru.host.deadline import Deadline
+from pvepassthru.lifecycle import mdev, vgpu
+from pvepassthru.lifecycle.undo import describe, undo_all
+from pvepassthru.lifecycle.work import Want
+from pvepassthru.model import pci
+from pvepassthru.model.errors import DeviceError, UsageError
+from pvepassthru.rules import catalogue
+from pvepassthru.rules import subject as subjects
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pvepassthru.lifecycle.undo import Kept
+    from pvepassthru.lifecycle.work import Work
+    from pvepassthru.model.finding import Finding
+    from pvepassthru.rules.subject import Subject
+
+PHASES = ("pre-start", "post-start", "pre-stop", "post-stop")
+BUDGET = {"pre-start": 60.0, "post-start": 10.0, "pre-stop": 10.0, "post-stop": 30.0}
+"""Seconds that a phase may take: PVE's `qm cleanup` waits 60 s for the VM's lock, and a start waits for pre-start."""
+UNDO_BUDGET = 20.0
+"""Seconds that a failing pre-start may take to undo itself."""
+PATIENCE = 10.0
+"""Seconds that post-stop waits for a QEMU that is still going: PVE runs it 1 s after a SIGKILL."""
+
+NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?", re.ASCII)
+
+
+def pre_start(work: Work, environment: Mapping[str, str]) -> None:
+    """Check the VM and prepare its devices; on any failure everything is as before, and the error is raised."""
+    pid = vms.running_pid(work.host, work.vmid)
+    if pid is not None:
+        raise DeviceError(
+            f"cannot prepare VM {work.vmid}: it is running as process {pid}",
+            "pre-start is for a VM that is not running",
+        )
+    try:
+        _prepare(work, config_path(work.vmid, environment))
+    except BaseException:
+        for kept in undo_all(work._replace(deadline=Deadline(UNDO_BUDGET), patience=0)):
+            work.warn(_kept_sentence(kept))
+        raise
+
+
+def post_start(work: Work) -> None:
+    """Note in the journal that the VM runs."""
+    if work.journal.exists:
+        work.journal.note_running()
+
+
+def pre_stop(work: Work) -> None:
+    """Say that the VM is about to stop; its devices are in use until it has."""
+    if work.journal.steps:
+        work.say(f"{len(work.journal.steps)} steps will be undone after the stop")
+
+
+def post_stop(work: Work) -> None:
+    """Undo everything in the journal that is still ours; needs no config, and none may be there any more."""
+    for kept in undo_all(work):
+        work.warn(_kept_sentence(kept))
+
+
+def config_path(vmid: int, environment: Mapping[str, str]) -> str:
+    """Where the config of a starting VM lies: on a migration target still under the source node. Raises UsageError."""
+    source = environment.get("PVE_MIGRATED_FROM", "")
+    if not source:
+        return vms.config_path(vmid)
+    if not NODE_NAME.fullmatch(source):
+        raise UsageError(f"PVE_MIGRATED_FROM={source!r} is no node's name")
+    return f"/etc/pve/nodes/{source}/qemu-server/{vmid}.conf"
+
+
+def wants(subject: Subject) -> tuple[Want, ...]:
+    """The mediated devices and vGPU types that a start of this VM needs from us.
+
+    A VF with NVIDIA's vendor interface that is one of several alternatives is left to PVE, which takes the first that
+    it can reserve and cannot be steered to another.
+    """
+    if subject.config.template:
+        return ()
+    found = []
+    for device in subject.resolution.passed:
+        if device.mdev:
+            uuid = pci.mdev_uuid(device.index, subject.vmid)
+            found.append(Want(device.index, mdev.KIND, device.mdev, tuple(device.addresses), uuid))
+        elif device.nvidia and len(device.alternatives) == 1 and len(device.alternatives[0]) == 1:
+            found.append(Want(device.index, vgpu.KIND, device.nvidia, tuple(device.alternatives[0]), ""))
+    return tuple(found)
+
+
+def _prepare(work: Work, path: str) -> None:
+    subject = subjects.load(work.host, work.vmid, pending=False, config_path=path)
+    needed = wants(subject)
+    if work.journal.exists and _settle(work, needed):
+        subject = subjects.load(work.host, work.vmid, pending=False, config_path=path)
+    if subject.config.template:
+        return
+    _judge(work, subject)
+    for want in needed:
+        if want.kind == mdev.KIND:
+            mdev.create(work, want)
+        else:
+            vgpu.set_type(work, want)
+
+
+def _settle(work: Work, needed: tuple[Want, ...]) -> bool:
+    """Carry over what this start needs of a left-over journal and undo the rest; returns whether anything was undone.
+
+    Raises DeviceError when a step that cannot be undone stands in the way of a device that this start needs.
+    """
+    work.say("an earlier start left a journal: settling it first")
+    for line in work.journal.damaged:
+        work.warn(f"line {line} of {work.journal.path} is damaged and was passed over")
+    spare = {
+        step.number
+        for step in work.journal.steps
+        for want in needed
+        if (step.kind == want.kind and step.after == want.type and _is_target(step.target, want))
+        or (step.kind == vgpu.RESERVE_KIND and want.kind == vgpu.KIND and step.target in want.candidates)
+    }
+    before = len(work.journal.steps)
+    for kept in undo_all(work, spare):
+        if any(_stands_in_the_way(kept.step.target, want) for want in needed):
+            raise DeviceError(
+                f"cannot undo {describe(kept.step)} of an earlier start: {kept.why}",
+                f"end what holds it, then: pvepassthru recover {work.vmid}",
+            )
+        work.warn(_kept_sentence(kept))
+    return len(work.journal.steps) < before
+
+
+def _is_target(target: str, want: Want) -> bool:
+    parent, _, uuid = target.partition("/")
+    return parent in want.candidates and uuid == want.uuid
+
+
+def _stands_in_the_way(target: str, want: Want) -> bool:
+    parent, _, uuid = target.partition("/")
+    return uuid == want.uuid if uuid else parent in want.candidates
+
+
+def _judge(work: Work, subject: Subject) -> None:
+    """Run the gate's rules: an error refuses the start, unless the policy says otherwise; all else is a warning."""
+    gate = policy.gate(work.host, work.vmid)
+    if gate == "off":
+        return
+    found = catalogue.findings(subject, gate_only=True)
+    errors = [finding for finding in found if finding.severity == "error"] if gate == "enforce" else []
+    for finding in found:
+        if not errors or finding is not errors[-1]:  # that one is said by the exception
+            work.warn(_words(finding))
+    if errors:
+        if subject.section.get("lock") == "backup":
+            work.warn(
+                f"a backup starts VM {work.vmid}, which was stopped, with its devices; see when the backup job runs"
+            )
+        raise DeviceError(_words(errors[-1]))
+
+
+def _words(finding: Finding) -> str:
+    hint = f"; {finding.hint}" if finding.hint else ""
+    return f"{finding.code} {finding.where}: {finding.message}{hint}"
+
+
+def _kept_sentence(kept: Kept) -> str:
+    return f"kept {describe(kept.step)}: {kept.why}; pvepassthru recover undoes it later"

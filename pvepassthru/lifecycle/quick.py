@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hookscript's way in. Most phases of most VMs have nothing to do, and they leave here within a millisecond.
+
+This module may import nothing but os and sys: `qm start` of every VM that has the hookscript waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+PHASES = ("pre-start", "post-start", "pre-stop", "post-stop")
+USAGE = "usage: pvepassthru VMID pre-start|post-start|pre-stop|post-stop"
+
+
+def main(argv: list[str]) -> int:
+    """Run one hook phase (argv: script, VMID, phase) and return its exit code."""
+    if len(argv) != 3 or not is_vmid(argv[1]) or argv[2] not in PHASES:
+        said = " ".join(repr(word) for word in argv[1:])
+        sys.stderr.write(f"error: the hook was called with {said or 'nothing'}; {USAGE}, VMID from 100 to 999999999\n")
+        return 2
+    root = os.environ.get("PVEPASSTHRU_ROOT", "").rstrip("/")
+    if nothing_to_do(root, argv[1], argv[2], os.environ.get("PVE_MIGRATED_FROM", "")):
+        return 0
+    from pvepassthru.lifecycle import hook  # noqa: PLC0415 - the fast path ends above
+
+    return hook.run(root or "/", int(argv[1]), argv[2], os.environ)
+
+
+def is_vmid(word: str) -> bool:
+    """Whether a word is a VMID as PVE writes one: 100 to 999999999 (pve-common, format pve-vmid)."""
+    return 3 <= len(word) <= 9 and word.isascii() and word.isdigit() and word[0] != "0"
+
+
+def nothing_to_do(root: str, vmid: str, phase: str, source: str) -> bool:
+    """Whether the VM has no journal and, at pre-start, no line that could be a hostpci entry. Doubt is a no."""
+    try:
+        os.stat(f"{root}/run/pvepassthru/{vmid}.journal")
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    else:
+        return False
+    if phase != "pre-start":
+        return True
+    folder = f"/etc/pve/nodes/{source}" if source else "/etc/pve"
+    try:
+        with open(f"{root}{folder}/qemu-server/{vmid}.conf", "rb") as config:
+            return b"hostpci" not in config.read()
+    except OSError:
+        return False

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Undo what a journal holds: in reverse, past failures, keeping what cannot be undone now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.lifecycle import mdev, vgpu
+from pvepassthru.model.errors import PassthruError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from pvepassthru.lifecycle.journal import Step
+    from pvepassthru.lifecycle.work import Work
+
+UNDO: dict[str, Callable[[Work, Step], str | None]] = {
+    mdev.KIND: mdev.undo,
+    vgpu.KIND: vgpu.undo_type,
+    vgpu.RESERVE_KIND: vgpu.undo_reserve,
+}
+"""Kind of step to what undoes it; each returns None when nothing of it remains, else why it was kept."""
+
+WORDS = {
+    mdev.KIND: "mdev {after} {target}",
+    vgpu.KIND: "vGPU type {after} on {target}",
+    vgpu.RESERVE_KIND: "the reservation of {target}",
+}
+
+
+class Kept(NamedTuple):
+    """A step that could not be undone."""
+
+    step: Step
+    why: str
+
+
+def describe(step: Step) -> str:
+    """Words for what a step made."""
+    return WORDS.get(step.kind, "a step of unknown kind {kind} on {target}").format(
+        kind=step.kind, target=step.target, after=step.after
+    )
+
+
+def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
+    """Undo every step but those whose numbers are in `spare`; remove the journal when none is left.
+
+    Returns what had to be kept. Raises nothing of its own: a failure keeps the step.
+    """
+    kept = []
+    for step in reversed(work.journal.steps):
+        if step.number in spare:
+            continue
+        why = _undo(work, step)
+        if why is None:
+            _note(work, step)
+        else:
+            kept.append(Kept(step, why))
+    if not work.journal.steps and work.journal.exists:
+        try:
+            work.journal.remove()
+        except PassthruError as error:
+            work.warn(str(error))
+    return kept
+
+
+def _undo(work: Work, step: Step) -> str | None:
+    undo = UNDO.get(step.kind)
+    if undo is None:
+        return f"this version does not know steps of kind {step.kind}; recover with the version that wrote it"
+    try:
+        return undo(work, step)
+    except PassthruError as error:
+        return error.message
+    except OSError as error:
+        return f"{error.filename or describe(step)}: {error.strerror}"
+
+
+def _note(work: Work, step: Step) -> None:
+    try:
+        work.journal.undone(step, "undone")
+    except PassthruError as error:  # the next look finds nothing of it
+        work.warn(str(error))
+    if step.kind != vgpu.RESERVE_KIND:
+        work.say(f"gave back {describe(step)}")

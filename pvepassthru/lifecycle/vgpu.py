@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NVIDIA's vendor vGPU interface (kernel 6.8 and newer): a number in a VF's nvidia/current_vgpu_type, 0 for none.
+
+A VF belongs to the VM that PVE's reservation file names; the number alone says nothing of an owner.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pvepassthru.host import holders, locks, reservations, slow, state
+from pvepassthru.host.deadline import Deadline, pause
+from pvepassthru.host.inventory import DEVICES, Inventory
+from pvepassthru.model.errors import BusyError, DeviceError, PassthruError
+
+if TYPE_CHECKING:
+    from pvepassthru.host.host import Host
+    from pvepassthru.host.locks import Lock
+    from pvepassthru.lifecycle.journal import Step
+    from pvepassthru.lifecycle.work import Want, Work
+
+KIND = "vgpu"
+RESERVE_KIND = "reserve"
+RESET_WAIT = 10.0
+"""Seconds to go on trying to write 0, as PVE does: the driver refuses while it still tears the vGPU down."""
+
+
+def set_type(work: Work, want: Want) -> None:
+    """Reserve the VF in PVE's file and set its vGPU type.
+
+    Raises DeviceError when the VF is another VM's, in use, or the driver refuses, and BusyError after too long a wait.
+    """
+    (function,) = want.candidates
+    host = work.host
+    with _gpu_lock(work, function) as lock:
+        reserve(work, function)
+        current = _current(host, function)
+        if current is None:
+            raise DeviceError(
+                f"cannot set vGPU type {want.type} on {function}: it has no nvidia/current_vgpu_type",
+                "see that NVIDIA's vGPU host driver is loaded and its VFs are enabled",
+            )
+        if current == want.type:
+            work.say(f"vGPU type {want.type} is already set on {function}")
+            return
+        users = holders.device_holders(host, f"{DEVICES}/{function}")
+        if users:
+            raise DeviceError(
+                f"cannot set vGPU type {want.type} on {function}: {holders.describe(users)} has it open as {current}",
+                "end that process, then start again",
+            )
+        step = work.journal.intend(KIND, function, current, want.type)
+        for value in ("0", want.type) if current != "0" else (want.type,):
+            _write(work, function, value, lock)
+        current = _current(host, function)
+        if current != want.type:
+            raise DeviceError(
+                f"cannot set vGPU type {want.type} on {function}: the driver took the write but reads {current}",
+                "see what the driver says in the kernel log",
+            )
+        work.journal.done(step)
+    work.say(f"set vGPU type {want.type} on {function}")
+
+
+def reserve(work: Work, function: str) -> None:
+    """Reserve a function in PVE's file for longer than this phase can last, and journal it."""
+    if any(step.kind == RESERVE_KIND and step.target == function for step in work.journal.steps):
+        reservations.reserve(work.host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
+        return
+    before = reservations.own(work.host, function, work.vmid)
+    step = work.journal.intend(RESERVE_KIND, function, before, str(work.vmid))
+    reservations.reserve(work.host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
+    work.journal.done(step)
+
+
+def undo_type(work: Work, step: Step) -> str | None:
+    """Write 0 where `set_type` wrote a type, if the VF can be reserved for this VM and nobody has it open.
+
+    Returns None when nothing of it remains, else why it was kept.
+    """
+    host = work.host
+    function = step.target
+    with _gpu_lock(work, function) as lock:
+        if _current(host, function) != step.after:
+            return None  # 0 already, gone with its driver, or another VM's by now
+        before = reservations.own(host, function, work.vmid)
+        try:
+            reservations.reserve(host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
+        except DeviceError as error:
+            return error.message
+        try:
+            end = Deadline(work.deadline.left(work.patience))
+            while users := holders.device_holders(host, f"{DEVICES}/{function}"):
+                if not pause(end, 0.1):
+                    return f"{holders.describe(users)} has it open"
+            _write(work, function, "0", lock, RESET_WAIT)
+        except PassthruError as error:
+            return error.message
+        finally:
+            if before is None:
+                reservations.release(host, [function], work.vmid, work.deadline)
+        return (
+            None if _current(host, function) != step.after else "the driver took the write, but the type is still set"
+        )
+
+
+def undo_reserve(work: Work, step: Step) -> str | None:
+    """Drop the reservation that `reserve` made, unless the VM had one before. Returns None."""
+    if step.before is None:
+        reservations.release(work.host, [step.target], work.vmid, work.deadline)
+    return None
+
+
+def _gpu_lock(work: Work, function: str) -> Lock:
+    """The lock of the VF's physical function: its VFs share one capacity."""
+    parent = Inventory(work.host).physical_function(function) or function
+    return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"the GPU of {function}")
+
+
+def _current(host: Host, function: str) -> str | None:
+    return host.text(f"{DEVICES}/{function}/nvidia/current_vgpu_type")
+
+
+def _write(work: Work, function: str, value: str, lock: Lock, retry: float = 0.0) -> None:
+    """Write a type, again for `retry` seconds while the driver refuses. Raises DeviceError, BusyError."""
+    path = f"{DEVICES}/{function}/nvidia/current_vgpu_type"
+    end = Deadline(work.deadline.left(retry))
+    while True:
+        try:
+            slow.write(work.host, path, value, work.deadline.left(), lock)
+        except slow.StillBlockedError:
+            raise BusyError(
+                f"cannot set vGPU type {value} on {function}: the driver has not answered in time",
+                "see what the driver says in the kernel log",
+            ) from None
+        except OSError as error:
+            if pause(end, 0.2):
+                continue
+            raise DeviceError(
+                f"cannot set vGPU type {value} on {function}: the driver says {error.strerror}",
+                "see which types it offers now: pvepassthru mdev types " + function,
+            ) from error
+        return

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every step of a phase needs: the host, the VM, its journal, the time left, and somebody to tell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pvepassthru.host.deadline import Deadline
+    from pvepassthru.host.host import Host
+    from pvepassthru.lifecycle.journal import Journal
+
+
+class Voice(NamedTuple):
+    """Somebody to tell; each takes one sentence."""
+
+    say: Callable[[str], None]
+    """What was done."""
+    warn: Callable[[str], None]
+    """What is wrong, though it does not stop the phase."""
+
+
+class Work(NamedTuple):
+    """One run of a phase for one VM. Whoever makes it holds the VM's lock."""
+
+    host: Host
+    vmid: int
+    journal: Journal
+    deadline: Deadline
+    patience: float
+    """Seconds to wait for a process that still has a device open, before its step is kept."""
+    say: Callable[[str], None]
+    """Takes one sentence on what was done."""
+    warn: Callable[[str], None]
+    """Takes one sentence on what is wrong, though it does not stop the phase."""
+
+
+class Want(NamedTuple):
+    """A mediated device or vGPU that a VM needs before it starts."""
+
+    entry: int
+    """Index of the hostpci entry."""
+    kind: str
+    """`mdev`: an instance on a classic mdev parent; `vgpu`: the type of a VF with NVIDIA's vendor interface."""
+    type: str
+    """The mdev type's id, or the vGPU type's number."""
+    candidates: tuple[str, ...]
+    """Addresses of the parents, or of the one VF, in PVE's order."""
+    uuid: str
+    """The instance's UUID, which PVE derives from entry and VM; empty for a vGPU type."""

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PVE's property strings: `value,key=value,key=value`, as in hostpci entries, the machine property and map lines.
+
+A value that does not fit its schema spoils the whole string. The words for why it does not (`Fault.reason`) are those
+of tests/conformance/README.md. Source: behaviour of PVE's JSON schema code.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.model.text import BLANKS, listed, nearest, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_ON = re.compile(r"1|on|yes|true", re.ASCII | re.IGNORECASE)
+_OFF = re.compile(r"0|off|no|false", re.ASCII | re.IGNORECASE)
+_INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
+_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
+
+
+class Key(NamedTuple):
+    """What a sub-key accepts."""
+
+    kind: str = "string"
+    """string, boolean, integer, number, or enum."""
+    pattern: re.Pattern[str] | None = None
+    """What the whole of a string must match."""
+    reason: str = "bad-pattern"
+    """Why a string is refused that does not match."""
+    form: str = ""
+    """The pattern in words for people, with an example."""
+    values: tuple[str, ...] = ()
+    """What an enum allows."""
+    default: bool = False
+    """The key that a part without `=` sets."""
+    required: bool = False
+    longest: int | None = None
+    least: float | None = None
+    most: float | None = None
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with a property string."""
+
+    reason: str
+    message: str
+    hint: str
+
+
+class PropertyError(ValueError):
+    """A property string that PVE does not accept; `faults` says why, never empty."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__("; ".join(fault.message for fault in faults))
+        self.faults = faults
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The different reasons, sorted."""
+        return tuple(sorted({fault.reason for fault in self.faults}))
+
+
+def boolean(text: str) -> bool | None:
+    """What PVE takes for a boolean, in any ASCII case, or None if it is none."""
+    if _ON.fullmatch(text):
+        return True
+    return False if _OFF.fullmatch(text) else None
+
+
+def parse(text: str, keys: Mapping[str, Key]) -> dict[str, str]:
+    """The values by key, booleans as "1" and "0". Raises PropertyError."""
+    values: dict[str, str] = {}
+    bare = False
+    for part in text.split(","):
+        if not part.strip(BLANKS):
+            continue
+        name, equals, value = part.partition("=")
+        if not equals:
+            _take_bare(part, keys, values, again=bare)
+            bare = True
+            continue
+        if not name or not value:
+            raise PropertyError(_empty(part, name, keys))
+        if name in values:
+            raise PropertyError(Fault("duplicate-key", f"{shown(name)} is given twice", f"keep one {shown(name)}="))
+        if name not in keys:
+            raise PropertyError(_unknown(name, value, keys))
+        flag = boolean(value) if keys[name].kind == "boolean" else None
+        values[name] = value if flag is None else str(int(flag))
+    faults = [fault for name, value in values.items() if (fault := _fault(name, value, keys[name]))]
+    faults += [
+        Fault("missing-key", f"{name} is missing", f"add {name}={key.form}")
+        for name, key in keys.items()
+        if key.required and name not in values
+    ]
+    if faults:
+        raise PropertyError(*faults)
+    return values
+
+
+def write(values: Mapping[str, str], keys: Mapping[str, Key]) -> str:
+    """The property string of these values, the default key first and bare."""
+    default = next((name for name, key in keys.items() if key.default and name in values), None)
+    parts = [values[default]] if default else []
+    return ",".join(parts + [f"{name}={value}" for name, value in values.items() if name != default])
+
+
+def _take_bare(part: str, keys: Mapping[str, Key], values: dict[str, str], *, again: bool) -> None:
+    """Give a part without `=` to the default key. Raises PropertyError."""
+    default = next((name for name, key in keys.items() if key.default), None)
+    if default is None:
+        raise PropertyError(Fault("missing-key", f"{shown(part)} has no key", "write KEY=VALUE"))
+    if again or values.get(default, "0") != "0":  # PVE's code takes the value "0" for none
+        key = keys.get(part.strip(BLANKS))
+        if key and key.kind == "boolean":
+            hint = f"write {part.strip(BLANKS)}=1"
+        elif near := nearest(part, keys):
+            hint = f"write {near}=VALUE if that is meant"
+        else:
+            hint = f"remove it, or put its key and = before it ({listed(keys, 20)})"
+        raise PropertyError(Fault("duplicate-key", f"{shown(part)} is a second value for {default}", hint))
+    values[default] = part
+
+
+def _empty(part: str, name: str, keys: Mapping[str, Key]) -> Fault:
+    if name in keys:
+        return Fault("missing-key", f"{name}= has no value", f"give a value or remove {name}=")
+    return Fault("missing-key", f"{shown(part)} is not KEY=VALUE", "give both a key and a value")
+
+
+def _unknown(name: str, value: str, keys: Mapping[str, Key]) -> Fault:
+    stripped = name.strip(BLANKS)
+    if stripped != name and stripped in keys:
+        hint = f"write {stripped}={shown(value)}: a blank before or after a key belongs to it"
+    elif near := nearest(name, keys):
+        hint = f"write {near}={shown(value)} if that is meant"
+    else:
+        hint = f"remove it; the keys are {listed(keys, 20)}"
+    return Fault("unknown-key", f'there is no key "{shown(name)}"', hint)
+
+
+def _fault(name: str, value: str, key: Key) -> Fault | None:
+    """Why a value does not fit its key, or None."""
+    text = shown(value)
+    if key.kind == "boolean":
+        if value in {"0", "1"}:
+            return None
+        return Fault("bad-boolean", f'{name} is "{text}", which is no boolean', f"write {name}=1 or {name}=0")
+    if key.kind == "enum":
+        if value in key.values:
+            return None
+        near = next((known for known in key.values if known.lower() == value.strip(BLANKS).lower()), None)
+        hint = f"write {name}={near}" if near else f"use one of {listed(key.values)}"
+        return Fault("bad-enum", f'{name} is "{text}", which it does not allow', hint)
+    if key.kind in {"integer", "number"}:
+        return _number_fault(name, value, key)
+    if key.longest is not None and len(value.encode("utf-8", "surrogateescape")) > key.longest:
+        return Fault("bad-length", f"{name} has {len(value)} characters", f"{name} can have {key.longest} at most")
+    if key.pattern and not key.pattern.fullmatch(value):
+        return Fault(key.reason, f'{name} is "{text}", which is not {key.form}', _suggest(name, value, key))
+    return None
+
+
+def _number_fault(name: str, value: str, key: Key) -> Fault | None:
+    pattern = _INTEGER if key.kind == "integer" else _NUMBER
+    if not pattern.fullmatch(value) or len(value) > 300:  # noqa: PLR2004 - more digits than a float can hold
+        return Fault("bad-number", f'{name} is "{shown(value)}", which is no {key.kind}', "write digits only")
+    if (key.least is not None and float(value) < key.least) or (key.most is not None and float(value) > key.most):
+        return Fault("bad-number", f"{name} is {shown(value)}", f"{name} goes from {key.least} to {key.most}")
+    return None
+
+
+def _suggest(name: str, value: str, key: Key) -> str:
+    """A value that fits and was probably meant, as a hint."""
+    pattern = key.pattern
+    for guess in (value.strip(BLANKS), value.strip('"'), value.lower(), f"0x{value}", value.replace(" ", "")):
+        if pattern and len(guess) < 200 and pattern.fullmatch(guess):  # noqa: PLR2004 - a hint is one short line
+            return f"write {name}={guess}"
+    return f"write {key.form}"

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words for messages: foreign text made safe to print, lists, and the nearest known word."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+BLANKS = " \t\n\r\f\v"
+"""What Perl's \\s matches in bytes; Python's str.strip() would take more (NBSP, the ASCII separators)."""
+
+LONGEST = 80
+"""Characters of foreign text in a message."""
+
+
+def shown(text: str) -> str:
+    """Foreign text on one line: control characters and broken bytes escaped, cut after 80 characters."""
+    cut = text[:LONGEST]
+    safe = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+    return safe if cut == text else f"{safe}... ({len(text)} characters)"
+
+
+def listed(words: Iterable[object], most: int = 12) -> str:
+    """`a, b, c`, at most `most` words and then how many more there are."""
+    texts = [str(word) for word in words]
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word with the least edits from `word`, case, `-` and `_` aside; None if none is near."""
+    if len(word) > LONGEST:
+        return None
+    plain = _plain(word)
+    ranked = sorted((_edits(plain, _plain(other)), other) for other in known)
+    if not ranked or ranked[0][0] > max(1, len(plain) // 3):
+        return None
+    return ranked[0][1]
+
+
+def _plain(word: str) -> str:
+    return word.strip(BLANKS).lower().replace("_", "").replace("-", "")
+
+
+def _edits(one: str, other: str) -> int:
+    """The Levenshtein distance of two short words."""
+    row = list(range(len(other) + 1))
+    for number, left in enumerate(one, 1):
+        diagonal, row[0] = row[0], number
+        for place, right in enumerate(other, 1):
+            diagonal, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, diagonal + (left != right))
+    return row[-1]

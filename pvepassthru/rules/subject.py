@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a rule looks at: one VM on one host, and what all VMs of the host have in common."""
+
+from __future__ import annotations
+
+import errno
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.host import vms
+from pvepassthru.host.inventory import Inventory
+from pvepassthru.model import mapping, reservation, resolve, vmconfig
+from pvepassthru.model.errors import InputError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pvepassthru.host.host import Host
+    from pvepassthru.model.mapping import Mappings
+    from pvepassthru.model.passed import Passed
+    from pvepassthru.model.reservation import Entry
+    from pvepassthru.model.resolve import Resolution
+    from pvepassthru.model.vmconfig import Section, VmConfig
+
+MAPPINGS = "/etc/pve/mapping/pci.cfg"
+RESERVATIONS = "/run/qemu-server/pci-id-reservations"
+
+
+class Hit(NamedTuple):
+    """What a rule found; its code, severity and origin are the rule's (rules/catalogue.py)."""
+
+    where: str
+    message: str
+    hint: str
+
+
+class Surroundings:
+    """What all VMs of a host have in common, each read when it is first asked for and then remembered."""
+
+    def __init__(self, host: Host, inventory: Inventory | None = None) -> None:
+        self.host = host
+        self.inventory = inventory or Inventory(host)
+        self.now = int(time.time())
+        """Seconds since the epoch."""
+        self.unread: dict[str, str] = {}
+        """Why a file that is there could not be read, by path."""
+        self._pids: dict[int, int | None] = {}
+
+    @cached_property
+    def mappings(self) -> Mappings:
+        """The cluster's PCI mappings; none if there is no such file, or it cannot be read (then it is in `unread`)."""
+        return mapping.parse(self._read(MAPPINGS))
+
+    @cached_property
+    def reservations(self) -> dict[str, Entry]:
+        """PVE's reservations by address; none if there is no such file, or it cannot be read (then in `unread`)."""
+        return reservation.parse(self._read(RESERVATIONS).decode("utf-8", "replace"))
+
+    def running(self, vmid: int) -> int | None:
+        """The pid of a running VM, or None."""
+        if vmid not in self._pids:
+            self._pids[vmid] = vms.running_pid(self.host, vmid)
+        return self._pids[vmid]
+
+    def _read(self, path: str) -> bytes:
+        try:
+            return self.host.read(path)
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+                self.unread[path] = error.strerror or str(error)
+            return b""
+
+
+class Subject(NamedTuple):
+    """One VM on one host."""
+
+    around: Surroundings
+    node: str
+    vmid: int
+    config_path: str
+    """As on the host."""
+    config: VmConfig
+    section: Section
+    """What is judged: the main section, or that with the pending changes applied."""
+    pending: bool
+    """Whether pending changes are applied in `section`."""
+    resolution: Resolution
+
+    @property
+    def host(self) -> Host:
+        """The host."""
+        return self.around.host
+
+    @property
+    def inventory(self) -> Inventory:
+        """The host's hardware."""
+        return self.around.inventory
+
+    @property
+    def mappings(self) -> Mappings:
+        """The cluster's PCI mappings."""
+        return self.around.mappings
+
+    def at(self, key: str, line: int | None = None) -> str:
+        """Where a finding is: `/etc/pve/qemu-server/100.conf:3 hostpci0`."""
+        return f"{self.config_path}:{line} {key}" if line else f"{self.config_path} {key}"
+
+    def problems(self, *codes: str) -> Iterator[Hit]:
+        """The problems that PVE has with this VM, of these codes."""
+        for problem in self.resolution.problems:
+            if problem.code in codes:
+                yield Hit(self.at(problem.key, problem.line), problem.message, problem.hint)
+
+    def in_the_way(self, address: str) -> tuple[str, Entry] | None:
+        """The reservation that keeps this VM from a function, with its code (model/reservation.py), or None."""
+        entry = self.around.reservations.get(address)
+        code = reservation.blocks(entry, self.vmid, self.around.now, self.around.running)
+        return (code, entry) if code and entry else None
+
+    def held(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
+        """(address, who has it) for each of these functions that another VM has."""
+        blocked = ((address, self.in_the_way(address)) for address in addresses)
+        return [(address, reservation.describe(found[1])) for address, found in blocked if found]
+
+
+def load(
+    host: Host,
+    vmid: int,
+    *,
+    pending: bool,
+    config_path: str | None = None,
+    inventory: Inventory | None = None,
+    around: Surroundings | None = None,
+) -> Subject:
+    """Read one VM's config and resolve its devices on this host.
+
+    `pending` applies the pending changes, as the next start will (`validate`); else the main section is judged (hook).
+    `around` is shared by VMs that are judged together. Raises NotFoundError when there is no such VM here, InputError
+    when its config cannot be read.
+    """
+    path = config_path or vms.config_path(vmid)
+    config = vmconfig.parse(_read_config(host, vmid, path))
+    around = around or Surroundings(host, inventory)
+    section = config.effective() if pending else config.main
+    resolution = resolve.EMPTY
+    if not config.template and (section.entries or section.get("machine")):
+        uses_mapping = any(entry.mapping for entry in section.entries.values())
+        mappings = around.mappings if uses_mapping else mapping.EMPTY
+        resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid)
+    return Subject(around, host.node, vmid, path, config, section, pending, resolution)
+
+
+def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
+    """The functions that PVE would reserve for each device that is passed whole or as a vendor vGPU.
+
+    Of several alternatives the first that no other VM has and no earlier entry takes; the first of all if none is free.
+    """
+    used: set[str] = set()
+    found = []
+    for device in subject.resolution.passed:
+        if device.mdev:
+            continue
+        free = (
+            functions
+            for functions in device.alternatives
+            if not used & set(functions) and not any(subject.in_the_way(address) for address in functions)
+        )
+        functions = next(free, device.addresses) if len(device.alternatives) > 1 else device.addresses
+        used.update(functions)
+        found.append((device, functions))
+    return found
+
+
+def _read_config(host: Host, vmid: int, path: str) -> bytes:
+    try:
+        return host.read(path)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+            raise InputError(
+                f"cannot read the config of VM {vmid}, {host.path(path)}: {error.strerror}",
+                "see that it is a readable file and that pmxcfs (pve-cluster) runs",
+            ) from error
+    need_pve(host)
+    nodes = [name for name in host.names(f"{vms.PVE}/nodes") if host.exists(f"{vms.PVE}/nodes/{name}/qemu-server/{vmid}.conf")]
+    hint = f"it is on node {nodes[0]}; run this there" if nodes else "qm list shows the VMs of this node"
+    raise NotFoundError(f"there is no VM {vmid} on node {host.node} ({path})", hint)
+
+
+def need_pve(host: Host) -> None:
+    """Raise NotFoundError when this host has no PVE: nothing below /etc/pve."""
+    if not host.names(vms.PVE):
+        raise NotFoundError(
+            f"no Proxmox VE on this machine: {host.path(vms.PVE)} is absent or empty",
+            "run this on a PVE node, or give --root with a host's files",
+        )

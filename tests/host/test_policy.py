@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy files: root's alone, the node's wins over the cluster's, a VM's over the defaults."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pvepassthru.host import policy
+from pvepassthru.host.host import Host
+from pvepassthru.model.errors import InputError, UnsafeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CLUSTER, NODE = policy.FILES
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    (tmp_path / "etc" / "pve").mkdir(parents=True)
+    return Host(str(tmp_path))
+
+
+def put(host: Host, path: str, text: str, mode: int = 0o640) -> None:
+    with open(host.path(path), "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(host.path(path), mode)
+
+
+def test_without_files_the_gate_is_enforced(host: Host) -> None:
+    assert policy.gate(host, 100) == "enforce"
+
+
+@pytest.mark.parametrize(
+    "cluster,node,expected",
+    [
+        ("defaults: {gate: warn}", "", "warn"),
+        ("defaults: {gate: warn}", "defaults: {gate: off}", "off"),
+        ("vms: {100: {gate: warn}}", "defaults: {gate: off}", "warn"),
+        ("vms: {100: {gate: warn}}", "vms: {100: {gate: enforce}}", "enforce"),
+        ("vms: {'100': {gate: warn}}", "", "warn"),
+        ("vms: {101: {gate: warn}}", "", "enforce"),
+        ("", "", "enforce"),
+    ],
+)
+def test_who_wins(host: Host, cluster: str, node: str, expected: str) -> None:
+    put(host, CLUSTER, cluster)
+    put(host, NODE, node)
+    assert policy.gate(host, 100) == expected
+
+
+@pytest.mark.parametrize("mode", [0o660, 0o602])
+def test_file_that_others_can_write_is_refused(host: Host, mode: int) -> None:
+    put(host, CLUSTER, "defaults: {gate: off}", mode)
+    with pytest.raises(UnsafeError, match=f"mode {mode:04o}.*refused.*chmod go-w {CLUSTER}"):
+        policy.gate(host, 100)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a file to another user")
+def test_file_of_another_user_is_refused(host: Host) -> None:
+    put(host, NODE, "defaults: {gate: off}")
+    os.chown(host.path(NODE), 12345, 0)
+    with pytest.raises(UnsafeError, match="user 12345"):
+        policy.gate(host, 100)
+
+
+@pytest.mark.parametrize(
+    "text,sentence",
+    [
+        ("gate: [", "is not YAML"),
+        ("- a list", "must be a mapping"),
+        ("vms: 7", "vms must be a mapping"),
+        ("defaults: {gate: perhaps}", "gate is 'perhaps'; use one of enforce, warn, off"),
+        ("a: \x00", "is not YAML"),
+        ("{" * 5000, "is not YAML"),
+    ],
+)
+def test_malformed_file_is_one_sentence(host: Host, text: str, sentence: str) -> None:
+    put(host, NODE, text)
+    with pytest.raises(InputError, match=sentence) as caught:
+        policy.gate(host, 100)
+    assert "\n" not in str(caught.value)
+    assert NODE in str(caught.value)
+
+
+def test_unreadable_file(host: Host) -> None:
+    os.mkdir(host.path(NODE))
+    with pytest.raises(InputError, match="cannot read the policy"):
+        policy.gate(host, 100)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes in a child process: errnos come back, late ones are left behind, locks outlive a killed caller."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pvepassthru.host import locks, slow
+from pvepassthru.host.deadline import Deadline
+from pvepassthru.host.host import Host
+from pvepassthru.model.errors import BusyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Stuck(Host):
+    """A host whose writes take as long as the value says, in seconds, and then store it."""
+
+    def write(self, path: str, value: str) -> None:
+        time.sleep(float(value))
+        with open(self.path(path), "w", encoding="ascii") as file:
+            file.write(value)
+
+
+class Refusing(Host):
+    """A host whose writes fail with the errno that the value names."""
+
+    def write(self, path: str, value: str) -> None:
+        raise OSError(getattr(errno, value), value, path)
+
+
+def lock_on(host: Host, path: str = "/lock") -> locks.Lock:
+    return locks.take(host, path, Deadline(5), "it")
+
+
+def test_value_is_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    host = Host(str(tmp_path))
+    with lock_on(host) as lock:
+        slow.write(host, "/file", "text", 5, lock)
+    assert (tmp_path / "file").read_text() == "text"
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EEXIST", "EAGAIN"])
+def test_errno_comes_back(name: str, tmp_path: Path) -> None:
+    host = Refusing(str(tmp_path))
+    with lock_on(host) as lock, pytest.raises(OSError, match=os.strerror(getattr(errno, name))) as caught:
+        slow.write(host, "/file", name, 5, lock)
+    assert caught.value.errno == getattr(errno, name)
+
+
+def test_late_write_is_left_behind_with_its_lock(tmp_path: Path) -> None:
+    host = Stuck(str(tmp_path))
+    begun = time.monotonic()
+    with lock_on(host) as lock, pytest.raises(slow.StillBlockedError):
+        slow.write(host, "/file", "1.5", 0.2, lock)
+    assert time.monotonic() - begun < 1.2
+    with pytest.raises(BusyError):
+        locks.take(host, "/lock", Deadline(0.1), "it")
+    locks.take(host, "/lock", Deadline(20), "it").release()
+    assert (tmp_path / "file").read_text() == "1.5", "the write went on, and the lock was held until it was done"
+
+
+CALLER = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from tests.host.test_slow import Stuck, lock_on
+from pvepassthru.host import slow
+host = Stuck(sys.argv[1])
+other = lock_on(host, "/other")
+print("write", flush=True)
+slow.write(host, "/file", "1", 30, lock_on(host))
+"""
+
+
+def test_killed_caller_frees_all_but_the_lock_on_the_target(tmp_path: Path) -> None:
+    top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    with subprocess.Popen(
+        [sys.executable, "-c", CALLER, str(tmp_path), top], stdout=subprocess.PIPE, text=True, cwd=top
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.4)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert process.stdout.read() == "", "the child does not hold our output open"
+    host = Host(str(tmp_path))
+    locks.take(host, "/other", Deadline(0.1), "it").release()
+    locks.take(host, "/lock", Deadline(20), "it").release()
+    assert (tmp_path / "file").exists()
+
+
+def test_ending_signal_waits_for_the_write(tmp_path: Path) -> None:
+    caught: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: caught.append(number))
+    try:
+        host = Stuck(str(tmp_path))
+        killer = "import os,sys,time; time.sleep(0.2); os.kill(int(sys.argv[1]), 15)"
+        with subprocess.Popen([sys.executable, "-c", killer, str(os.getpid())]), lock_on(host) as lock:
+            slow.write(host, "/file", "0.8", 5, lock)
+            assert (tmp_path / "file").exists()
+        assert caught == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
