@@ -60,7 +60,9 @@ def once(program: Program) -> float:
     _, status = os.waitpid(pid, 0)
     seconds = time.perf_counter() - start
     if status:
-        raise BenchError(f"`{' '.join(program.argv)}` failed with {os.waitstatus_to_exitcode(status)}")
+        raise BenchError(
+            f"`{' '.join(program.argv)}` failed with {os.waitstatus_to_exitcode(status)}; run it to see why"
+        )
     if program.after:
         program.after()
     return seconds

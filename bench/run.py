@@ -134,7 +134,8 @@ def guest_row() -> Row:
     if not kernels:
         raise BenchError("no kernel to boot on this system; leave it out with --fast")
     with tempfile.TemporaryDirectory(prefix="bench.") as share:
-        done = testbed.run(kernels[0], "/usr/bin/python3 -m bench.in_guest", GUEST_LIMIT, share=Path(share))
+        how = testbed.Boot(GUEST_LIMIT, share=Path(share))
+        done = testbed.run(kernels[0], "/usr/bin/python3 -m bench.in_guest", how)
         if done.code:
             raise BenchError(f"the guest failed with {done.code}:\n{done.output[-3000:]}")
         with open(f"{share}/bench.json", encoding="utf-8") as file:

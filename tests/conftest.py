@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -26,14 +26,23 @@ def pytest_configure() -> None:
         del os.environ[name]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the kernel tests of one file on one worker, so that they can share a booted guest."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        if item.get_closest_marker("kernel") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:  # noqa: ANN401 - pytest-xdist has no types
+    """Send the kernel tests that share a booted guest to one worker, every other test to any.
+
+    The plugin's own way, `--dist loadgroup`, does nothing with this pytest (its suffix to a test's id gets lost).
+    """
+    from xdist.scheduler import loadscope  # type: ignore[import-untyped]  # noqa: PLC0415 - no types; only if used
+
+    class Guests(loadscope.LoadScopeScheduling):  # type: ignore[misc]  # the plugin has no types
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, name = nodeid.partition("::")
+            if not path.startswith("tests/kernel/"):
+                return nodeid
+            kernel_and_suite = name.partition("[")[2].split("-")[:2]  # see the ids in tests/kernel/test_guest.py
+            return path + "-".join(kernel_and_suite)
+
+    return Guests(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,7 +33,7 @@ REGISTRY = re.compile(
 )
 EXCEPTIONS = {
     "noqa": re.compile(r"# noqa: [A-Z]+[0-9]+(?:, ?[A-Z]+[0-9]+)* - \S"),
-    "type: ignore": re.compile(r"# type: ignore\[[\w, -]+\]  # \S"),
+    "type: ignore": re.compile(r"# type: ignore\[[\w, -]+\] +# \S"),
 }
 """The mark of an exception from a linter, and its form: the code, then the reason."""
 

@@ -13,6 +13,7 @@ DEVICE}}`, a DEVICE having the texts of its files (vendor, device, class, subsys
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def link(root: str | Path, path: str, target: str) -> None:
     os.symlink(os.path.relpath(os.path.join(root, target.lstrip("/")), os.path.dirname(real)), real)
 
 
-def build(
+def build(  # noqa: PLR0913 - the parts of a host, each by keyword
     root: str | Path,
     host: Mapping[str, Any] | None = None,
     *,
@@ -65,17 +66,38 @@ def build(
     `configs` are VM configs by VMID, `mapping` the text of mapping/pci.cfg, `reservations` that of PVE's reservation
     file, `running` the pids of running VMs by VMID.
     """
-    host = host or {"devices": {}}
-    put(root, "etc/hostname", f"{node}\n")
+    hardware(root, host or {"devices": {}})
+    guests(root, node=node, configs=configs, mapping=mapping, reservations=reservations, running=running)
+    return str(root)
+
+
+def hardware(root: str | Path, host: Mapping[str, Any]) -> None:
+    """Build the hardware's part of the tree: /sys, and the empty folder of ROM files."""
     folder(root, "sys/class/iommu")
     if host.get("iommu", True):
         folder(root, "sys/class/iommu/dmar0")
-    for name in (DEVICES, DRIVERS, GROUPS, "run/qemu-server", "usr/share/kvm"):
+    for name in (DEVICES, DRIVERS, GROUPS, "usr/share/kvm"):
         folder(root, name)
     if host.get("vfio_pci", True):
         driver(root, "vfio-pci")
     for address, device in host["devices"].items():
         add_device(root, address, device)
+
+
+def guests(  # noqa: PLR0913 - as build
+    root: str | Path,
+    *,
+    node: str = "pve",
+    configs: Mapping[int, str | bytes] | None = None,
+    mapping: str | bytes | None = None,
+    reservations: str | bytes | None = None,
+    running: Mapping[int, int] | None = None,
+) -> None:
+    """Build PVE's part of the tree: /etc/pve, /run/qemu-server and /proc; what was there before goes."""
+    for name in ("etc/pve", "run/qemu-server", "proc"):
+        shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+    put(root, "etc/hostname", f"{node}\n")
+    folder(root, "run/qemu-server")
     folder(root, f"etc/pve/nodes/{node}/qemu-server")
     link(root, "etc/pve/qemu-server", f"etc/pve/nodes/{node}/qemu-server")
     link(root, "etc/pve/local", f"etc/pve/nodes/{node}")
@@ -87,7 +109,6 @@ def build(
         put(root, "run/qemu-server/pci-id-reservations", reservations)
     for vmid, pid in (running or {}).items():
         run(root, vmid, pid)
-    return str(root)
 
 
 def driver(root: str | Path, name: str) -> None:
@@ -128,6 +149,15 @@ def add_device(root: str | Path, address: str, device: Mapping[str, Any]) -> Non
         put(root, f"{here}/reset")
     if device.get("pci_bus"):
         folder(root, f"{here}/pci_bus")
+    _add_links(root, address, device)
+    if "mdev" in device:
+        _add_mdev(root, here, device["mdev"])
+    if "nvidia" in device:
+        _add_nvidia(root, here, device["nvidia"])
+
+
+def _add_links(root: str | Path, address: str, device: Mapping[str, Any]) -> None:
+    here = f"{DEVICES}/{address}"
     group = device.get("iommu_group")
     if group is not None:
         link(root, f"{GROUPS}/{group}/devices/{address}", here)
@@ -139,10 +169,6 @@ def add_device(root: str | Path, address: str, device: Mapping[str, Any]) -> Non
         link(root, f"{DRIVERS}/{device['driver']}/{address}", here)
     if "physfn" in device:
         link(root, f"{here}/physfn", f"{DEVICES}/{device['physfn']}")
-    if "mdev" in device:
-        _add_mdev(root, here, device["mdev"])
-    if "nvidia" in device:
-        _add_nvidia(root, here, device["nvidia"])
 
 
 def _add_mdev(root: str | Path, here: str, mdev: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pvepassthru.host.host import open_host
 from pvepassthru.model.errors import PassthruError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
 COMMANDS = {
     "validate": "check what a start of a VM would pass through",
@@ -32,8 +32,8 @@ COMMANDS = {
 """Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole parser, for `--help`, the tests and the man page."""
+def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser; with `only`, that of these commands, which spares loading the others."""
     parser = argparse.ArgumentParser(prog="pvepassthru", description=pvepassthru.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"pvepassthru {pvepassthru.__version__}")
     parser.add_argument(
@@ -42,6 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--node", metavar="NAME", help="the node's name (default: the host name of that root)")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
+        if name not in only:
+            commands.add_parser(name, help=summary)
+            continue
         module = importlib.import_module(f"pvepassthru.cli.{name}")
         module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False))
     return parser
@@ -49,7 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors become one sentence on standard error."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser(words).parse_args(words)
     try:
         if not os.path.isdir(args.root):
             raise UsageError(f"--root {args.root} is not a folder", "give a folder that holds a host's files")

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     said: list[tuple[str, str]] = []
     failure: PassthruError | None = None
     with tempfile.TemporaryDirectory(prefix="pvepassthru-plan-") as copy:
+        os.makedirs(f"{copy}/run")
         capture(host, copy, [args.vmid])
         try:
             hook.run_phase(

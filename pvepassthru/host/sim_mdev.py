@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pvepassthru.host.sim_tree import Entry, Tree
 
 TYPES = "mdev_supported_types"
+VENDOR = "nvidia"
+"""The folder of the vendor vGPU interface."""
 PARENTS = "/sys/class/mdev_bus"
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 GONE_AT_ONCE = ("driver", "mdev_type", "power", "remove", "subsystem", "uevent")
@@ -31,20 +33,49 @@ GONE_AT_ONCE = ("driver", "mdev_type", "power", "remove", "subsystem", "uevent")
 # ---- parents
 
 
-def add_types(tree: Tree, parent: str, driver: str) -> bool:
-    """Plan the types that binding `driver` makes, and return whether it makes any."""
-    spec = _spec(tree, parent, driver)
+def refresh(tree: Tree, folder: str) -> None:
+    """Plan that a function shows what new settings make of it: its types, their room, and its vendor vGPU types."""
+    driver = tree.driver(folder)
+    for name in made_by(tree, folder, driver or ""):
+        if not tree.exists(f"{folder}/{name}"):
+            make(tree, folder, driver or "", name)
+    if tree.exists(f"{folder}/{TYPES}"):
+        list_parent(tree, folder)
+    spec = _spec(tree, folder)
+    if spec.capacity is not None or spec.core_count:
+        _count_all(tree, folder, spec)
+    vgpu = tree.settings.vgpu(_physical(tree, folder), driver)
+    if vgpu and tree.exists(f"{folder}/{VENDOR}/current_vgpu_type"):
+        _offer(tree, folder, vgpu)
+
+
+def made_by(tree: Tree, folder: str, driver: str) -> list[str]:
+    """The folders that binding a driver to a function makes by the settings: TYPES, VENDOR, both or none."""
+    makes_types = bool(tree.settings.mdev(_name(folder), driver).names)
+    spec = tree.settings.vgpu(_physical(tree, folder), driver)
+    makes_vendor = spec is not None and bool(spec.names) and not tree.exists(f"{folder}/sriov_totalvfs")
+    return [TYPES] * makes_types + [VENDOR] * makes_vendor
+
+
+def make(tree: Tree, folder: str, driver: str, name: str) -> None:
+    """Plan one of the folders of `made_by`."""
+    if name == TYPES:
+        _add_types(tree, folder, tree.settings.mdev(_name(folder), driver))
+    elif spec := tree.settings.vgpu(_physical(tree, folder), driver):
+        tree.file(f"{folder}/{VENDOR}/current_vgpu_type", "0")
+        _offer(tree, folder, spec)
+
+
+def _add_types(tree: Tree, parent: str, spec: MdevSpec) -> None:
     for type_id, name in spec.names.items():
         folder = f"{parent}/{TYPES}/{type_id}"
         tree.folder(f"{folder}/devices")
         tree.file(f"{folder}/name", name)
         tree.file(f"{folder}/device_api", "vfio-pci")
-        if spec.capacity is not None:
-            units = spec.units[type_id]
-            tree.file(f"{folder}/description", f"units={units}, max_instance={spec.capacity // units}")
         tree.file(f"{folder}/create", "")
-        tree.file(f"{folder}/available_instances", str(_room(tree, parent, spec, type_id)))
-    return bool(spec.names)
+        tree.file(f"{folder}/available_instances", "0")
+    if spec.capacity is not None or spec.core_count:
+        _count_all(tree, parent, spec)
 
 
 def list_parent(tree: Tree, parent: str) -> None:
@@ -110,7 +141,7 @@ def advance_create(tree: Tree, entry: Entry) -> int | None:
     sim_vfio.add_nodes(tree, folder)
     tree.connect(f"{parent}/{TYPES}/{type_id}/devices/{uuid}", folder)
     tree.connect(f"{folder}/mdev_type", f"{parent}/{TYPES}/{type_id}")
-    _count(tree, parent, spec, type_id, -1)
+    _count(tree, entry)
     return 0
 
 
@@ -126,7 +157,7 @@ def remove(tree: Tree, folder: str, value: str) -> Entry | None:
         return None
     tree.remove(path)
     if not tree.exists(f"{folder}/mdev_type"):  # still being created; the file stays away for good
-        fail(errno.EAGAIN, path)
+        return {"kind": "refused", "errno": errno.EAGAIN}
     return start_remove(tree, folder)
 
 
@@ -144,14 +175,14 @@ def start_remove(tree: Tree, folder: str) -> Entry:
 
 def advance_remove(tree: Tree, entry: Entry) -> int | None:
     """Go on with a remove: None while the instance is open or the driver takes its time, then 0."""
-    parent, folder = entry["parent"], f"{entry['parent']}/{entry['uuid']}"
+    folder = f"{entry['parent']}/{entry['uuid']}"
     if time.time() < entry["until"] or sim_vfio.held(tree, folder):
         return None
     sim_vfio.remove_nodes(tree, folder)
     sim_vfio.leave_group(tree, folder)
     _drop(tree, folder)
     if entry["type"] is not None:
-        _count(tree, parent, _spec(tree, parent), entry["type"], 1, without=entry["uuid"])
+        _count(tree, entry)
     return 0
 
 
@@ -167,13 +198,16 @@ def _name(folder: str) -> str:
     return folder.rpartition("/")[2]
 
 
-def _spec(tree: Tree, parent: str, driver: str | None = None) -> MdevSpec:
-    return tree.settings.mdev(_name(parent), driver or tree.driver(parent))
+def _spec(tree: Tree, parent: str) -> MdevSpec:
+    name = _name(parent)
+    detaching = (entry.get("detach") or {} for entry in tree.waiting)
+    was = next((detach["driver"] for detach in detaching if detach.get("address") == name), None)
+    return tree.settings.mdev(name, tree.driver(parent) or was)
 
 
-def _room(tree: Tree, parent: str, spec: MdevSpec, type_id: str, without: str = "") -> int | None:
+def _room(tree: Tree, parent: str, spec: MdevSpec, type_id: str) -> int | None:
     """How many more instances of a type there is room for, or None where nothing counts them."""
-    uuids = [uuid for uuid in tree.instances(parent) if uuid != without]
+    uuids = tree.instances(parent)
     if spec.core_count:
         return max(0, spec.core_count - len(uuids))
     if spec.capacity is None:
@@ -188,34 +222,34 @@ def _room(tree: Tree, parent: str, spec: MdevSpec, type_id: str, without: str = 
     return max(0, left) // spec.units.get(type_id, 1)
 
 
-def _count(tree: Tree, parent: str, spec: MdevSpec, type_id: str, change: int, without: str = "") -> None:
-    """Plan the available_instances files after an instance of `type_id` came (change -1) or went (1)."""
+def _count(tree: Tree, entry: Entry) -> None:
+    """Plan the available_instances files after the instance of a create came or that of a remove went."""
+    parent, type_id = entry["parent"], entry["type"]
+    spec = _spec(tree, parent)
     if spec.capacity is None and not spec.core_count:
         left = _room(tree, parent, spec, type_id)
         if left is not None:
-            tree.file(f"{parent}/{TYPES}/{type_id}/available_instances", str(left + change))
-        return
-    for other in tree.names(f"{parent}/{TYPES}"):
-        room = _room(tree, parent, spec, other, without)
-        tree.file(f"{parent}/{TYPES}/{other}/available_instances", str(room))
+            left += 1 if entry["kind"] == "remove" else -1
+            tree.file(f"{parent}/{TYPES}/{type_id}/available_instances", str(left))
+    else:
+        _count_all(tree, parent, spec)
+
+
+def _count_all(tree: Tree, parent: str, spec: MdevSpec) -> None:
+    for type_id in tree.names(f"{parent}/{TYPES}"):
+        path = f"{parent}/{TYPES}/{type_id}"
+        tree.file(f"{path}/available_instances", str(_room(tree, parent, spec, type_id)))
+        if spec.capacity is not None and type_id in spec.names:
+            units = spec.units[type_id]
+            tree.file(f"{path}/description", f"units={units}, max_instance={spec.capacity // units}")
 
 
 # ---- NVIDIA's vendor vGPU interface
 
 
-def add_vgpu(tree: Tree, folder: str, driver: str) -> bool:
-    """Plan the `nvidia` folder that binding `driver` to a function makes, and return whether it makes one."""
-    spec = tree.settings.vgpu(_physical(tree, folder), driver)
-    if spec is None or tree.exists(f"{folder}/sriov_totalvfs"):
-        return False
-    tree.file(f"{folder}/nvidia/current_vgpu_type", "0")
-    _offer(tree, folder, spec)
-    return True
-
-
 def set_vgpu(tree: Tree, folder: str, value: str) -> None:
     """Set or clear the vGPU type of a function. Raises OSError."""
-    path = f"{folder}/nvidia/current_vgpu_type"
+    path = f"{folder}/{VENDOR}/current_vgpu_type"
     if not tree.exists(path):
         fail(errno.ENOENT, path)
     if not value:
@@ -240,11 +274,11 @@ def set_vgpu(tree: Tree, folder: str, value: str) -> None:
         _offer_own(tree, folder, wanted)
 
 
-def clear_vgpu(tree: Tree, folder: str) -> None:
+def clear_vgpu(tree: Tree, folder: str, driver: str) -> None:
     """Plan that a function whose driver goes has no vGPU type any more."""
-    if (tree.text(f"{folder}/nvidia/current_vgpu_type") or "0") != "0":
-        tree.file(f"{folder}/nvidia/current_vgpu_type", "0")
-        spec = tree.settings.vgpu(_physical(tree, folder), tree.driver(folder))
+    if (tree.text(f"{folder}/{VENDOR}/current_vgpu_type") or "0") != "0":
+        tree.file(f"{folder}/{VENDOR}/current_vgpu_type", "0")
+        spec = tree.settings.vgpu(_physical(tree, folder), driver)
         if spec is None:
             _offer_own(tree, folder, "0")
         for sibling in _siblings(tree, folder):
@@ -262,32 +296,32 @@ def _siblings(tree: Tree, folder: str) -> list[str]:
     pf = tree.device(_physical(tree, folder))
     links = [name for name in tree.names(pf or folder) if name.startswith("virtfn")]
     found = {tree.device(tree.link(f"{pf}/{name}") or "") for name in links} | {folder}
-    return sorted(other for other in found if other and tree.exists(f"{other}/nvidia/current_vgpu_type"))
+    return sorted(other for other in found if other and tree.exists(f"{other}/{VENDOR}/current_vgpu_type"))
 
 
 def _left(tree: Tree, folder: str, spec: VgpuSpec) -> int:
-    types = (tree.text(f"{other}/nvidia/current_vgpu_type") or "0" for other in _siblings(tree, folder))
+    types = (tree.text(f"{other}/{VENDOR}/current_vgpu_type") or "0" for other in _siblings(tree, folder))
     return spec.capacity - sum(spec.units.get(found, 1) for found in types if found != "0")
 
 
 def _offer(tree: Tree, folder: str, spec: VgpuSpec) -> None:
     """Plan creatable_vgpu_types: what there is room for, and nothing where a type is set."""
-    is_set = (tree.text(f"{folder}/nvidia/current_vgpu_type") or "0") != "0"
+    is_set = (tree.text(f"{folder}/{VENDOR}/current_vgpu_type") or "0") != "0"
     left = 0 if is_set else _left(tree, folder, spec)
     lines = ["ID    : vGPU Name"] if spec.header else []
     lines += [f"{type_id:<6}: {name}" for type_id, name in spec.names.items() if spec.units[type_id] <= left]
-    tree.file(f"{folder}/nvidia/creatable_vgpu_types", "\n".join(lines))
+    tree.file(f"{folder}/{VENDOR}/creatable_vgpu_types", "\n".join(lines))
 
 
 def _own_types(tree: Tree, folder: str) -> list[str]:
     """The type ids that a function without settings knows: those that it offered at first."""
-    text = tree.recall("creatable", _name(folder)) or tree.text(f"{folder}/nvidia/creatable_vgpu_types") or ""
+    text = tree.recall("creatable", _name(folder)) or tree.text(f"{folder}/{VENDOR}/creatable_vgpu_types") or ""
     ids = (line.partition(":")[0].strip() for line in text.splitlines())
     return [type_id for type_id in ids if type_id.isdecimal()]
 
 
 def _offer_own(tree: Tree, folder: str, current: str) -> None:
-    path = f"{folder}/nvidia/creatable_vgpu_types"
+    path = f"{folder}/{VENDOR}/creatable_vgpu_types"
     text = tree.recall("creatable", _name(folder))
     if text is None:
         text = tree.text(path) or ""

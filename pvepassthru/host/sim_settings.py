@@ -8,8 +8,8 @@ They lie in one JSON file of the tree, `DIR/.sim/settings.json`, and are read an
 A driver listed here is loaded. D may have:
 
 - `ids`: the devices that it matches, each "VENDOR:DEVICE" in hex;
-- `sriov`: whether it can create VFs (default true, but never for vfio-pci), and `removes_vfs`: whether unbinding it from
-  a PF removes the VFs (default false);
+- `sriov`: whether it can create VFs (default true, but never for vfio-pci), and `removes_vfs`: whether unbinding it
+  from a PF removes the VFs (default false);
 - `mdev`: binding it makes the device an mdev parent, M below;
 - `vgpu`: binding it gives a function that is no PF the folder `nvidia` of the vendor vGPU interface, G below.
 
@@ -20,8 +20,8 @@ A may have:
   which binds them by itself (default none), `offset` and `stride` (default: sriov_offset and sriov_stride, else 16, 1);
 - `mdev`: M, over what its driver has; `vgpu`: G, for a PF, over what its driver has.
 
-M is `{"types": {ID: {"name", "units"}}, "capacity", "exclusive", "full_errno", "core_count", "delay_ms"}`: the parent has
-`capacity` units, of which an instance takes its type's `units` (1); without a capacity each type counts its own
+M is `{"types": {ID: {"name", "units"}}, "capacity", "exclusive", "full_errno", "core_count", "delay_ms"}`: the parent
+has `capacity` units, of which an instance takes its type's `units` (1); without a capacity each type counts its own
 available_instances. `exclusive` parents (with a capacity) hold instances of one type at a time. A create without room
 fails with `full_errno` (a name or number, default ENOSPC). With `core_count` not 0 the kernel's core counts instead, up
 to that many instances, and answers EUSERS. Creating and removing take `delay_ms`.
@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 
 SETTINGS = "/.sim/settings.json"
 
-KINDS = {"1": ("Testbed 1Q", 1), "2": ("Testbed 2Q", 2), "4": ("Testbed 4Q", 4)}
+KINDS = (("1", "Testbed 1Q", 1), ("2", "Testbed 2Q", 2), ("4", "Testbed 4Q", 4))
 """The types of the kernel test driver (tests/kernel/tbmdev): suffix, name, units."""
 
 
@@ -143,32 +143,17 @@ def _number(value: str | int) -> int:
     return int(getattr(errno, value)) if isinstance(value, str) else value
 
 
-def testbed_settings(
-    *,
-    capacity: int = 4,
-    full_errno: str | int = "ENOSPC",
-    exclusive: bool = False,
-    core_count: int = 0,
-    delay_ms: int = 0,
-    driver_name: str = "tbmdev",
-) -> dict[str, Any]:
-    """The settings that mirror the kernel test driver loaded with these module parameters (tests/kernel/tbmdev)."""
-    mdev_types = {f"{driver_name}-{suffix}": {"name": name, "units": units} for suffix, (name, units) in KINDS.items()}
-    vgpu_types = {
-        str(100 + index): {"name": name, "units": units} for index, (name, units) in enumerate(KINDS.values())
-    }
-    mdev = {
-        "types": mdev_types,
-        "capacity": capacity,
-        "exclusive": exclusive,
-        "full_errno": full_errno,
-        "core_count": core_count,
-        "delay_ms": delay_ms,
-    }
-    vgpu = {"types": vgpu_types, "capacity": capacity, "full_errno": full_errno}
+def tbmdev_settings(**parameters: int | str) -> dict[str, Any]:
+    """The settings that mirror the kernel test driver (tests/kernel/tbmdev), loaded with these module parameters.
+
+    They are capacity (default 4), full_errno (here also a name), exclusive, core_count and delay_ms.
+    """
+    shared = {"capacity": 4, **parameters}
+    types = {f"tbmdev-{suffix}": {"name": name, "units": units} for suffix, name, units in KINDS}
+    vgpu_types = {str(100 + index): {"name": name, "units": units} for index, (_, name, units) in enumerate(KINDS)}
     return {
         "drivers": {
-            driver_name: {"ids": ["1234:11e8"], "mdev": mdev},
-            "tbvgpu": {"ids": [], "vgpu": vgpu, "removes_vfs": True},
+            "tbmdev": {"ids": ["1234:11e8"], "mdev": {"types": types, **shared}},
+            "tbvgpu": {"vgpu": {"types": vgpu_types, **shared}, "removes_vfs": True},
         },
     }

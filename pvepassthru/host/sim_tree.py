@@ -7,7 +7,6 @@ killed writer leaves either nothing or a list that the next user completes.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -96,6 +95,8 @@ class Tree:
         self.taken_groups: set[int] = set()
         """The numbers of the IOMMU groups, once host/sim_vfio.py counted them."""
         self._planned: dict[str, list[str]] = {}
+        self._implied: set[str] = set()
+        """The folders that come with what is planned."""
         self._gone: list[str] = []
         self._moved: list[tuple[str, str]] = []
         self._devices: dict[str, str | None] = {}
@@ -128,7 +129,7 @@ class Tree:
 
     def exists(self, path: str) -> bool:
         """Whether there is a file, folder or link, dangling or not."""
-        if path in self._planned:
+        if path in self._planned or path in self._implied:
             return True
         place = self._place(path)
         return place is not None and os.path.lexists(self.disk.path(place))
@@ -137,7 +138,9 @@ class Tree:
         """The sorted names in a folder."""
         place = self._place(path)
         names = {name for name in self.disk.names(place) if self._place(f"{path}/{name}")} if place else set()
-        names.update(other[len(path) + 1 :].partition("/")[0] for other in self._planned if other.startswith(path + "/"))
+        names.update(
+            other[len(path) + 1 :].partition("/")[0] for other in self._planned if other.startswith(path + "/")
+        )
         return sorted(names)
 
     def device(self, address: str) -> str | None:
@@ -197,11 +200,16 @@ class Tree:
     def _forget(self, path: str) -> None:
         for other in [other for other in self._planned if _inside(other, path)]:
             del self._planned[other]
+        self._implied = {other for other in self._implied if not _inside(other, path)}
         self._gone.append(path)
 
     def _plan(self, change: list[str]) -> None:
         self.changes.append(change)
         self._planned[change[1]] = change
+        parent = change[1].rpartition("/")[0]
+        while parent and parent not in self._implied:
+            self._implied.add(parent)
+            parent = parent.rpartition("/")[0]
 
     # ---- state and settings
 
@@ -214,7 +222,12 @@ class Tree:
 
     def recall(self, kind: str, key: str) -> Any:  # noqa: ANN401 - JSON, whose shape is known to who remembered it
         """What was remembered under this kind and key, or None."""
-        return self._remembered().get(kind, {}).get(key)
+        return self.remembered(kind).get(key)
+
+    def remembered(self, kind: str) -> Entry:
+        """All that was remembered under this kind."""
+        found: Entry = self._remembered().get(kind, {})
+        return found
 
     def remember(self, kind: str, key: str, value: object) -> None:
         """Plan to remember `value`, or nothing any more if it is None, under this kind and key."""

@@ -60,7 +60,9 @@ def remove_nodes(tree: Tree, folder: str) -> None:
         tree.remove(f"{CDEVS}/{name}")
     tree.remove(f"{folder}/vfio-dev")
     number = group(tree, folder)
-    if number is not None and not any(_is_open_to_vfio(tree, name) for name in tree.names(f"{GROUPS}/{number}/devices")):
+    if number is not None and not any(
+        _is_open_to_vfio(tree, name) for name in tree.names(f"{GROUPS}/{number}/devices")
+    ):
         tree.remove(f"{NODES}/{number}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pvepassthru.model.errors import NotFoundError
 from pvepassthru.model.pci import MAX_VMID, MIN_VMID
 
 if TYPE_CHECKING:
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
 
 PVE = "/etc/pve"
 CONFIGS = "/etc/pve/qemu-server"
+
+
+def need_pve(host: Host) -> None:
+    """Raise NotFoundError when this host has no PVE: nothing below /etc/pve."""
+    if not host.names(PVE):
+        raise NotFoundError(
+            f"no Proxmox VE on this machine: {host.path(PVE)} is absent or empty",
+            "run this on a PVE node, or give --root with a host's files",
+        )
 
 
 def vmid_of(word: str) -> int | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pvepassthru.model import property_string
 from pvepassthru.model.pci import SELECTOR
-from pvepassthru.model.property_string import Key, PropertyError
+from pvepassthru.model.property_string import Key
 
 _FLAG = Key("boolean", form="1 or 0")
 _ID = Key(pattern=re.compile(r"0x[0-9a-fA-F]{4}", re.ASCII), form="0x and four hex digits, such as 0x10de")
@@ -38,10 +38,12 @@ KEYS: dict[str, Key] = {
 
 
 class HostpciEntry(NamedTuple):
-    """One hostpci entry as PVE reads it. The two ways to name a device, host and mapping, may both be there or absent:
-    that is refused later (model/resolve.py)."""  # noqa: D205, D209 - one sentence of two lines
+    """One hostpci entry as PVE reads it.
 
-    index: int
+    Both host and mapping may be there, or none of them: that is refused later (model/resolve.py).
+    """
+
+    index: int  # type: ignore[assignment] # the field's own word; nobody asks these tuples for tuple.index
     line: int
     """Line of the config file, from 1."""
     host: str | None
@@ -107,6 +109,3 @@ def write(entry: HostpciEntry) -> str:
     named = {"host": entry.host, "mapping": entry.mapping, "mdev": entry.mdev}
     values = {name: value for name, value in named.items() if value is not None} | entry.options
     return property_string.write(values, KEYS)
-
-
-__all__ = ["KEYS", "HostpciEntry", "PropertyError", "parse", "write"]

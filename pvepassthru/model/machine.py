@@ -13,7 +13,8 @@ _VERSION = r"[0-9]+(?:\.[0-9]+)+(?:\+pve[0-9]+)?(?:\.pxe)?"
 KEYS: dict[str, Key] = {
     "type": Key(
         pattern=re.compile(
-            rf"pc|pc(?:-i440fx)?-{_VERSION}|q35|pc-q35-{_VERSION}|virt(?:-[0-9]+(?:\.[0-9]+)+)?(?:\+pve[0-9]+)?", re.ASCII
+            rf"pc|pc(?:-i440fx)?-{_VERSION}|q35|pc-q35-{_VERSION}|virt(?:-[0-9]+(?:\.[0-9]+)+)?(?:\+pve[0-9]+)?",
+            re.ASCII,
         ),
         form="a machine type such as q35, pc or pc-q35-9.0",
         default=True,

@@ -32,7 +32,11 @@ def find(
     mapping = mappings.by_name.get(name)
     if mapping is None:
         near = nearest(name, mappings.by_name)
-        hint = f"write mapping={near} if that is meant" if near else f"the mappings are: {listed(mappings.by_name) or 'none'}"
+        hint = (
+            f"write mapping={near} if that is meant"
+            if near
+            else f"the mappings are: {listed(mappings.by_name) or 'none'}"
+        )
         message = f"there is no mapping {shown(name)}"
         problems.append(Problem("mapping-not-found", entry.key, entry.line, message, hint))
         return None
@@ -92,6 +96,8 @@ def _problems(entry: HostpciEntry, mapping: Mapping, here: MapEntry, hardware: H
         capable = is_mdev_capable(hardware, address)
         if capable != mapping.mdev:
             does = "has mediated devices" if capable else "has no mediated devices"
-            hint = "add the line: mdev 1" if capable else "remove the line mdev 1, or load the driver that provides them"
+            hint = (
+                "add the line: mdev 1" if capable else "remove the line mdev 1, or load the driver that provides them"
+            )
             refuse("mapping-mdev-mismatch", f"mdev is {int(mapping.mdev)}, and {address} {does}", hint)
     return found

@@ -111,16 +111,19 @@ class _Section:
         if word == "map":
             return self._take_map(value, number)
         if word in _FLAGS:
-            if word in self.flags:
-                return self._bad(number, f"{word} is given twice", "the first counts; remove this one")
-            if value not in {"", "0", "1"}:
-                return self._bad(number, f'{word} is "{shown(value)}"', f"write {word} 1 or {word} 0")
-            self.flags[word] = value != "0"
-            return None
+            return self._take_flag(word, value, number)
         if word == "description" and not self.described:
             self.described = True
             return None
         return self._bad(number, f"{shown(word)} is no property here", f"the properties are map, {listed(_FLAGS)}")
+
+    def _take_flag(self, word: str, value: str, number: int) -> BadLine | None:
+        if word in self.flags:
+            return self._bad(number, f"{word} is given twice", "the first counts; remove this one")
+        if value not in {"", "0", "1"}:
+            return self._bad(number, f'{word} is "{shown(value)}"', f"write {word} 1 or {word} 0")
+        self.flags[word] = value != "0"
+        return None
 
     def _take_map(self, value: str, number: int) -> BadLine | None:
         try:

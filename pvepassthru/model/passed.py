@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Passed(NamedTuple):
     """One hostpci entry, resolved on this host."""
 
-    index: int
+    index: int  # type: ignore[assignment] # the field's own word; nobody asks these tuples for tuple.index
     entry: HostpciEntry
     alternatives: tuple[tuple[str, ...], ...]
     """The full addresses of each alternative, in PVE's order; one without a mapping of several."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.model.text import BLANKS, listed, nearest, shown
+from pvepassthru.model.text import BLANKS, LONGEST, listed, nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,8 @@ _ON = re.compile(r"1|on|yes|true", re.ASCII | re.IGNORECASE)
 _OFF = re.compile(r"0|off|no|false", re.ASCII | re.IGNORECASE)
 _INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
 _NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
+MAX_DIGITS = 300
+"""Of a number; more do not fit a float."""
 
 
 class Key(NamedTuple):
@@ -144,32 +146,37 @@ def _unknown(name: str, value: str, keys: Mapping[str, Key]) -> Fault:
 
 def _fault(name: str, value: str, key: Key) -> Fault | None:
     """Why a value does not fit its key, or None."""
-    text = shown(value)
     if key.kind == "boolean":
-        if value in {"0", "1"}:
-            return None
-        return Fault("bad-boolean", f'{name} is "{text}", which is no boolean', f"write {name}=1 or {name}=0")
+        hint = f"write {name}=1 or {name}=0"
+        text = f'{name} is "{shown(value)}", which is no boolean'
+        return None if value in {"0", "1"} else Fault("bad-boolean", text, hint)
     if key.kind == "enum":
-        if value in key.values:
-            return None
-        near = next((known for known in key.values if known.lower() == value.strip(BLANKS).lower()), None)
-        hint = f"write {name}={near}" if near else f"use one of {listed(key.values)}"
-        return Fault("bad-enum", f'{name} is "{text}", which it does not allow', hint)
+        return None if value in key.values else _enum_fault(name, value, key)
     if key.kind in {"integer", "number"}:
         return _number_fault(name, value, key)
-    if key.longest is not None and len(value.encode("utf-8", "surrogateescape")) > key.longest:
-        return Fault("bad-length", f"{name} has {len(value)} characters", f"{name} can have {key.longest} at most")
-    if key.pattern and not key.pattern.fullmatch(value):
-        return Fault(key.reason, f'{name} is "{text}", which is not {key.form}', _suggest(name, value, key))
-    return None
+    return _string_fault(name, value, key)
+
+
+def _enum_fault(name: str, value: str, key: Key) -> Fault:
+    near = next((known for known in key.values if known == value.strip(BLANKS).lower()), None)
+    hint = f"write {name}={near}" if near else f"use one of {listed(key.values)}"
+    return Fault("bad-enum", f'{name} is "{shown(value)}", which it does not allow', hint)
 
 
 def _number_fault(name: str, value: str, key: Key) -> Fault | None:
     pattern = _INTEGER if key.kind == "integer" else _NUMBER
-    if not pattern.fullmatch(value) or len(value) > 300:  # noqa: PLR2004 - more digits than a float can hold
+    if not pattern.fullmatch(value) or len(value) > MAX_DIGITS:
         return Fault("bad-number", f'{name} is "{shown(value)}", which is no {key.kind}', "write digits only")
     if (key.least is not None and float(value) < key.least) or (key.most is not None and float(value) > key.most):
         return Fault("bad-number", f"{name} is {shown(value)}", f"{name} goes from {key.least} to {key.most}")
+    return None
+
+
+def _string_fault(name: str, value: str, key: Key) -> Fault | None:
+    if key.longest is not None and len(value.encode("utf-8", "surrogateescape")) > key.longest:
+        return Fault("bad-length", f"{name} has {len(value)} characters", f"{name} can have {key.longest} at most")
+    if key.pattern and not key.pattern.fullmatch(value):
+        return Fault(key.reason, f'{name} is "{shown(value)}", which is not {key.form}', _suggest(name, value, key))
     return None
 
 
@@ -177,6 +184,6 @@ def _suggest(name: str, value: str, key: Key) -> str:
     """A value that fits and was probably meant, as a hint."""
     pattern = key.pattern
     for guess in (value.strip(BLANKS), value.strip('"'), value.lower(), f"0x{value}", value.replace(" ", "")):
-        if pattern and len(guess) < 200 and pattern.fullmatch(guess):  # noqa: PLR2004 - a hint is one short line
+        if pattern and len(guess) <= LONGEST and pattern.fullmatch(guess):
             return f"write {name}={guess}"
     return f"write {key.form}"

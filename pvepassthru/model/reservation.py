@@ -122,8 +122,8 @@ def reserve(  # noqa: PLR0913 - PVE's own request has these parts; a class of th
 ) -> Reserved:
     """Reserve functions for a VM, for `timeout` seconds and PVE's grace, or with the pid of the running VM.
 
-    `now` is in seconds since the epoch, `running` gives the pid of a running VM. With neither timeout nor pid PVE writes
-    entries that hold for nothing, and warns.
+    `now` is in seconds since the epoch, `running` gives the pid of a running VM. With neither timeout nor pid PVE
+    writes entries that hold for nothing, and warns.
     """
     wanted = list(ids)
     entries = parse(text)
@@ -147,7 +147,9 @@ def reserve(  # noqa: PLR0913 - PVE's own request has these parts; a class of th
                 return answer(error, entry)
             if entry.kind == "pid":
                 stale.append(entry)
-        entries[name] = Entry(name, str(vmid), "time", value) if pid is None else Entry(name, str(vmid), "pid", str(pid))
+        entries[name] = (
+            Entry(name, str(vmid), "time", value) if pid is None else Entry(name, str(vmid), "pid", str(pid))
+        )
     return answer(new=write(entries.values()) if wanted else None)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which devices the hostpci entries of a VM mean on this host, and everything that makes PVE refuse them.
 
-Follows PVE's own order: entries 0 to 15, each with its host or mapping, its addresses, mdev and q35; then legacy-igd;
-then, over all entries, which alternative is taken. PVE stops at the first problem; this goes on, so that people see all.
-Source: behaviour of qemu-server's hostpci code.
+Follows PVE's own order: entries 0 to 15, each with its host or mapping, its addresses, mdev and q35; then
+legacy-igd; then, over all entries, which alternative is taken. PVE stops at the first problem; this goes
+on, so that people see all. Source: behaviour of qemu-server's hostpci code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pvepassthru.model import mapped, pci, start
 from pvepassthru.model.passed import Passed
 from pvepassthru.model.problem import Problem
-from pvepassthru.model.text import listed, nearest, shown
+from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +37,7 @@ class Resolution(NamedTuple):
 EMPTY = Resolution((), ())
 
 
-def resolve(
-    section: Section, mappings: Mappings, hardware: Hardware, node: str, vmid: int | None = None
-) -> Resolution:
+def resolve(section: Section, mappings: Mappings, hardware: Hardware, node: str, vmid: int | None = None) -> Resolution:
     """The devices that a start with this section passes through on `node`, and what is wrong with them.
 
     With a `vmid` its own mediated devices that exist already count as there. Reservations are not looked at.
@@ -143,43 +141,42 @@ class _Resolver:
         elsewhere = [address for address in self.hardware.addresses() if address.partition(":")[2].startswith(rest)]
         if elsewhere:
             return f"write it with its domain: {listed(elsewhere)}"
-        near = nearest(pci.slot(wanted), {pci.slot(address) for address in self.hardware.addresses()})
-        known = f"the nearest is {near}; " if near else ""
-        return f"{known}lspci -D lists the devices; an added or removed card moves others to new addresses"
+        return "lspci -D lists the devices; an added or removed card moves others to new addresses"
 
     def _q35_hint(self) -> str:
         dropped = next((dropped for dropped in self.section.dropped if dropped.key == "machine"), None)
         if dropped:
-            return f'PVE drops "machine: {shown(dropped.value)}" (line {dropped.line}): correct it, such as machine: q35'
+            return (
+                f'PVE drops "machine: {shown(dropped.value)}" (line {dropped.line}): correct it, such as machine: q35'
+            )
         return "set machine: q35, or remove pcie=1"
 
     # ---- legacy-igd
 
     def _check_igd(self, entry: HostpciEntry, device: Passed | None, *, again: bool) -> None:
         """PVE's rules for passing an Intel GPU the old way."""
-        if again:
-            self._refuse("igd-twice", entry, "a second entry has legacy-igd=1", "keep it on one entry")
-        if self.section.get("vga") != "none":
-            vga = self.section.get("vga")
-            has = f"vga is {shown(vga)}" if vga else "vga is not set"
-            self._refuse("igd-needs-vga-none", entry, f"legacy-igd=1 needs vga: none, and {has}", "set vga: none")
-        if not entry.rombar:
-            self._refuse("igd-needs-rombar", entry, "legacy-igd=1 does not go with rombar=0", "remove rombar=0")
-        if entry.x_vga:
-            self._refuse("igd-with-x-vga", entry, "legacy-igd=1 does not go with x-vga=1", "remove x-vga=1")
-        if entry.wants_mdev:
-            self._refuse("igd-with-mdev", entry, "legacy-igd=1 does not go with mdev=", "keep one of them")
-        if self.machine.q35:
-            hint = "use an i440fx machine (remove machine: q35), or remove legacy-igd=1"
-            self._refuse("igd-with-q35", entry, "legacy-igd=1 does not go with a q35 machine", hint)
+        vga = self.section.get("vga")
+        has = f"vga is {shown(vga)}" if vga else "vga is not set"
+        without = "legacy-igd=1 does not go with"
+        use_i440fx = "use an i440fx machine (remove machine: q35), or remove legacy-igd=1"
+        for refused, code, message, hint in (
+            (again, "igd-twice", "a second entry has legacy-igd=1", "keep it on one entry"),
+            (vga != "none", "igd-needs-vga-none", f"legacy-igd=1 needs vga: none, and {has}", "set vga: none"),
+            (not entry.rombar, "igd-needs-rombar", f"{without} rombar=0", "remove rombar=0"),
+            (entry.x_vga, "igd-with-x-vga", f"{without} x-vga=1", "remove x-vga=1"),
+            (entry.wants_mdev, "igd-with-mdev", f"{without} mdev=", "keep one of them"),
+            (self.machine.q35, "igd-with-q35", f"{without} a q35 machine", use_i440fx),
+        ):
+            if refused:
+                self._refuse(code, entry, message, hint)
         if device is None:
             return
         first = device.alternatives[0][0]
         if device.multifunction:
-            message = "legacy-igd=1 does not go with several functions"
+            message = f"{without} several functions"
             self._refuse("igd-with-multifunction", entry, message, f"name one function, such as {first}")
         elif len(device.alternatives) > 1:
-            message = f"legacy-igd=1 does not go with a mapping that has {len(device.alternatives)} devices on this node"
+            message = f"{without} a mapping that has {len(device.alternatives)} devices on this node"
             self._refuse("igd-with-alternatives", entry, message, "use a mapping with one device, or its PCI address")
         elif not first.endswith("02.0"):
             message = f"legacy-igd=1 is for the Intel GPU at 00:02.0, and this is {first}"

@@ -107,7 +107,7 @@ def _vgpu_problems(device: Passed, hardware: Hardware, taken: set[str]) -> list[
 
 
 def vgpu_fits(hardware: Hardware, address: str, number: str) -> bool:
-    """Whether a VF can get a vGPU type: it is set already, on offer, or hidden by another type that PVE resets first."""
+    """Whether a VF can get a vGPU type: it is set already, on offer, or hidden by one that PVE resets first."""
     current = hardware.vgpu_current(address)
     if current is None:
         return False

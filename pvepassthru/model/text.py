@@ -34,10 +34,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     if len(word) > LONGEST:
         return None
     plain = _plain(word)
-    ranked = sorted((_edits(plain, _plain(other)), other) for other in known)
+    ranked = sorted((_edits(plain, _plain(other)), not other.startswith(word), other) for other in known)
     if not ranked or ranked[0][0] > max(1, len(plain) // 3):
         return None
-    return ranked[0][1]
+    return ranked[0][2]
 
 
 def _plain(word: str) -> str:

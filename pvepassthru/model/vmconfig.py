@@ -140,7 +140,9 @@ class _Reader:
             raise PropertyError(Fault("bad-format", "there is a carriage return in the value", "remove it"))
         if key.startswith("hostpci"):
             if not is_hostpci(key):
-                raise PropertyError(Fault("bad-format", f"{key} is no key of PVE", f"use hostpci0 to hostpci{MAX_INDEX}"))
+                raise PropertyError(
+                    Fault("bad-format", f"{key} is no key of PVE", f"use hostpci0 to hostpci{MAX_INDEX}")
+                )
             index = int(key.removeprefix("hostpci"))
             self.entries[index] = hostpci.parse(index, text, line)
         elif key == "machine":

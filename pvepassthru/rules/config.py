@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from pvepassthru.rules.subject import Subject
 
 
+def unreadable(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the VM's config can be read.
+
+    Why it matters: nothing of the VM could be checked, and PVE cannot start it.
+
+    How to fix: see that it is a file, and that pmxcfs (the pve-cluster service) runs.
+    """
+    if subject.config_error:
+        yield Hit(subject.config_path, subject.config_error, "see that it is a readable file and that pmxcfs runs")
+
+
 def _dropped(subject: Subject, *reasons: str) -> Iterator[Hit]:
     """The hostpci lines that PVE drops for one of these reasons."""
     for dropped in subject.section.dropped:
@@ -36,8 +47,8 @@ def _left_out(subject: Subject, dropped: Dropped) -> str:
 def bad_pattern(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether each value in a hostpci entry has the form that PVE wants.
 
-    A PCI address is lower-case hex (`0000:0a:00.0`, `0a:00`), several are joined by `;` without blanks; ids are `0x` and
-    four hex digits; an mdev type has no `/`, `.` or `:`.
+    A PCI address is lower-case hex (`0000:0a:00.0`, `0a:00`), several are joined by `;` without blanks; ids are `0x`
+    and four hex digits; an mdev type has no `/`, `.` or `:`.
 
     Why it matters: PVE drops the whole entry with a warning, and the VM starts without its device.
 
@@ -47,7 +58,7 @@ def bad_pattern(subject: Subject) -> Iterator[Hit]:
 
 
 def bad_format(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether `mapping=` names a mapping as PVE allows it, and no carriage return is in a hostpci entry.
+    """What it checks: whether `mapping=` has a name that PVE allows, and no carriage return is in a hostpci entry.
 
     Why it matters: PVE drops the whole entry with a warning, and the VM starts without its device.
 
@@ -118,7 +129,9 @@ def no_such_key(subject: Subject) -> Iterator[Hit]:
     for dropped in subject.section.dropped:
         if dropped.key.startswith("hostpci") and not is_hostpci(dropped.key):
             message = f"PVE knows no key {shown(dropped.key)}, and the VM starts without the device"
-            yield Hit(subject.at(shown(dropped.key), dropped.line), message, "; ".join(fault.hint for fault in dropped.faults))
+            yield Hit(
+                subject.at(shown(dropped.key), dropped.line), message, "; ".join(fault.hint for fault in dropped.faults)
+            )
 
 
 def other_dropped(subject: Subject) -> Iterator[Hit]:

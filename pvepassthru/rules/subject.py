@@ -43,19 +43,19 @@ class Surroundings:
         self.inventory = inventory or Inventory(host)
         self.now = int(time.time())
         """Seconds since the epoch."""
-        self.unread: dict[str, str] = {}
-        """Why a file that is there could not be read, by path."""
         self._pids: dict[int, int | None] = {}
 
     @cached_property
-    def mappings(self) -> Mappings:
-        """The cluster's PCI mappings; none if there is no such file, or it cannot be read (then it is in `unread`)."""
-        return mapping.parse(self._read(MAPPINGS))
+    def mappings_read(self) -> tuple[Mappings, str | None]:
+        """The cluster's PCI mappings, none if there is no such file; and why it could not be read."""
+        data, why = self._read(MAPPINGS)
+        return mapping.parse(data), why
 
     @cached_property
-    def reservations(self) -> dict[str, Entry]:
-        """PVE's reservations by address; none if there is no such file, or it cannot be read (then in `unread`)."""
-        return reservation.parse(self._read(RESERVATIONS).decode("utf-8", "replace"))
+    def reservations_read(self) -> tuple[dict[str, Entry], str | None]:
+        """PVE's reservations by address, none if there is no such file; and why it could not be read."""
+        data, why = self._read(RESERVATIONS)
+        return reservation.parse(data.decode("utf-8", "replace")), why
 
     def running(self, vmid: int) -> int | None:
         """The pid of a running VM, or None."""
@@ -63,13 +63,12 @@ class Surroundings:
             self._pids[vmid] = vms.running_pid(self.host, vmid)
         return self._pids[vmid]
 
-    def _read(self, path: str) -> bytes:
+    def _read(self, path: str) -> tuple[bytes, str | None]:
         try:
-            return self.host.read(path)
+            return self.host.read(path), None
         except OSError as error:
-            if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
-                self.unread[path] = error.strerror or str(error)
-            return b""
+            absent = error.errno in {errno.ENOENT, errno.ENOTDIR}
+            return b"", None if absent else error.strerror
 
 
 class Subject(NamedTuple):
@@ -86,6 +85,8 @@ class Subject(NamedTuple):
     pending: bool
     """Whether pending changes are applied in `section`."""
     resolution: Resolution
+    config_error: str | None
+    """Why the config could not be read, where that was to be put up with."""
 
     @property
     def host(self) -> Host:
@@ -100,7 +101,7 @@ class Subject(NamedTuple):
     @property
     def mappings(self) -> Mappings:
         """The cluster's PCI mappings."""
-        return self.around.mappings
+        return self.around.mappings_read[0]
 
     def at(self, key: str, line: int | None = None) -> str:
         """Where a finding is: `/etc/pve/qemu-server/100.conf:3 hostpci0`."""
@@ -114,7 +115,7 @@ class Subject(NamedTuple):
 
     def in_the_way(self, address: str) -> tuple[str, Entry] | None:
         """The reservation that keeps this VM from a function, with its code (model/reservation.py), or None."""
-        entry = self.around.reservations.get(address)
+        entry = self.around.reservations_read[0].get(address)
         code = reservation.blocks(entry, self.vmid, self.around.now, self.around.running)
         return (code, entry) if code and entry else None
 
@@ -124,7 +125,7 @@ class Subject(NamedTuple):
         return [(address, reservation.describe(found[1])) for address, found in blocked if found]
 
 
-def load(
+def load(  # noqa: PLR0913 - what varies is by keyword
     host: Host,
     vmid: int,
     *,
@@ -132,23 +133,31 @@ def load(
     config_path: str | None = None,
     inventory: Inventory | None = None,
     around: Surroundings | None = None,
+    lenient: bool = False,
 ) -> Subject:
     """Read one VM's config and resolve its devices on this host.
 
     `pending` applies the pending changes, as the next start will (`validate`); else the main section is judged (hook).
     `around` is shared by VMs that are judged together. Raises NotFoundError when there is no such VM here, InputError
-    when its config cannot be read.
+    when its config cannot be read; with `lenient` that is left to a rule.
     """
     path = config_path or vms.config_path(vmid)
-    config = vmconfig.parse(_read_config(host, vmid, path))
+    why = None
+    try:
+        data = _read_config(host, vmid, path)
+    except InputError as error:
+        if not lenient:
+            raise
+        data, why = b"", error.message
+    config = vmconfig.parse(data)
     around = around or Surroundings(host, inventory)
     section = config.effective() if pending else config.main
     resolution = resolve.EMPTY
     if not config.template and (section.entries or section.get("machine")):
         uses_mapping = any(entry.mapping for entry in section.entries.values())
-        mappings = around.mappings if uses_mapping else mapping.EMPTY
+        mappings = around.mappings_read[0] if uses_mapping else mapping.EMPTY
         resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid)
-    return Subject(around, host.node, vmid, path, config, section, pending, resolution)
+    return Subject(around, host.node, vmid, path, config, section, pending, resolution, why)
 
 
 def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
@@ -181,16 +190,11 @@ def _read_config(host: Host, vmid: int, path: str) -> bytes:
                 f"cannot read the config of VM {vmid}, {host.path(path)}: {error.strerror}",
                 "see that it is a readable file and that pmxcfs (pve-cluster) runs",
             ) from error
-    need_pve(host)
-    nodes = [name for name in host.names(f"{vms.PVE}/nodes") if host.exists(f"{vms.PVE}/nodes/{name}/qemu-server/{vmid}.conf")]
+    vms.need_pve(host)
+    nodes = [
+        name
+        for name in host.names(f"{vms.PVE}/nodes")
+        if host.exists(f"{vms.PVE}/nodes/{name}/qemu-server/{vmid}.conf")
+    ]
     hint = f"it is on node {nodes[0]}; run this there" if nodes else "qm list shows the VMs of this node"
     raise NotFoundError(f"there is no VM {vmid} on node {host.node} ({path})", hint)
-
-
-def need_pve(host: Host) -> None:
-    """Raise NotFoundError when this host has no PVE: nothing below /etc/pve."""
-    if not host.names(vms.PVE):
-        raise NotFoundError(
-            f"no Proxmox VE on this machine: {host.path(vms.PVE)} is absent or empty",
-            "run this on a PVE node, or give --root with a host's files",
-        )

@@ -30,6 +30,7 @@ HOOK = f"{SNIPPETS}/pvepassthru"
 NODE = "guest"
 PCI = "/sys/bus/pci/devices"
 DRIVERS = "/sys/bus/pci/drivers"
+PROBE = "/sys/bus/pci/drivers_probe"
 MDEVS = "/sys/bus/mdev/devices"
 PARAMETERS = "/sys/module/tbmdev/parameters"
 PARENTS = ("0000:03:00.0", "0000:04:00.0")
@@ -79,7 +80,7 @@ def link(path: str) -> str | None:
 
 
 def load_drivers() -> None:
-    """mdev, vfio-pci, and the host's drivers of a network card and of the PF, which is left without. No udev does it."""
+    """mdev, vfio-pci, and the host's drivers of a network card and of the PF, which stays without. No udev does it."""
     subprocess.run(["modprobe", "-a", "mdev", "vfio_iommu_type1", "vfio-pci", "e1000e", "nvme"], check=True)
     write(f"{PCI}/{PHYSICAL_FUNCTION}/driver/unbind", PHYSICAL_FUNCTION)
 
@@ -101,7 +102,7 @@ def bind(address: str, driver: str | None) -> None:
     if os.path.exists(f"{device}/driver"):
         write(f"{device}/driver/unbind", address)
     write(f"{device}/driver_override", (driver or "none") + "\n")
-    write("/sys/bus/pci/drivers_probe", address)
+    write(PROBE, address)
     if link(f"{device}/driver") != driver:
         raise AssertionError(f"{address} has driver {link(f'{device}/driver')} and not {driver}")
 
@@ -133,7 +134,7 @@ def reset_machine() -> None:
         load_tbmdev()
     for name in DRIVEN:
         if not os.path.exists(f"{PCI}/{name}/driver"):
-            write("/sys/bus/pci/drivers_probe", name)
+            write(PROBE, name)
 
 
 def _drop_drivers() -> None:

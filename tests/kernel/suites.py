@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent
 SUITE_LIMIT = 240.0
 """Seconds for the boot of a suite, unless it has a SUITE_LIMIT of its own."""
 ALL_KERNELS = ("6.1", "6.12")
+KERNEL_ARGUMENTS = "intel_iommu=on"
 
 
 class Suite(NamedTuple):
@@ -29,6 +30,7 @@ class Suite(NamedTuple):
     tests: tuple[str, ...]
     limit: float
     kernels: tuple[str, ...]
+    kernel_arguments: str
 
 
 class Outcome(NamedTuple):
@@ -53,13 +55,14 @@ def _suite(path: Path) -> Suite:
     for node in body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in {"SUITE_LIMIT", "KERNELS"}:
+            if name in {"SUITE_LIMIT", "KERNELS", "KERNEL_ARGUMENTS"}:
                 values[name] = ast.literal_eval(node.value)
     limit = values.get("SUITE_LIMIT", SUITE_LIMIT)
     kernels = values.get("KERNELS", ALL_KERNELS)
-    if not isinstance(limit, int | float) or not isinstance(kernels, tuple):
-        raise TypeError(f"{path.name}: SUITE_LIMIT must be a number and KERNELS a tuple of names")
-    return Suite(path.stem, tests, float(limit), kernels)
+    arguments = values.get("KERNEL_ARGUMENTS", KERNEL_ARGUMENTS)
+    if not isinstance(limit, int | float) or not isinstance(kernels, tuple) or not isinstance(arguments, str):
+        raise TypeError(f"{path.name}: SUITE_LIMIT is a number, KERNELS a tuple of names, KERNEL_ARGUMENTS a text")
+    return Suite(path.stem, tests, float(limit), kernels, arguments)
 
 
 @functools.cache
@@ -67,7 +70,8 @@ def boot(kernel: str, suite: Suite, *tests: str) -> Outcome:
     """Boot a kernel and run a suite (or only some of its tests) in it, once a process. Raises TestbedError."""
     words = shlex.join(["/usr/bin/python3", "-m", "tests.kernel.runner", suite.name, *tests])
     with tempfile.TemporaryDirectory(prefix="testbed.") as share:
-        done = testbed.run(kernel, words, suite.limit, share=Path(share))
+        boot_with = testbed.Boot(suite.limit, suite.kernel_arguments, Path(share))
+        done = testbed.run(kernel, words, boot_with)
         results: dict[str, dict[str, object]] = {}
         complete = False
         path = Path(share) / "results.json"

@@ -14,6 +14,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from tests.kernel import guest
 from tests.kernel.checks import check, holds
 
 if TYPE_CHECKING:
@@ -22,14 +23,10 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.host import Host
 
-PCI = "/sys/bus/pci/devices"
-DRIVERS = "/sys/bus/pci/drivers"
-PROBE = "/sys/bus/pci/drivers_probe"
-MDEVS = "/sys/bus/mdev/devices"
+PCI, DRIVERS, PROBE, MDEVS = guest.PCI, guest.DRIVERS, guest.PROBE, guest.MDEVS
 GPU = "0000:01:00.0"
-PF = "0000:02:00.0"
-PARENT = "0000:03:00.0"
-OTHER_PARENT = "0000:04:00.0"
+PF = guest.PHYSICAL_FUNCTION
+PARENT, OTHER_PARENT = guest.PARENTS
 NIC = "0000:05:00.0"
 BRIDGE = "0000:06:00.0"
 ABSENT = "0000:0f:00.0"
@@ -72,11 +69,11 @@ class Started:
     def running(self, seconds: float) -> bool:
         """Whether it is still not done after so many seconds."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                return False
+        while not os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if time.monotonic() >= end:
+                return True
             time.sleep(0.01)
-        return True
+        return False
 
     def outcome(self, seconds: float = 20.0) -> str:
         """The outcome of the write, or "late"."""
@@ -145,14 +142,10 @@ def vfs(machine: Machine) -> list[str]:
 
 def prepare() -> None:
     """In the guest, once: load the drivers."""
-    from tests.kernel import guest  # noqa: PLC0415 - only in the guest
-
     guest.load_drivers()
     guest.load_tbmdev()
 
 
 def setup() -> None:
     """In the guest, before each case: the machine as it was."""
-    from tests.kernel import guest  # noqa: PLC0415 - only in the guest
-
     guest.reset_machine()

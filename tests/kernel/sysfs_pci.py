@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.kernel import machine as described
 from tests.kernel.checks import check, holds
 from tests.kernel.sysfs import (
     ABSENT,
@@ -35,6 +36,18 @@ if TYPE_CHECKING:
 __all__ = ["prepare", "setup"]
 SUITE_LIMIT = 300.0
 TEST_LIMIT = 40.0
+
+
+# ---- the machine itself
+
+
+def test_machine_is_as_described(machine: Machine) -> None:
+    seen = described.describe(machine.host)
+    expected = described.read()
+    check("addresses", sorted(seen["devices"]), sorted(expected["devices"]))
+    for address, device in expected["devices"].items():
+        check(address, seen["devices"][address], device)
+    check("drivers", seen["drivers"], expected["drivers"])
 
 
 # ---- drivers

@@ -15,7 +15,7 @@ CASES = [
         suite,
         name,
         id=f"{kernel}-{suite.name}-{name.removeprefix('test_')}",
-        marks=[pytest.mark.kernel, pytest.mark.xdist_group(f"{kernel}-{suite.name}")],
+        marks=[pytest.mark.kernel],
     )
     for suite in suites.suites()
     for kernel in suite.kernels

@@ -49,6 +49,8 @@ INPUTS = ("init", "testbed.py", "tbmdev/tbmdev.c")
 GUEST_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 LIMIT = 300.0
 """Seconds until a guest is killed, unless told otherwise: a blocked sysfs write hangs a guest for ever."""
+STARTED = "testbed: the command begins"
+"""What init writes to the console when the command begins."""
 PASSED_ON = frozenset({"PVEPASSTHRU_SOAK", "CI"})
 """The variables of this environment that the guest gets."""
 LIMIT_REACHED = 124
@@ -263,7 +265,7 @@ HARDWARE = """
 -device secondary-vga,bus=rp1,addr=0.0,multifunction=on
 -device intel-hda,bus=rp1,addr=0.1
 -device nvme-subsys,id=sub0
--device nvme,serial=pf0,subsys=sub0,bus=rp2,max_ioqpairs=18,msix_qsize=10,sriov_max_vfs=4,sriov_vq_flexible=8,
+-device nvme,serial=pf0,subsys=sub0,bus=rp2,max_ioqpairs=18,msix_qsize=10,sriov_max_vfs=4,sriov_vq_flexible=8,\
 sriov_vi_flexible=4
 -device edu,bus=rp3
 -device edu,bus=rp4
@@ -278,62 +280,84 @@ sriov_vi_flexible=4
 two mdev parents; a network card; a bridge with two devices that share its group."""
 
 
-def run(kv: str, command: str, limit: float = LIMIT, *, stream: bool = False, share: Path | None = None) -> Result:
+class Boot(NamedTuple):
+    """How to boot."""
+
+    limit: float = LIMIT
+    """Seconds until the guest is killed."""
+    kernel_arguments: str = "intel_iommu=on"
+    """More words for the kernel's command line."""
+    share: Path | None = None
+    """A folder of the host that the guest has as /share, to hand back files."""
+    stream: bool = False
+    """Print the output as it comes, and return none."""
+
+
+def run(kv: str, command: str, how: Boot | None = None) -> Result:
     """Boot kernel `kv`, run the shell `command` in the project's folder, and return its exit code and output.
 
-    `limit`: seconds until the guest is killed. `stream`: print the output as it comes, and return none.
-    `share`: a folder of the host that the guest has as /share, to hand back files. Builds first when needed.
-    In the guest KV is the kernel and TBMDEV the path of the test driver's module. Raises TestbedError.
+    Builds first when needed. In the guest KV is the kernel and TBMDEV the path of the test driver's module. A guest
+    that dies before the command began is booted once more: that is the emulator's fault. Raises TestbedError.
     """
+    how = how or Boot()
     folder = build(kv)
+    result = _boot(folder, kv, command, how)
+    if result.code == DIED and STARTED not in result.console:
+        print(f"testbed: kernel {kv} died while booting, once more:\n{result.console[-2000:]}", file=sys.stderr)
+        result = _boot(folder, kv, command, how)
+    return result
+
+
+def _boot(folder: Path, kv: str, command: str, how: Boot) -> Result:
     with tempfile.TemporaryDirectory(prefix="testbed.") as scratch:
-        shared = Path(scratch) if share is None else share
-        for name in ("code", "command", "machine"):
-            (shared / name).unlink(missing_ok=True)
-        passed = [f"export {name}={shlex.quote(value)}\n" for name, value in os.environ.items() if name in PASSED_ON]
-        (shared / "command").write_text("".join(passed) + command + "\n", encoding="utf-8")
-        machine = {
-            "PROJECT": PROJECT,
-            "MODULES": folder / "root/lib/modules",
-            "TBMDEV": folder / "tbmdev/tbmdev.ko",
-            "KV": kv,
-        }
-        lines = [f"{name}={shlex.quote(str(value))}\n" for name, value in machine.items()]
-        (shared / "machine").write_text("".join(lines), encoding="utf-8")
-        console = Path(scratch) / "console"
+        share = Path(scratch) if how.share is None else how.share
+        _fill(share, kv, folder, command)
+        console, errors = Path(scratch) / "console", Path(scratch) / "stderr"
         late = False
-        with (Path(scratch) / "stderr").open("wb") as errors:
-            output_to = None if stream else subprocess.PIPE
-            command_line = _qemu(folder, shared, console)
-            qemu = subprocess.Popen(command_line, stdin=subprocess.DEVNULL, stdout=output_to, stderr=errors)
+        with errors.open("wb") as stderr:
+            words = _qemu(folder, share, console, how.kernel_arguments)
+            stdout = None if how.stream else subprocess.PIPE
+            qemu = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
+            try:
+                output = qemu.communicate(timeout=how.limit)[0] or b""
+            except subprocess.TimeoutExpired:
+                late = True
+                qemu.kill()
+                output = qemu.communicate()[0] or b""
+            except BaseException:
+                qemu.kill()
+                qemu.wait()
+                raise
+        said = "".join(path.read_text(errors="replace") for path in (errors, console) if path.exists())
         try:
-            output = qemu.communicate(timeout=limit)[0] or b""
-        except subprocess.TimeoutExpired:
-            late = True
-            qemu.kill()
-            output = qemu.communicate()[0] or b""
-        except BaseException:
-            qemu.kill()
-            qemu.wait()
-            raise
-        said = "".join(
-            path.read_text(errors="replace") for path in (Path(scratch) / "stderr", console) if path.exists()
-        )
-        try:
-            code = int((shared / "code").read_text())
+            code = int((share / "code").read_text())
         except (OSError, ValueError):
             code = LIMIT_REACHED if late else DIED
         return Result(code, output.decode(errors="replace"), said)
 
 
-def _qemu(folder: Path, share: Path, console: Path) -> list[str]:
-    hardware = HARDWARE.split()
+def _fill(share: Path, kv: str, folder: Path, command: str) -> None:
+    """Put into the shared folder what the guest's init reads."""
+    (share / "code").unlink(missing_ok=True)
+    passed = [f"export {name}={shlex.quote(value)}\n" for name, value in os.environ.items() if name in PASSED_ON]
+    (share / "command").write_text("".join(passed) + command + "\n", encoding="utf-8")
+    machine = {
+        "PROJECT": PROJECT,
+        "MODULES": folder / "root/lib/modules",
+        "TBMDEV": folder / "tbmdev/tbmdev.ko",
+        "KV": kv,
+    }
+    lines = [f"{name}={shlex.quote(str(value))}\n" for name, value in machine.items()]
+    (share / "machine").write_text("".join(lines), encoding="utf-8")
+
+
+def _qemu(folder: Path, share: Path, console: Path, kernel_arguments: str) -> list[str]:
     return [
         *["qemu-system-x86_64", "-accel", "tcg,tb-size=1024", "-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
         *["-smp", "1", "-m", "2G", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-vga", "none"],
         *["-kernel", str(folder / "vmlinux"), "-initrd", str(folder / "initrd.cpio")],
-        *["-append", "console=ttyS0 quiet loglevel=4 panic=-1 intel_iommu=on"],
-        *["-serial", f"file:{console}", "-serial", "stdio", *hardware],
+        *["-append", f"console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check {kernel_arguments}"],
+        *["-serial", f"file:{console}", "-serial", "stdio", *HARDWARE.split()],
         *["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"],
         *["-device", "virtio-9p-pci,fsdev=root,mount_tag=hostroot"],
         *["-fsdev", f"local,id=share,path={share},security_model=none,multidevs=remap"],
@@ -349,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds until the guest is killed (%(default)s)")
     options = parser.parse_args(arguments)
     try:
-        result = run(options.kernel, options.command, options.limit, stream=True)
+        result = run(options.kernel, options.command, Boot(options.limit, stream=True))
     except TestbedError as error:
         print(error, file=sys.stderr)
         return 2

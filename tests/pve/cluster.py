@@ -16,6 +16,18 @@ class Cluster:
         self.root = root
         self.node = node
 
+    def make_folders(self) -> None:
+        """Make what every node has: the folders of PVE, their links, and the host name."""
+        for folder in ("run/qemu-server", "run/lock/qemu-server", f"etc/pve/nodes/{self.node}/qemu-server", "var"):
+            os.makedirs(f"{self.root}/{folder}", exist_ok=True)
+        links = {"etc/pve/qemu-server": f"nodes/{self.node}/qemu-server", "var/lock": "../run/lock"}
+        for path, target in links.items():
+            if not os.path.lexists(f"{self.root}/{path}"):
+                os.symlink(target, f"{self.root}/{path}")
+        os.makedirs(f"{self.root}/var/lock/qemu-server", exist_ok=True)
+        if not os.path.exists(f"{self.root}/etc/hostname"):
+            self.put("/etc/hostname", f"{self.node}\n")
+
     def put(self, path: str, text: str) -> None:
         """Write a file atomically, with its folders."""
         os.makedirs(os.path.dirname(self.root + path), exist_ok=True)

@@ -60,7 +60,7 @@ def one_of(*words: str) -> Check:
 
 def boolean(value: str) -> str:
     """The value as 1 or 0."""
-    lower = value.lower() if value.isascii() else value
+    lower = value.lower()
     if lower in ("1", "on", "yes", "true"):
         return "1"
     if lower in ("0", "off", "no", "false"):

@@ -21,16 +21,20 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tests.pve import hook, mapping, qemu, qemu_server, reservations
+from tests.pve import mapping, qemu, qemu_server, reservations
 from tests.pve.cluster import Cluster
 from tests.pve.config import PveError, Section
-from tests.pve.sysfs import DEVICES, MDEVS, Sysfs, Write
+from tests.pve.hook import Log
+from tests.pve.hook import run as run_hook
+from tests.pve.sysfs import MDEVS, Sysfs, Write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 START_TIMEOUT = 60
 """Seconds for which a start reserves ids before QEMU runs; PVE adds five."""
+LOCK_WAIT = 10.0
+"""Seconds for which a command waits for the VM's lock."""
 CLEANUP_WAIT = 60.0
 """Seconds for which `qm cleanup` waits for the VM's lock."""
 
@@ -69,20 +73,8 @@ class Pve:
         self.removers: list[int] = []
         """The pids of our children that still wait in an mdev's remove."""
         self.sysfs = Sysfs(self.root, write)
-        self.log = hook.Log("")
-        self._make_folders()
-
-    def _make_folders(self) -> None:
-        for folder in ("run/qemu-server", "run/lock/qemu-server", f"etc/pve/nodes/{self.node}/qemu-server"):
-            os.makedirs(f"{self.root}/{folder}", exist_ok=True)
-        os.makedirs(f"{self.root}/var", exist_ok=True)
-        links = {"etc/pve/qemu-server": f"nodes/{self.node}/qemu-server", "var/lock": "../run/lock"}
-        for path, target in links.items():
-            if not os.path.lexists(f"{self.root}/{path}"):
-                os.symlink(target, f"{self.root}/{path}")
-        os.makedirs(f"{self.root}/var/lock/qemu-server", exist_ok=True)
-        if not os.path.exists(f"{self.root}/etc/hostname"):
-            self.cluster.put("/etc/hostname", f"{self.node}\n")
+        self.log = Log("")
+        self.cluster.make_folders()
 
     # ---- files
 
@@ -136,9 +128,9 @@ class Pve:
         )
 
     @contextmanager
-    def _flow(self, name: str) -> Iterator[hook.Log]:
+    def _flow(self, name: str) -> Iterator[Log]:
         """Collect what happens in one flow; a PveError ends it and lands in the log."""
-        log = self.log = hook.Log(name)
+        log = self.log = Log(name)
         first = len(self.sysfs.writes)
         try:
             yield log
@@ -148,9 +140,11 @@ class Pve:
             log.writes = self.sysfs.writes[first:]
 
     @contextmanager
-    def _locked(self, vmid: int, seconds: float = 10.0) -> Iterator[None]:
+    def _locked(self, vmid: int, seconds: float | None = None) -> Iterator[None]:
         """PVE's lock on a VM's config, held while its hooks run."""
-        with reservations.flocked(f"{self.root}/var/lock/qemu-server/lock-{vmid}.conf", seconds):
+        with reservations.flocked(
+            f"{self.root}/var/lock/qemu-server/lock-{vmid}.conf", LOCK_WAIT if seconds is None else seconds
+        ):
             yield
 
     # ---- hooks
@@ -160,7 +154,7 @@ class Pve:
         if not self.hook:
             return 0
         more = {"PVEPASSTHRU_ROOT": self.root} if self.root else {}
-        run = hook.run([*self.hook, str(vmid)], phase, source, more | self.environment, self.hook_limit)
+        run = run_hook([*self.hook, str(vmid)], phase, source, more | self.environment, self.hook_limit)
         self.log.hooks.append(run)
         if run.code and phase != "pre-start":
             self._warn(f"hook {phase} of VM {vmid} failed: exit code {run.code}")
@@ -168,7 +162,7 @@ class Pve:
 
     # ---- start
 
-    def start(self, vmid: int, *, fail: str | None = None) -> hook.Log:
+    def start(self, vmid: int, *, fail: str | None = None) -> Log:
         """Start a VM, or resume it when it was hibernated.
 
         `fail` makes the start fail after pre-start: "command" before any device is prepared, "prepare" between the
@@ -217,7 +211,7 @@ class Pve:
                 qemu_server.prepare(machine, device, vmid)
             _fail_at("prepare", fail)
             _fail_at("qemu", fail)
-            pid = self.qemus.start(vmid, self._openings(devices, vmid))
+            pid = self.qemus.start(vmid, qemu.openings(self.sysfs, devices, vmid))
             machine.reserved.reserve(ids, vmid, pid=pid)
         except PveError:
             self._clean_up_failed(vmid, section)
@@ -231,21 +225,9 @@ class Pve:
         except PveError as error:
             self._warn(f"cleaning up after the failed start: {error}")
 
-    def _openings(self, devices: list[qemu_server.Device], vmid: int) -> list[qemu.Opening]:
-        """What QEMU opens; on a real host not what no VFIO driver has, such as the vendor vGPU of the test driver."""
-        found = []
-        for device in devices:
-            if device.classic_mdev:
-                uuid = qemu_server.mdev_uuid(device.index, vmid)
-                found.append((uuid, self.sysfs.link(f"{MDEVS}/{uuid}/iommu_group")))
-            else:
-                found += [(name, self.sysfs.link(f"{DEVICES}/{name}/iommu_group")) for name in device.ids]
-        openings = [qemu.Opening(name, group) for name, group in found if group]
-        return [one for one in openings if self.root or os.path.exists(f"/dev/vfio/{one.group}")]
-
     # ---- stop
 
-    def stop(self, vmid: int, *, qemu: str = "ends", post_stop: int = 1) -> hook.Log:
+    def stop(self, vmid: int, *, qemu: str = "ends", post_stop: int = 1) -> Log:
         """Stop a VM: pre-stop, QEMU ends, PVE cleans up, post-stop.
 
         With qemu="lingers" the process outlives SIGKILL: PVE takes it for gone, and it lives on through post-stop
@@ -292,24 +274,12 @@ class Pve:
         if not self.lingering:
             self.sysfs.write(path, "1")
             return
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                self.sysfs.write(path, "1")
-                code = 0
-            finally:
-                os._exit(code)
-        self.sysfs.writes.append((path, "1"))
-        end = time.monotonic() + self.patience
-        while os.waitpid(child, os.WNOHANG) == (0, 0):
-            if time.monotonic() >= end:
-                self.removers.append(child)
-                self._warn(f"the remove of {uuid} blocks: its QEMU still has it open")
-                return
-            time.sleep(0.01)
+        child = self.sysfs.write_in_child(path, "1", self.patience)
+        if child is not None:
+            self.removers.append(child)
+            self._warn(f"the remove of {uuid} blocks: its QEMU still has it open")
 
-    def shutdown(self, vmid: int, *, times_out: bool = False) -> hook.Log:
+    def shutdown(self, vmid: int, *, times_out: bool = False) -> Log:
         """Ask the guest to shut down: as stop, or, when it does not do so in time, pre-stop only."""
         with self._flow("shutdown") as log, self._locked(vmid):
             if times_out and self.running(vmid) is not None:
@@ -318,14 +288,14 @@ class Pve:
             self._stop(vmid)
         return log
 
-    def power_off(self, vmid: int) -> hook.Log:
+    def power_off(self, vmid: int) -> Log:
         """The guest powers itself off: `qm cleanup` does the rest, and its output reaches no task log."""
         with self._flow("guest power-off") as log:
             self._end(vmid, "ends")
             self._qm_cleanup(vmid)
         return log
 
-    def crash(self, vmid: int) -> hook.Log:
+    def crash(self, vmid: int) -> Log:
         """QEMU dies by SIGKILL; to PVE that is the same as a guest's power-off, except that the pid file stays."""
         with self._flow("crash") as log:
             pid = self.running(vmid)
@@ -340,13 +310,13 @@ class Pve:
                 self._remove_file(f"/run/qemu-server/{vmid}.pid")
                 self._stopped(vmid)
 
-    def post_stop(self, vmid: int) -> hook.Log:
+    def post_stop(self, vmid: int) -> Log:
         """The phase once more, as older releases may run it."""
         with self._flow("post-stop again") as log, self._locked(vmid, CLEANUP_WAIT):
             self._hook(vmid, "post-stop")
         return log
 
-    def reboot(self, vmid: int) -> hook.Log:
+    def reboot(self, vmid: int) -> Log:
         """Reboot by API: the guest shuts down, and `qm cleanup` starts it again unless it waits too long."""
         with self._flow("reboot") as log:
             begin = time.monotonic()
@@ -360,7 +330,7 @@ class Pve:
 
     # ---- backup, snapshots, hibernation
 
-    def backup(self, vmid: int, mode: str = "stop") -> hook.Log:
+    def backup(self, vmid: int, mode: str = "stop") -> Log:
         """Back up a VM. One that runs: stopped and started in mode "stop", else left alone. One that does not, and a
         template, is started with its devices under `lock: backup` and stopped again.
         """
@@ -378,7 +348,7 @@ class Pve:
                 self.cluster.set(vmid, lock=None)
         return log
 
-    def rollback(self, vmid: int, snapshot: str, *, ram: bool = False) -> hook.Log:
+    def rollback(self, vmid: int, snapshot: str, *, ram: bool = False) -> Log:
         """Roll back to a snapshot: a VM that runs is stopped, the snapshot's config takes over, and with `ram` it runs
         again.
         """
@@ -391,7 +361,7 @@ class Pve:
                 self._start(vmid)
         return log
 
-    def hibernate(self, vmid: int, *, anyway: bool = False) -> hook.Log:
+    def hibernate(self, vmid: int, *, anyway: bool = False) -> Log:
         """Hibernate a VM: post-stop only. PVE refuses it with hostpci, unless `anyway`; `start` resumes it."""
         with self._flow("hibernate") as log, self._locked(vmid):
             if self.cluster.config(vmid).main.entries() and not anyway:
@@ -405,7 +375,7 @@ class Pve:
 
     # ---- migration and HA
 
-    def migrate_in(self, vmid: int, source: str, *, fail: str | None = None) -> hook.Log:
+    def migrate_in(self, vmid: int, source: str, *, fail: str | None = None) -> Log:
         """The target of a live migration: it starts from the config on the source node, which stays there."""
         with self._flow("migration target") as log, self._locked(vmid):
             self._start(vmid, source=source, fail=fail)
@@ -415,7 +385,7 @@ class Pve:
         """The config arrives on this node; no hook runs."""
         self.cluster.move(vmid, source, self.node)
 
-    def abort_migration(self, vmid: int, source: str, *, qemu: str = "ends") -> hook.Log:
+    def abort_migration(self, vmid: int, source: str, *, qemu: str = "ends") -> Log:
         """The migration fails: on the target QEMU gets SIGTERM and post-stop runs at once, without the config lock,
         without PVE_MIGRATED_FROM, and with the config still on the source node.
         """
@@ -426,7 +396,7 @@ class Pve:
             self._hook(vmid, "post-stop")
         return log
 
-    def migrate_out(self, vmid: int, target: str) -> hook.Log:
+    def migrate_out(self, vmid: int, target: str) -> Log:
         """The source of a migration: QEMU ends, PVE cleans up, the config moves away; no hook runs."""
         with self._flow("migration source") as log, self._locked(vmid):
             config = self.cluster.config(vmid)
@@ -436,7 +406,7 @@ class Pve:
             self.cluster.move(vmid, self.node, target)
         return log
 
-    def ha_start(self, vmid: int, elsewhere: str) -> list[hook.Log]:
+    def ha_start(self, vmid: int, elsewhere: str) -> list[Log]:
         """HA starts a VM: a failure is tried once more, then the VM is relocated to the node `elsewhere`."""
         logs = [self.start(vmid)]
         if not logs[0].ok:

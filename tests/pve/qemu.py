@@ -13,9 +13,15 @@ import signal
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.pve.config import PveError
+from tests.pve.qemu_server import mdev_uuid
+from tests.pve.sysfs import DEVICES, MDEVS
+
+if TYPE_CHECKING:
+    from tests.pve.qemu_server import Device
+    from tests.pve.sysfs import Sysfs
 
 KVM = "/usr/bin/kvm"
 SLICE = "/sys/fs/cgroup/qemu.slice"
@@ -30,6 +36,19 @@ class Opening(NamedTuple):
 
     name: str
     group: str
+
+
+def openings(sysfs: Sysfs, devices: list[Device], vmid: int) -> list[Opening]:
+    """What QEMU opens; on a real host not what no VFIO driver has, such as the vendor vGPU of the test driver."""
+    found: list[tuple[str, str | None]] = []
+    for device in devices:
+        if device.classic_mdev:
+            uuid = mdev_uuid(device.index, vmid)
+            found.append((uuid, sysfs.link(f"{MDEVS}/{uuid}/iommu_group")))
+        else:
+            found += [(name, sysfs.link(f"{DEVICES}/{name}/iommu_group")) for name in device.ids]
+    named = [Opening(name, group) for name, group in found if group]
+    return [one for one in named if sysfs.root or os.path.exists(f"/dev/vfio/{one.group}")]
 
 
 def arguments(vmid: int) -> list[str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -12,15 +13,18 @@ from tests.kernel import vfio
 
 def main() -> None:
     """Open the devices NAME=GROUP that follow --open, say so, and hold them until a signal ends the process."""
-    words = sys.argv[sys.argv.index("--open") + 1 :]
-    opened = []
-    try:
-        for word in words:
-            name, _, group = word.partition("=")
-            opened.append(vfio.open_device(name, group))
-    except OSError as error:
-        os.write(1, f"cannot open {words[len(opened)]}: {error}\n".encode())
-        sys.exit(1)
+    groups: dict[str, vfio.Opened] = {}
+    for word in sys.argv[sys.argv.index("--open") + 1 :]:
+        name, _, group = word.partition("=")
+        try:
+            if group in groups:  # a group is opened once, for all its devices
+                wanted = bytearray(name.encode() + b"\0")
+                fcntl.ioctl(groups[group].group, vfio.GROUP_GET_DEVICE_FD, wanted)
+            else:
+                groups[group] = vfio.open_device(name, group)
+        except OSError as error:
+            os.write(1, f"cannot open {name}: {error}\n".encode())
+            sys.exit(1)
     os.write(1, b"ready\n")
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)

@@ -259,7 +259,7 @@ def _prepare_function(machine: Machine, device: Device, address: str, vmid: int)
         try:
             sysfs.write(f"{DEVICES}/{address}/reset", "1")
         except OSError as error:
-            raise PveError("reset-failed", f"{address}: {error}") from error
+            machine.warn(f"cannot reset {address}, going on: {error}")  # not every device needs a reset
 
 
 def _create_mdev(machine: Machine, parent: str, kind: str, uuid: str) -> None:

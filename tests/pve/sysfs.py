@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -67,6 +68,28 @@ class Sysfs:
         """Write an attribute and remember that. Raises OSError."""
         self.writes.append((path, value))
         self._write(path, value)
+
+    def write_in_child(self, path: str, value: str, seconds: float) -> int | None:
+        """Make a write that may block in a child of ours; returns its pid when it still blocks after `seconds`."""
+        self.writes.append((path, value))
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                self._write(path, value)
+                code = 0
+            except OSError as error:
+                code = error.errno or 1
+            finally:
+                os._exit(code)
+        end = time.monotonic() + seconds
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            if time.monotonic() >= end:
+                return child
+            time.sleep(0.01)
+        if code := os.waitstatus_to_exitcode(ended[1]):
+            raise OSError(code, os.strerror(code), path)
+        return None
 
     def _plain_write(self, path: str, value: str) -> None:
         fd = os.open(self.root + path, os.O_WRONLY | os.O_CLOEXEC)

@@ -36,13 +36,14 @@ class Emulated:
     """One case's tree and the emulator on it."""
 
     def __init__(self, root: str, case: dict[str, Any]) -> None:
-        tree.build(root, CASES["hosts"][case["host"]], node=case["node"], reservations=case.get("reservations"))
+        tree.put(root, reservations.PATH, case.get("reservations", ""))
         running = {str(vmid): pid for vmid, pid in case.get("running", {}).items()}
         now = case.get("now", 1_700_000_000)
+        self.kernel = kernel.TreeKernel(root)
         self.vmid: int = case["vmid"]
         self.config = config.parse(case["config"].encode("utf-8", "surrogateescape"))
         self.machine = qemu_server.Machine(
-            sysfs.Sysfs(root, kernel.TreeKernel(root).write),
+            sysfs.Sysfs(root, self.kernel.write),
             case["node"],
             mapping.parse((case["pci_cfg"] or "").encode("utf-8", "surrogateescape")),
             reservations.File(root, running.get, lambda: now, ignore),
@@ -101,10 +102,9 @@ def test_the_data_is_all_there() -> None:
 @pytest.mark.parametrize("host", sorted(CASES["hosts"]))
 def test_cases(host: str, tmp_path: Path) -> None:
     wrong = {}
-    for number, case in enumerate(CASES["cases"]):
-        if case["host"] != host:
-            continue
-        emulated = Emulated(str(tmp_path / str(number)), case)
+    root = tree.build(tmp_path, CASES["hosts"][host])
+    for case in (case for case in CASES["cases"] if case["host"] == host):
+        emulated = Emulated(root, case)
         main = emulated.config.main
         error, devices = emulated.verdict(main)
         seen: dict[str, Any] = {
@@ -120,6 +120,7 @@ def test_cases(host: str, tmp_path: Path) -> None:
             later, _ = emulated.verdict(emulated.config.effective())
             seen["pending"] = {"accepted": later is None, "error": later}
         seen["start"] = emulated.start(emulated.config.effective())
+        emulated.kernel.undo()
         if seen != case["expect"]:
             wrong[case["id"]] = {k: (v, case["expect"][k]) for k, v in seen.items() if v != case["expect"][k]}
     assert not wrong

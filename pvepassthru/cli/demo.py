@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of some VMs on a simulated host: checks, starts, a refused start, a crash, and nothing left at the end.
+
+Every line that starts with `$` is a command that you can run on a real host too.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+from pvepassthru.host import example
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
+
+if TYPE_CHECKING:
+    import argparse
+
+    from pvepassthru.host.host import Host
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("--keep", metavar="DIR", help="make the host's files in this new folder, and leave them there")
+
+
+def run(args: argparse.Namespace, host: Host) -> int:
+    """Run the demo; returns 0 if every command ended as it must and nothing is left at the end."""
+    del host  # the demo brings its own
+    if args.keep:
+        return _run(args.keep)
+    with tempfile.TemporaryDirectory(prefix="pvepassthru-demo-") as root:
+        return _run(root)
+
+
+def _run(root: str) -> int:
+    example.build(root)
+    stage = _Stage(root)
+    stage.scene("Which VMs would start as they are meant to? VM 103 has an old config.")
+    stage.command("validate --all", expect=1)
+    stage.command("explain PVP310", expect=0)
+    stage.scene("Each GPU has room for one nvidia-65. What would the start of VM 100 do? (Nothing is done.)")
+    stage.command("plan 100", expect=0)
+    stage.scene("VM 100 and VM 101 start: PVE runs the hookscript. The second one finds the first GPU full.")
+    stage.command("hook 100 pre-start", expect=0)
+    example.start_vm(root, 100)
+    stage.command("hook 100 post-start", expect=0)
+    stage.command("hook 101 pre-start", expect=0)
+    stage.scene("VM 102 wants one too.")
+    stage.command("hook 102 pre-start", expect=5)
+    stage.scene("VM 101 never came up: its QEMU crashed, and PVE runs no post-stop then. Who holds what?")
+    stage.command("mdev list", expect=0)
+    stage.command("status", expect=0)
+    stage.scene("recover undoes what dead VMs left behind, and leaves VM 100, which runs, alone.")
+    stage.command("recover", expect=0)
+    stage.scene("Now there is room for VM 102. Then both stop.")
+    stage.command("hook 102 pre-start", expect=0)
+    stage.command("hook 102 post-stop", expect=0)
+    example.end_vm(root, 100)
+    stage.command("hook 100 post-stop", expect=0)
+    stage.command("status", expect=0)
+    stage.command("mdev list", expect=0)
+    if stage.wrong:
+        print(f"\nThe demo did not go as it must: {'; '.join(stage.wrong)}", file=sys.stderr)
+        return EXIT_FINDINGS
+    print("\nNothing is left behind.")
+    return EXIT_FINE
+
+
+class _Stage:
+    """Runs commands on the demo's host and shows them."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.wrong: list[str] = []
+
+    def scene(self, words: str) -> None:
+        print(f"\n# {words}")
+
+    def command(self, words: str, *, expect: int) -> None:
+        from pvepassthru.cli.main import main  # noqa: PLC0415 - main loads this module
+
+        print(f"\n$ pvepassthru {words}", flush=True)
+        code = main(["--root", self.root, "--node", example.NODE, *words.split()])
+        sys.stdout.flush()
+        if code != expect:
+            self.wrong.append(f"`{words}` ended with {code}, not {expect}")
+        elif code:
+            print(f"(exit code {code})")

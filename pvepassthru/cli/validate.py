@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check what a start of a VM would pass through, pending changes applied. Exit code 1 when there is an error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pvepassthru.cli.words import one_line, print_json, vmid
+from pvepassthru.host import vms
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, UsageError
+from pvepassthru.rules import catalogue
+from pvepassthru.rules import subject as subjects
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from pvepassthru.host.host import Host
+    from pvepassthru.model.finding import Finding
+    from pvepassthru.model.passed import Passed
+    from pvepassthru.rules.subject import Subject
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("vmid", nargs="*", type=vmid, metavar="VMID", help="a VM of this node")
+    parser.add_argument("--all", action="store_true", help="every VM of this node")
+    parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+
+
+def run(args: argparse.Namespace, host: Host) -> int:
+    """Print what the rules find; returns 0, or 1 when there is an error among it.
+
+    Raises NotFoundError for an unknown VM or without PVE, InputError for a config that cannot be read (with --all it is
+    a finding instead), UsageError without a VM.
+    """
+    if args.all == bool(args.vmid):
+        raise UsageError("validate needs one or more VMIDs, or --all", "pvepassthru validate 100")
+    around = subjects.Surroundings(host)
+    ids = _all(host) if args.all else args.vmid
+    judged = []
+    for number in ids:
+        subject = subjects.load(host, number, pending=True, around=around, lenient=args.all)
+        judged.append((subject, catalogue.findings(subject)))
+    if args.json:
+        shapes = [shape(subject, found) for subject, found in judged]
+        print_json(shapes if args.all or len(shapes) != 1 else shapes[0])
+    else:
+        for subject, found in judged:
+            _print_vm(subject, found, devices=not args.all)
+        everything = [finding for _, found in judged for finding in found]
+        print(f"{_count(len(judged), 'VM')} checked: {_counts(everything)}")
+    wrong = any(finding.severity == "error" for _, found in judged for finding in found)
+    return EXIT_FINDINGS if wrong else EXIT_FINE
+
+
+def shape(subject: Subject, found: list[Finding]) -> dict[str, Any]:
+    """The JSON shape of one VM's judgement (docs/json.md)."""
+    return {
+        "vmid": subject.vmid,
+        "node": subject.node,
+        "ok": not any(finding.severity == "error" for finding in found),
+        "findings": [finding._asdict() for finding in found],
+        "devices": [_device(device) for device in subject.resolution.passed],
+    }
+
+
+def _device(device: Passed) -> dict[str, Any]:
+    values = {
+        "index": device.index,
+        "addresses": device.addresses,
+        "mdev": device.mdev,
+        "nvidia": device.nvidia,
+        "mapping": device.entry.mapping,
+        "alternatives": device.alternatives if len(device.alternatives) > 1 else None,
+        "options": device.entry.options,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _all(host: Host) -> list[int]:
+    """Every VM of this node. Raises NotFoundError without PVE, InputError when the folder cannot be read."""
+    vms.need_pve(host)
+    found = vms.vmids(host)
+    if vms.CONFIGS in host.unreadable:
+        raise InputError(f"cannot read the folder {host.path(vms.CONFIGS)}", "run this as root")
+    return found
+
+
+def _print_vm(subject: Subject, found: list[Finding], *, devices: bool) -> None:
+    if not found and not devices:
+        return
+    print(f"VM {subject.vmid}: {_counts(found)}")
+    for device in subject.resolution.passed if devices else ():
+        kind = f" mdev {device.mdev}" if device.mdev else f" vGPU type {device.nvidia}" if device.nvidia else ""
+        choice = (
+            f" (the first of {len(device.alternatives)})" if len(device.alternatives) > 1 and not device.mdev else ""
+        )
+        print(one_line(f"  hostpci{device.index}: {' '.join(device.addresses)}{kind}{choice}"))
+    for finding in found:
+        where = finding.where.removeprefix(f"{subject.config_path}")
+        line, _, key = where.partition(" ")
+        place = f"{key} (line {line[1:]})" if line[:1] == ":" and key else key or where or finding.where
+        print(one_line(f"  {finding.severity} {finding.code} {place}: {finding.message}"))
+        if finding.hint:
+            print(one_line(f"    hint: {finding.hint}"))
+
+
+def _counts(found: Iterable[Finding]) -> str:
+    severities = [finding.severity for finding in found]
+    words = [_count(severities.count(kind), kind) for kind in ("error", "warning", "info") if kind in severities]
+    return ", ".join(words) or "fine"
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

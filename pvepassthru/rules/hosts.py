@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules on the host, PVP1xx."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pvepassthru.host.inventory import DEVICES, MDEVS
+from pvepassthru.rules.subject import MAPPINGS, RESERVATIONS, Hit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvepassthru.rules.subject import Subject
+
+_GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers")
+
+
+def no_iommu(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the kernel drives an IOMMU, when the VM has a device to pass through.
+
+    Why it matters: without one a device could reach all memory; PVE refuses to start the VM, with driver=keep too.
+
+    How to fix: enable VT-d (Intel) or AMD-Vi in the firmware, and `intel_iommu=on` on the kernel command line of Intel
+    hosts with a kernel before 6.8; then reboot. /sys/class/iommu shows the IOMMUs in use.
+    """
+    return subject.problems("iommu-not-present")
+
+
+def no_vfio_pci(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the driver vfio-pci is there, or can be loaded into the running kernel.
+
+    Why it matters: PVE binds devices to it, and refuses to start the VM without it.
+
+    How to fix: reboot into a kernel whose modules are installed; `modprobe vfio-pci` shows what is wrong.
+    """
+    return subject.problems("vfio-pci-missing")
+
+
+def unreadable(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether every file could be read that the judgement of this VM needs.
+
+    Why it matters: what could not be read was taken for absent, so other findings may be wrong or missing.
+
+    How to fix: run as root; an I/O error of a device's file means that the device does not answer.
+    """
+    folders = [
+        f"{DEVICES}/{address}/" for device in subject.resolution.passed for address in sum(device.alternatives, ())
+    ]
+    for path, number in sorted(subject.host.unreadable.items()):
+        if path in _GENERAL or path.startswith(tuple(folders)):
+            yield Hit(path, f"cannot read {path}: {os.strerror(number)}", "run this as root, and see the kernel log")
+
+
+def reservations_unreadable(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether PVE's file of reserved devices can be read, when the VM has a device to pass through.
+
+    Why it matters: without it nobody can tell whether another VM has the device; PVE refuses to start the VM.
+
+    How to fix: see what /run/qemu-server/pci-id-reservations is; PVE makes it anew when it is absent.
+    """
+    if subject.resolution.passed:
+        yield from _unread(RESERVATIONS, subject.around.reservations_read[1])
+
+
+def mappings_unreadable(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the cluster's PCI mappings can be read, when the VM uses one.
+
+    Why it matters: without them PVE finds no device for the mapping and refuses to start the VM.
+
+    How to fix: see that pmxcfs (the pve-cluster service) runs, and what /etc/pve/mapping/pci.cfg is.
+    """
+    if any(entry.mapping for entry in subject.section.entries.values()) and not subject.config.template:
+        yield from _unread(MAPPINGS, subject.around.mappings_read[1])
+
+
+def _unread(path: str, why: str | None) -> Iterator[Hit]:
+    if why:
+        yield Hit(path, f"cannot read {path}: {why}", "see what that file is, and run this as root")

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rules say of VMs that run, of several entries together, and to whom."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pvepassthru.host.host import Host
+from pvepassthru.model.errors import InputError, NotFoundError
+from pvepassthru.rules import subject as subjects
+from pvepassthru.rules.catalogue import findings
+from tests import tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pvepassthru.model.finding import Finding
+
+TYPES = {"nvidia-63": {"available": "0"}, "nvidia-65": {"available": "1"}}
+UUID = "00000000-0000-0000-0000-000000000{}"
+
+
+def _host(instances: dict[str, str] | None = None, **devices: dict[str, Any]) -> dict[str, Any]:
+    plain = {"vendor": "0x10de", "device": "0x1db4", "class": "0x030200"}
+    parent = {**plain, "iommu_group": 50, "driver": "nvidia", "mdev": {"types": TYPES, "instances": instances or {}}}
+    return {
+        "devices": {
+            "0000:02:00.0": {**plain, "iommu_group": 4},
+            "0000:41:00.0": parent,
+            "0000:41:00.1": {**plain, "iommu_group": 50},
+            "0000:a1:00.4": {**plain, "iommu_group": 61, "nvidia": {"creatable": [], "current": "35"}},
+            **devices,
+        }
+    }
+
+
+def _judge(root: Path | str, vmid: int = 100, *, pending: bool = True, gate_only: bool = False) -> list[Finding]:
+    return findings(subjects.load(Host(str(root)), vmid, pending=pending), gate_only=gate_only)
+
+
+def test_a_running_vm_is_judged_clean(tmp_path: Path) -> None:
+    """Its own instance, reservation and vGPU type are no reason to refuse it, though nothing else is left."""
+    config = "hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 02:00.0\nhostpci2: a1:00.4,mdev=nvidia-35\n"
+    reservations = "0000:02:00.0 100 pid:42\n0000:a1:00.4 100 pid:42\n"
+    host = _host({UUID.format(100): "nvidia-63"})
+    tree.build(tmp_path, host, configs={100: config}, reservations=reservations, running={100: 42})
+    assert _judge(tmp_path) == []
+
+
+def test_no_instance_left_names_who_has_them(tmp_path: Path) -> None:
+    foreign = "c0ffee00-1111-2222-3333-444455556666"
+    host = _host({UUID.format(101): "nvidia-63", UUID.format(102): "nvidia-63", foreign: "nvidia-63"})
+    tree.build(tmp_path, host, configs={100: "hostpci0: 41:00.0,mdev=nvidia-63\n"})
+    (finding,) = _judge(tmp_path)
+    assert finding.code == "PVP212"
+    assert "3 in use (VM 101, 102 and uuid c0ffee00-1111-2222-3333-444455556666)" in finding.message
+    assert "nvidia-65" in finding.hint
+
+
+def test_entries_of_one_vm_together_need_more_than_there_is(tmp_path: Path) -> None:
+    config = "hostpci0: 41:00.0,mdev=nvidia-65\nhostpci1: 41:00.0,mdev=nvidia-65\n"
+    tree.build(tmp_path, _host(), configs={100: config})
+    (finding,) = _judge(tmp_path)
+    assert (finding.code, finding.where) == ("PVP212", "/etc/pve/qemu-server/100.conf:2 hostpci1")
+    assert "earlier entries of this VM take 1" in finding.message
+
+
+def test_an_instance_that_the_kernel_still_creates_is_no_error(tmp_path: Path) -> None:
+    host = _host()
+    host["devices"]["0000:41:00.0"]["mdev"]["instances"] = {UUID.format(100): None}
+    tree.build(tmp_path, host, configs={100: "hostpci0: 41:00.0,mdev=nvidia-63\n"})
+    assert _judge(tmp_path) == []
+
+
+def test_own_instance_on_another_parent(tmp_path: Path) -> None:
+    other = {"vendor": "0x10de", "device": "0x1db4", "iommu_group": 51, "mdev": {"types": TYPES}}
+    host = _host({UUID.format(100): "nvidia-65"}, **{"0000:42:00.0": other})
+    tree.build(tmp_path, host, configs={100: "hostpci0: 42:00.0,mdev=nvidia-65\n"})
+    (finding,) = _judge(tmp_path)
+    assert finding.code == "PVP213"
+    assert "is there on 0000:41:00.0, not on 0000:42:00.0" in finding.message
+
+
+def test_a_parent_of_other_vms_instances_is_in_use(tmp_path: Path) -> None:
+    """Passing the parent whole, or a device of its group, would take the instances away from VM 200."""
+    host = _host({UUID.format(200): "nvidia-63"})
+    for selector in ("41:00.0", "41:00.1"):
+        tree.build(tmp_path / selector, host, configs={100: f"hostpci0: {selector}\n"}, running={200: 42})
+        (finding,) = _judge(tmp_path / selector)
+        assert finding.code == "PVP423"
+        assert "VM 200 has an mdev nvidia-63 on it" in finding.message
+        tree.stop(tmp_path / selector, 200)
+        assert _judge(tmp_path / selector) == []
+
+
+def test_a_zombie_does_not_run(tmp_path: Path) -> None:
+    reserved = "0000:02:00.0 200 pid:42\n"
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n"}, reservations=reserved, running={200: 42})
+    tree.put(tmp_path, "proc/42/stat", "42 (kvm) S 1 1")
+    assert [finding.code for finding in _judge(tmp_path)] == ["PVP420"]
+    tree.put(tmp_path, "proc/42/stat", "42 (k) v m) Z 1 1")
+    assert _judge(tmp_path) == []
+
+
+def test_pending_changes_count_only_when_asked_for(tmp_path: Path) -> None:
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n[PENDING]\nhostpci0: 09:00.0\n"})
+    assert [finding.code for finding in _judge(tmp_path)] == ["PVP201"]
+    assert _judge(tmp_path, pending=False) == []
+
+
+def test_the_gate_only_warns_of_what_does_not_stop_a_start(tmp_path: Path) -> None:
+    config = "hostpci0: 41:00.0,mdev=nvidia-65\nhostpci1: 41:00.0\nhostpci2: 09:00.0\n"
+    tree.build(tmp_path, _host(), configs={100: config})
+    by_code = {finding.code: finding.severity for finding in _judge(tmp_path, gate_only=True)}
+    assert by_code == {"PVP201": "error", "PVP215": "warning"}
+
+
+def test_a_template_is_left_alone(tmp_path: Path) -> None:
+    config = "template: 1\nhostpci0: 09:00.0,romfile=absent.rom\nhostpci1: mapping=none\n"
+    tree.build(tmp_path, _host(), configs={100: config})
+    assert _judge(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "config, code, hint",
+    [
+        ("hostpci0: 02:00.0,pcie\n", "PVP303", "write pcie=1"),
+        ("hostpci0: 02:00.0,xvga=1\n", "PVP305", "write x-vga=1 if that is meant"),
+        ("hostpci0: 02:00.0, rombar=0\n", "PVP305", "write rombar=0: a blank before or after a key belongs to it"),
+        ("hostpci0: 0A:00.0\n", "PVP301", "write host=0a:00.0"),
+        ("hostpci0: 02:00.0,vendor-id=10de\n", "PVP301", "write vendor-id=0x10de"),
+        ("hostpci0: 02:00.0,driver=KEEP\n", "PVP307", "write driver=keep"),
+        ("hostpci0: 02:00.0,rombar=\n", "PVP304", "give a value or remove rombar="),
+        ("hostpci0: 02:00.7\n", "PVP201", "that slot has 0000:02:00.0"),
+        ("hostpci0: e1:00.0\n", "PVP201", "write it with its domain: 10000:e1:00.0"),
+        ("machine: Q35\nhostpci0: 02:00.0,pcie=1\n", "PVP310", "(line 1): correct it, such as machine: q35"),
+    ],
+)
+def test_hints_give_the_corrected_text(config: str, code: str, hint: str, tmp_path: Path) -> None:
+    vmd = {"vendor": "0x8086", "device": "0x0a54", "iommu_group": 9}
+    tree.build(tmp_path, _host(**{"10000:e1:00.0": vmd}), configs={100: config})
+    assert any(finding.code == code and hint in finding.hint for finding in _judge(tmp_path)), _judge(tmp_path)
+
+
+def test_all_problems_are_told_not_only_the_first(tmp_path: Path) -> None:
+    config = "hostpci0: 09:00.0,pcie=1\nhostpci1: mapping=none\nhostpci2: zz\nhostpci3: 02:00.0;02:00.0\n"
+    tree.build(tmp_path, _host(), configs={100: config})
+    assert {finding.code for finding in _judge(tmp_path)} == {"PVP201", "PVP202", "PVP301", "PVP310", "PVP401"}
+
+
+def test_romfile_links_are_followed(tmp_path: Path) -> None:
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0,romfile=link.rom\n"})
+    link = os.path.join(tmp_path, "usr/share/kvm/link.rom")
+    tree.put(tmp_path, "usr/share/kvm/real.rom", b"U\xaa")
+    for target, codes in (
+        ("real.rom", []),
+        ("../../../etc/hostname", ["PVP230"]),
+        (os.path.abspath(__file__), ["PVP230"]),
+        ("gone.rom", ["PVP231"]),
+        ("link.rom", ["PVP232"]),
+    ):
+        os.symlink(target, link)
+        assert [finding.code for finding in _judge(tmp_path)] == codes, target
+        os.unlink(link)
+
+
+def test_unknown_vm(tmp_path: Path) -> None:
+    tree.build(tmp_path, _host(), configs={100: ""})
+    tree.put(tmp_path, "etc/pve/nodes/other/qemu-server/105.conf", "")
+    with pytest.raises(NotFoundError, match="there is no VM 105 on node pve.*it is on node other"):
+        _judge(tmp_path, 105)
+
+
+def test_config_that_cannot_be_read(tmp_path: Path) -> None:
+    tree.build(tmp_path, _host(), configs={100: ""})
+    tree.folder(tmp_path, "etc/pve/nodes/pve/qemu-server/101.conf")
+    os.symlink("102.conf", os.path.join(tmp_path, "etc/pve/qemu-server/102.conf"))
+    with pytest.raises(InputError, match="cannot read the config of VM 101.*Is a directory"):
+        _judge(tmp_path, 101)
+    with pytest.raises(InputError, match="cannot read the config of VM 102.*Too many levels of symbolic links"):
+        _judge(tmp_path, 102)
+
+
+def test_a_config_elsewhere(tmp_path: Path) -> None:
+    tree.build(tmp_path, _host())
+    path = "/etc/pve/nodes/source/qemu-server/100.conf"
+    tree.put(tmp_path, path, "hostpci0: 09:00.0\n")
+    subject = subjects.load(Host(str(tmp_path)), 100, pending=False, config_path=path)
+    assert [finding.where for finding in findings(subject)] == [f"{path}:1 hostpci0"]
+
+
+def test_files_that_vanish_between_listing_and_reading(tmp_path: Path) -> None:
+    """A device that is unplugged while it is looked at: no traceback, and the device is told of."""
+
+    class Vanishing(Host):
+        def read(self, path: str, limit: int = 1 << 26) -> bytes:
+            if "/sys/bus/pci/devices/" in path:
+                raise FileNotFoundError(2, "No such file or directory", path)
+            return super().read(path, limit)
+
+        def link(self, path: str) -> str | None:
+            return None if "/sys/bus/pci/devices/" in path else super().link(path)
+
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\nhostpci1: 41:00.0,mdev=nvidia-63\n"})
+    found = findings(subjects.load(Vanishing(str(tmp_path)), 100, pending=True))
+    assert {finding.code for finding in found} == {"PVP204"}

@@ -1,0 +1,378 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a scenario needs: a node with PVE, the hookscript and the test machine, and a way to see what is left.
+
+A scenario is a plain function that takes a World. It runs on a SimHost tree of the guest's machine (tests/lifecycle)
+and, the essential ones, in the guest on real kernels (tests/kernel/lifecycle_*.py). Only the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pvepassthru.host.host import Host
+from pvepassthru.host.sim import SimHost
+from pvepassthru.host.sim_settings import tbmdev_settings
+from tests.kernel import guest, machine
+from tests.kernel.checks import check, holds
+from tests.pve import hook as pve_hook
+from tests.pve.flows import Pve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from tests.pve.hook import HookRun, Log
+
+PCI, MDEVS, PARENTS, PF = guest.PCI, guest.MDEVS, guest.PARENTS, guest.PHYSICAL_FUNCTION
+PARENT, OTHER = PARENTS
+NIC = "0000:05:00.0"
+VFS = tuple(f"0000:02:00.{function}" for function in range(1, 5))
+DRIVEN = (*PARENTS, PF, *VFS, NIC)
+"""The functions whose drivers `state` shows."""
+JOURNALS = "/run/pvepassthru"
+RESERVATIONS = "/run/qemu-server/pci-id-reservations"
+SCRIPT = f"{guest.PROJECT}/hookscripts/pvepassthru"
+IMPATIENT = f"{guest.PROJECT}/tests/scenarios/impatient.py"
+START, STOP = ["pre-start", "post-start"], ["pre-stop", "post-stop"]
+ALL = [*START, *STOP]
+
+
+Scenario = Callable[["World"], None]
+
+
+def scenarios(module: ModuleType) -> list[Scenario]:
+    """The scenarios of a module: its public functions of a World alone."""
+    found = [value for value in vars(module).values() if isinstance(value, FunctionType)]
+    return [
+        value
+        for value in found
+        if value.__module__ == module.__name__
+        and value.__code__.co_varnames[: value.__code__.co_argcount] == ("world",)
+        and not value.__name__.startswith("_")
+    ]
+
+
+def uuid(index: int, vmid: int) -> str:
+    """The UUID that PVE gives the mdev of hostpci entry `index` of a VM."""
+    return f"{index:08d}-0000-0000-0000-{vmid:012d}"
+
+
+def mdev(*types: int, parent: str = PARENT) -> str:
+    """Config lines of entries with mdevs of so many units each, all on one parent."""
+    return "".join(f"hostpci{index}: {parent},mdev=tbmdev-{units}\n" for index, units in enumerate(types))
+
+
+class World:
+    """A node with PVE and the hookscript."""
+
+    simulated: bool
+    node: str
+    pve: Pve
+    host: Host
+    """To look, and to write as the administrator or another program would."""
+    python: str = sys.executable
+    environment: dict[str, str]
+    """What a command needs besides PATH."""
+
+    @property
+    def root(self) -> str:
+        """Where the node's files lie; empty for the real ones."""
+        return self.host.root
+
+    # ---- the machine
+
+    def configure(self, **parameters: int) -> None:
+        """Set parameters of the test driver: capacity, full_errno, exclusive, delay_ms, core_count."""
+        raise NotImplementedError
+
+    def held(self, device: str) -> AbstractContextManager[int]:
+        """Have a process, whose pid is given, hold an mdev (its uuid) or function open."""
+        raise NotImplementedError
+
+    def make_vfs(self, count: int) -> tuple[str, ...]:
+        """Make VFs with the vendor vGPU interface, and return their addresses."""
+        raise NotImplementedError
+
+    def create(self, units: int, uuid: str, parent: str = PARENT) -> None:
+        """Create an instance as somebody else. Raises OSError."""
+        self.host.write(f"{PCI}/{parent}/mdev_supported_types/tbmdev-{units}/create", uuid)
+
+    def fill(self, parent: str = PARENT) -> str:
+        """Use all four units of a parent by a foreign instance, and return its uuid."""
+        foreign = f"f0f0f0f0-1111-2222-3333-{parent.replace(':', '').replace('.', ''):0>12}"
+        self.create(4, foreign, parent)
+        return foreign
+
+    def unbind(self, address: str) -> None:
+        """Take a function's driver away."""
+        self.host.write(f"{PCI}/{address}/driver/unbind", address)
+
+    def set_vgpu(self, address: str, value: str) -> None:
+        """Set a VF's vGPU type as somebody else. Raises OSError."""
+        self.host.write(f"{PCI}/{address}/nvidia/current_vgpu_type", value)
+
+    # ---- what is there
+
+    def mdevs(self) -> dict[str, str]:
+        """Each listed instance with its parent and type: `PARENT tbmdev-1`."""
+        found = {}
+        for name in self.host.names(MDEVS):
+            parent = (self.host.resolve(f"{MDEVS}/{name}") or "?/?").rsplit("/", 2)[-2]
+            found[name] = f"{parent} {self.host.link(f'{MDEVS}/{name}/mdev_type')}"
+        return found
+
+    def vgpus(self) -> dict[str, str]:
+        """The VFs with a vGPU type set."""
+        types = {vf: self.host.text(f"{PCI}/{vf}/nvidia/current_vgpu_type") for vf in VFS}
+        return {vf: value for vf, value in types.items() if value not in {None, "0"}}
+
+    def reservations(self) -> dict[str, str]:
+        """PVE's reservations: address to `VMID time` or `VMID pid`."""
+        found = {}
+        for line in (self.host.text(RESERVATIONS) or "").splitlines():
+            address, vmid, value = line.split()
+            found[address] = f"{vmid} {value.partition(':')[0]}"
+        return found
+
+    def journals(self) -> list[str]:
+        """The names of the journals that are there."""
+        return [name for name in self.host.names(JOURNALS) if name.endswith(".journal")]
+
+    def journal(self, vmid: int) -> list[dict[str, Any]]:
+        """The records of a VM's journal, none if there is no journal."""
+        text = self.host.text(f"{JOURNALS}/{vmid}.journal") or ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def kept(self, vmid: int) -> list[str]:
+        """What a VM's journal still has to undo, `KIND TARGET AFTER` each."""
+        steps = {}
+        for record in self.journal(vmid):
+            if "do" in record:
+                steps[record["n"]] = f"{record['do']} {record['target']} {record['after']}"
+            elif "undone" in record:
+                del steps[record["n"]]
+        return list(steps.values())
+
+    def state(self) -> dict[str, Any]:
+        """All that a start can change: to compare with what was there before."""
+        host = self.host
+        available, inside = {}, {}
+        for parent in PARENTS:
+            folder = f"{PCI}/{parent}"
+            for kind in host.names(f"{folder}/mdev_supported_types"):
+                available[f"{parent} {kind}"] = host.text(f"{folder}/mdev_supported_types/{kind}/available_instances")
+            inside[parent] = [name for name in host.names(folder) if name.count("-") == 4]
+        return {
+            "mdevs": self.mdevs(),
+            "inside the parents": inside,
+            "available": available,
+            "vGPUs": self.vgpus(),
+            "reservations": host.text(RESERVATIONS) or "",
+            "journals": self.journals(),
+            "drivers": {name: host.link(f"{PCI}/{name}/driver") for name in DRIVEN},
+            "overrides": {name: host.text(f"{PCI}/{name}/driver_override") for name in DRIVEN},
+        }
+
+    # ---- programs
+
+    def hook(self, vmid: int | str, phase: str, source: str = "", *, script: str = "", limit: float = 60.0) -> HookRun:
+        """Run the hookscript as PVE does, without PVE. `script` runs in the place of the hookscript."""
+        command = [self.python, "-I", script] if script else self.pve.hook
+        more = {"PVEPASSTHRU_ROOT": self.root} if self.root else {}
+        return pve_hook.run([*command, str(vmid)], phase, source, more, limit)
+
+    def run(self, *words: str, code: int | None = 0, limit: float = 90.0) -> str:
+        """Run a command of the command line, check its exit code, and return all that it printed."""
+        command = [self.python, "-m", "pvepassthru", *(["--root", self.root] if self.root else []), *words]
+        done = subprocess.run(
+            command,
+            cwd=guest.PROJECT if self.simulated else "/",
+            env={"PATH": "/sbin:/bin:/usr/sbin:/usr/bin", **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+        holds(f"no traceback: {done.stdout}", "Traceback" not in done.stdout)
+        if code is not None and done.returncode != code:
+            raise AssertionError(f"pvepassthru {' '.join(words)}: exit code {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def map(self, name: str, addresses: Iterable[str], *, mdev: bool = True) -> None:
+        """Define one mapping of this node with these devices as alternatives."""
+        lines = [name] + (["\tmdev 1"] if mdev else [])
+        for address in addresses:
+            folder = f"{PCI}/{address}"
+            values = {file: (self.host.text(f"{folder}/{file}") or "")[2:] for file in ("vendor", "device")}
+            parts = [f"id={values['vendor']}:{values['device']}", f"iommugroup={self.host.link(f'{folder}/iommu_group')}"]
+            subsystem = [self.host.text(f"{folder}/subsystem_{file}") for file in ("vendor", "device")]
+            if all(subsystem):
+                parts.append(f"subsystem-id={':'.join((value or '')[2:] for value in subsystem)}")
+            lines.append(f"\tmap {','.join([*parts, f'node={self.node}', f'path={address}'])}")
+        self.pve.map("\n".join(lines) + "\n")
+
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """For as long as the `with` lasts, the hook waits 0.3 s where it would wait 10 s."""
+        usual = self.pve.hook
+        self.pve.hook = [self.python, "-I", IMPATIENT]
+        try:
+            yield
+        finally:
+            self.pve.hook = usual
+
+    def close(self) -> None:
+        """End what was started."""
+        self.pve.close()
+
+
+class SimWorld(World):
+    """A SimHost tree of the guest's machine."""
+
+    simulated = True
+    node = "pve"
+
+    def __init__(self, root: Path) -> None:
+        machine.build(root, machine.read())
+        for address in (root / "sys/bus/pci/devices").iterdir():
+            (address / "irq").write_text("16\n", encoding="ascii")
+        for name, text in (("etc/hostname", self.node), ("proc/sys/kernel/random/boot_id", "b00t")):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text + "\n", encoding="ascii")
+        (root / "usr/share/kvm").mkdir(parents=True)
+        self.host = SimHost(str(root))
+        self._parameters: dict[str, int] = {}
+        self.configure()
+        self.pve = Pve(str(root), node=self.node, hook=[self.python, "-I", SCRIPT], write=self.host.write)
+        self.environment = {}
+
+    def configure(self, **parameters: int) -> None:
+        """As World.configure."""
+        self._parameters.update(parameters)
+        settings: dict[str, Any] = tbmdev_settings(**self._parameters)
+        settings["drivers"]["nvme"] = {}
+        host = self.host
+        if not isinstance(host, SimHost):
+            raise TypeError("a simulated world has a simulated host")
+        host.configure(settings)
+
+    @contextmanager
+    def held(self, device: str) -> Iterator[int]:
+        """As World.held: a process that is only its traces in /proc."""
+        folder = f"{MDEVS}/{device}" if "-" in device else f"{PCI}/{device}"
+        group = self.host.link(f"{folder}/iommu_group")
+        pid = 4242
+        process = f"{self.root}/proc/{pid}"
+        os.makedirs(f"{process}/fd")
+        with open(f"{process}/comm", "w", encoding="ascii") as file:
+            file.write("holder\n")
+        os.symlink(f"/dev/vfio/{group}", f"{process}/fd/7")
+        try:
+            yield pid
+        finally:
+            shutil.rmtree(process)
+
+    def make_vfs(self, count: int) -> tuple[str, ...]:
+        """As World.make_vfs."""
+        for address in (PF, *VFS[:count]):
+            if self.host.link(f"{PCI}/{address}/driver"):
+                self.unbind(address)
+            self.host.write(f"{PCI}/{address}/driver_override", "tbvgpu")
+            self.host.write("/sys/bus/pci/drivers_probe", address)
+            if address == PF:
+                self.host.write(f"{PCI}/{PF}/sriov_numvfs", str(count))
+        return VFS[:count]
+
+
+class GuestWorld(World):
+    """The guest itself."""
+
+    simulated = False
+    node = guest.NODE
+
+    def __init__(self) -> None:
+        self.host = Host("/")
+        self.pve = Pve("/", node=self.node, hook=[guest.HOOK])
+        libraries = [f"{guest.PROJECT}/.venv/lib/{name}/site-packages" for name in self._venv()]
+        self.environment = {"PYTHONPATH": ":".join(libraries)}
+
+    @staticmethod
+    def _venv() -> list[str]:
+        """The guest runs the host's /usr/bin/python3, which may have no filelock; the venv's serves."""
+        folder = f"{guest.PROJECT}/.venv/lib"
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+    def configure(self, **parameters: int) -> None:
+        """As World.configure."""
+        guest.Machine().configure(**parameters)
+
+    @contextmanager
+    def held(self, device: str) -> Iterator[int]:
+        """As World.held: a real process that has it open."""
+        with guest.held(device) as holder:
+            yield holder.pid
+
+    def make_vfs(self, count: int) -> tuple[str, ...]:
+        """As World.make_vfs."""
+        return tuple(guest.make_vfs(count, vgpu=True))
+
+
+def prepare_guest() -> None:
+    """In the guest, once: drivers, the folders of PVE, the installed package."""
+    guest.load_drivers()
+    guest.load_tbmdev()
+    guest.make_tree()
+    guest.install()
+
+
+def reset_guest() -> None:
+    """In the guest, before each test: the machine as it was, and nothing left of VMs."""
+    guest.reset_machine()
+    for folder in (JOURNALS, "/run/qemu-server", "/etc/pve/mapping", f"/etc/pve/nodes/{guest.NODE}/qemu-server"):
+        shutil.rmtree(folder, ignore_errors=True)
+    guest.make_tree()
+
+
+# ---- what scenarios check
+
+
+def went(log: Log) -> Log:
+    """The log of a flow that went through, with no traceback in what the hooks said; else AssertionError."""
+    holds(f"went through: {log}", log.ok)
+    holds(f"no traceback: {log}", "Traceback" not in log.output)
+    return log
+
+
+def failed(log: Log, code: str) -> Log:
+    """The log of a flow that failed with this code of PVE's; else AssertionError."""
+    holds(f"failed with {code}: {log}", log.error is not None and log.error.code == code)
+    holds(f"no traceback: {log}", "Traceback" not in log.output)
+    return log
+
+
+def said(log: Log | HookRun | str, *words: str) -> None:
+    """Check that each of these words is in what was said."""
+    text = log if isinstance(log, str) else log.output
+    for word in words:
+        holds(f"{word!r} is in: {log}", word in text)
+
+
+def refused(world: World, vmid: int, *words: str) -> str:
+    """Start a VM that the hook refuses, with these words, and see that nothing changed. Returns what was said."""
+    before = world.state()
+    log = failed(world.pve.start(vmid), "hook-failed")
+    check("phases", log.phases, ["pre-start"])
+    said(log, *words)
+    check(f"as before ({log})", world.state(), before)
+    return log.output
