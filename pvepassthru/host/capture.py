@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import TYPE_CHECKING
 
-from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import ADDRESS, DEVICES, MDEVS
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pvepassthru.host.host import Host
 
 DRIVERS = "/sys/bus/pci/drivers"
 GROUPS = "/sys/kernel/iommu_groups"
@@ -42,6 +43,7 @@ PLAIN = (
     "/proc/sys/kernel/random/boot_id",
     "/.sim/settings.json",
     "/.sim/state.json",
+    "/.sim/redo.json",
 )
 ROMFILE = re.compile(rb"romfile=([^,\s]+)")
 
@@ -70,7 +72,7 @@ def capture(host: Host, destination: str, vmids: Iterable[int]) -> None:
 
 class _Copy:
     def __init__(self, host: Host, destination: str) -> None:
-        self.source = Host(host.root or "/", host.node)  # a SimHost would complete what is unfinished in the source
+        self.source = host
         self.root = destination.rstrip("/")
         self._folders: set[str] = set()
         self._real: dict[str, str] = {}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
 
 import filelock
 
 from pvepassthru.host import locks
 from pvepassthru.model.errors import BusyError, PassthruError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

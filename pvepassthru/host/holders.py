@@ -7,7 +7,8 @@ Opening /dev/vfio/GROUP to see whether it is busy would make a QEMU that opens i
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,6 +13,9 @@ import os
 MAX_FILE = 64 * 1024 * 1024
 """Bytes; no file of a host that we read is larger. More is refused, so that a wrong file cannot fill the memory."""
 
+TEMPORARY = ".pvepassthru"
+"""Ending of the file that `replace` writes before it renames it."""
+
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO})
 """What open or read answers when a file or its device is not there (any more)."""
 
@@ -148,9 +151,12 @@ class Host:
             os.close(fd)
 
     def replace(self, path: str, data: bytes, mode: int = 0o600) -> None:
-        """Put `data` in the place of a file atomically: a temporary file beside it, then rename. Raises OSError."""
+        """Put `data` in the place of a file atomically: a temporary file beside it, then rename. Raises OSError.
+
+        The caller holds a lock on the file, so one name is enough, and what a killed writer left there is overwritten.
+        """
         real = self.root + path
-        temporary = f"{real}.tmp.{os.getpid()}"
+        temporary = real + TEMPORARY
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         try:
             try:

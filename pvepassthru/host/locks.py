@@ -11,10 +11,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
 
 from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.model.errors import BusyError, PassthruError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
 from pvepassthru.host.state import is_own
 from pvepassthru.model.errors import InputError, UnsafeError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from pvepassthru.host.host import Host
 
 FILES = ("/etc/pve/pvepassthru.yaml", "/etc/pvepassthru.yaml")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import time
-from typing import TYPE_CHECKING
 
 from pvepassthru.host import locks, vms
+from pvepassthru.host.host import TEMPORARY
 from pvepassthru.model import reservation
 from pvepassthru.model.errors import DeviceError, InputError, PassthruError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,6 +73,8 @@ def release(host: Host, addresses: Iterable[str], vmid: int, deadline: Deadline)
         after = reservation.remove(before, vmid, addresses=tuple(addresses))
         if after != before:
             _replace(host, after)
+        else:
+            host.remove(FILE + TEMPORARY)  # what a killed writer left
 
 
 def _replace(host: Host, content: str) -> None:

@@ -27,16 +27,19 @@ import fcntl
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
 
 from pvepassthru.host import sim_files, sim_mdev, sim_pci, sim_sriov
 from pvepassthru.host.host import MAX_FILE, Host
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.host.sim_settings import SETTINGS
-from pvepassthru.host.sim_tree import DeviceLockedError, Entry, Tree, apply, replace
+from pvepassthru.host.sim_tree import DeviceLockedError, Tree, apply, locked, replace
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from pvepassthru.host.sim_tree import Entry
 
 FOLDER = "/.sim"
 LOCK = "/.sim/lock"
@@ -281,4 +284,4 @@ class SimHost(Host):
             if error.errno == errno.ENOENT:
                 return False
             raise
-        return any(address in entry.get("devices", ()) for entry in redo["waiting"])
+        return any(address in locked(entry) for entry in redo["waiting"])

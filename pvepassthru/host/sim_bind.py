@@ -8,11 +8,11 @@ kernels 6.1 and 6.12 (tests/kernel).
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from pvepassthru.host import sim_mdev, sim_vfio
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.host.sim_tree import DRIVERS, STASH, DeviceLockedError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.sim_tree import Entry, Tree

@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import re
 import time
-from typing import TYPE_CHECKING
 
 from pvepassthru.host import sim_vfio
 from pvepassthru.host.inventory import MDEVS
 from pvepassthru.host.sim_number import parse_decimal, parse_integer
 from pvepassthru.host.sim_tree import fail
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.sim_settings import MdevSpec, VgpuSpec

@@ -8,12 +8,12 @@ the project's measurements on kernels 6.1 and 6.12 (tests/kernel).
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from pvepassthru.host import sim_bind, sim_vfio
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.host.sim_number import parse_integer
 from pvepassthru.host.sim_tree import DRIVERS, STASH, fail
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.sim_tree import Entry, Tree
@@ -87,12 +87,9 @@ def new_id(tree: Tree, driver: str, value: str) -> None:
     tree.remember("new_id", driver, [*(tree.recall("new_id", driver) or []), list(ids)])
     for address in tree.names(DEVICES):
         folder = tree.device(address)
-        if (
-            folder
-            and not tree.driver(folder)
-            and sim_bind.ids_of(tree, folder) == ids
-            and sim_bind.matches(tree, address, folder, driver)
-        ):
+        if folder is None or tree.driver(folder) or sim_bind.ids_of(tree, folder) != ids:
+            continue
+        if sim_bind.matches(tree, address, folder, driver):
             tree.check_unlocked(address)
             sim_bind.probe(tree, address, driver)
 

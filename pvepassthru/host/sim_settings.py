@@ -34,7 +34,11 @@ creatable_vgpu_types listed at first, without regard to its siblings.
 from __future__ import annotations
 
 import errno
-from typing import Any, NamedTuple
+
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 SETTINGS = "/.sim/settings.json"
 

@@ -8,12 +8,12 @@ and 6.12 (tests/kernel).
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from pvepassthru.host import sim_bind, sim_vfio
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.host.sim_number import parse_integer, parse_switch
 from pvepassthru.host.sim_tree import fail
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.sim_tree import Entry, Tree

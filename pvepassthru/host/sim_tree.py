@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import ADDRESS, DEVICES, MDEVS
 from pvepassthru.host.sim_settings import SETTINGS, Settings
 from pvepassthru.model.errors import InputError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+    Entry = dict[str, Any]
+    """A write that still runs: its kind, the `devices` that it locks, and what its kind needs; lies in JSON."""
 
 DRIVERS = "/sys/bus/pci/drivers"
 STATE = "/.sim/state.json"
@@ -25,12 +29,18 @@ TEMPORARY = "/.sim/temporary"
 STASH = "/.sim/stash"
 """Where what a driver or a device shows is kept while the driver is unbound or the device removed."""
 
-Entry = dict[str, Any]
-"""A write that still runs: its kind, the `devices` that it locks, and what its kind needs; lies in JSON."""
-
 
 class DeviceLockedError(Exception):
     """A write that still runs holds the lock of this device; the kernel makes other writers wait for it."""
+
+
+def locked(entry: Entry) -> set[str]:
+    """The addresses of the functions whose locks a write that still runs has: its own, and the VF that it removes."""
+    found = set(entry.get("devices", ()))
+    for removal in (entry.get("vfs"), (entry.get("detach") or {}).get("vfs")):
+        if removal and removal["queue"]:
+            found.add(removal["queue"][0][1])
+    return found
 
 
 def fail(number: int, path: str) -> NoReturn:
@@ -168,7 +178,7 @@ class Tree:
     def check_unlocked(self, *addresses: str) -> None:
         """Raise DeviceLockedError while a write that still runs locks one of these devices."""
         for entry in self.waiting:
-            if not set(addresses).isdisjoint(entry.get("devices", ())):
+            if not locked(entry).isdisjoint(addresses):
                 raise DeviceLockedError
 
     # ---- planning

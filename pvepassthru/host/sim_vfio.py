@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pvepassthru.host.inventory import DEVICES
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.sim_tree import Tree

@@ -14,7 +14,8 @@ import errno
 import os
 import select
 import signal
-from typing import TYPE_CHECKING
+
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host

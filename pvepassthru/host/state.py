@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from pvepassthru.model.errors import PassthruError, UnsafeError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host

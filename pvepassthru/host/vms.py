@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pvepassthru.model.errors import NotFoundError
 from pvepassthru.model.pci import MAX_VMID, MIN_VMID
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host

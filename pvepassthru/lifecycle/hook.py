@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import TYPE_CHECKING, NoReturn
 
 from pvepassthru.host import locks, state
 from pvepassthru.host.deadline import Deadline
@@ -14,9 +13,11 @@ from pvepassthru.lifecycle import phases
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.work import Voice, Work
 from pvepassthru.model.errors import EndedError, PassthruError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import NoReturn
 
     from pvepassthru.host.host import Host
 

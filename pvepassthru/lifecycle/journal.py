@@ -18,12 +18,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvepassthru.host import state
 from pvepassthru.model.errors import InputError, PassthruError, UnsafeError
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from pvepassthru.host.host import Host
 
 VERSION = 1
@@ -89,6 +91,12 @@ class Journal:
         """Note that nothing of a step remains. It counts even where it cannot be written: undoing looks again."""
         self._steps.pop(step.number, None)
         self._append({"n": step.number, "undone": how})
+
+    def gone(self, kind: str, target: str) -> None:
+        """Note that nothing remains of the steps of this kind on `target`: somebody else has undone them."""
+        for step in self.steps:
+            if (step.kind, step.target) == (kind, target):
+                self.undone(step, "gone")
 
     def note_running(self) -> None:
         """Note that the VM runs."""

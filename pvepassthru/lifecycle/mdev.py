@@ -7,13 +7,13 @@ Source: Linux Documentation/driver-api/vfio-mediated-device.rst; what each write
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from pvepassthru.host import holders, locks, slow, state
 from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.host.inventory import DEVICES, MDEVS, Inventory, Mdev
 from pvepassthru.model import pci
 from pvepassthru.model.errors import BusyError, DeviceError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -39,8 +39,12 @@ def create(work: Work, want: Want) -> None:
     with _instance_lock(work, want.uuid, want.candidates):
         if _adopt(work, want):
             return
+        blocked = _being_removed(work.host, want.uuid, want.candidates)
+        if blocked is not None:
+            raise blocked
         refusals = []
         for parent in want.candidates:
+            work.journal.gone(KIND, f"{parent}/{want.uuid}")  # PVE removed what an earlier start made
             with _parent_lock(work, parent) as lock:
                 refusal = _create_on(work, want, parent, lock)
             if refusal is None:
@@ -84,13 +88,13 @@ def users_of(inventory: Inventory, parent: str) -> str:
     """Words for who holds the instances of a parent: "VM 101, 102, and uuid ..."; empty if nobody does."""
     vms: set[int] = set()
     others: list[str] = []
-    for mdev in inventory.mdevs():
-        if mdev.parent == parent:
-            owner = pci.vmid_of_uuid(mdev.uuid)
+    for name in inventory.host.names(f"{DEVICES}/{parent}"):  # also those that wait for their removal
+        if len(name) == 36 and name.count("-") == 4:
+            owner = pci.vmid_of_uuid(name)
             if owner:
                 vms.add(owner[1])
             else:
-                others.append(mdev.uuid)
+                others.append(name)
     words = [f"VM {', '.join(map(str, sorted(vms)))}"] if vms else []
     return " and ".join(words + ([f"uuid {', '.join(others)}"] if others else []))
 

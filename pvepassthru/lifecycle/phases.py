@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from pvepassthru.host import policy, vms
 from pvepassthru.host.deadline import Deadline
@@ -13,6 +12,7 @@ from pvepassthru.lifecycle.undo import describe, undo_all
 from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
 

@@ -8,8 +8,6 @@ holder.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from pvepassthru.host import filelocks, holders, state, vms
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.inventory import DEVICES, MDEVS, Inventory
@@ -18,6 +16,7 @@ from pvepassthru.lifecycle.undo import describe, undo_all
 from pvepassthru.lifecycle.work import Work
 from pvepassthru.model import pci
 from pvepassthru.model.errors import BusyError, PassthruError
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

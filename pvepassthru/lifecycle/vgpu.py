@@ -6,12 +6,11 @@ A VF belongs to the VM that PVE's reservation file names; the number alone says 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pvepassthru.host import holders, locks, reservations, slow, state
 from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.model.errors import BusyError, DeviceError, PassthruError
+from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -40,15 +39,16 @@ def set_type(work: Work, want: Want) -> None:
                 f"cannot set vGPU type {want.type} on {function}: it has no nvidia/current_vgpu_type",
                 "see that NVIDIA's vGPU host driver is loaded and its VFs are enabled",
             )
-        if current == want.type:
-            work.say(f"vGPU type {want.type} is already set on {function}")
-            return
         users = holders.device_holders(host, f"{DEVICES}/{function}")
         if users:
             raise DeviceError(
                 f"cannot set vGPU type {want.type} on {function}: {holders.describe(users)} has it open as {current}",
                 "end that process, then start again",
             )
+        if current == want.type:
+            work.say(f"vGPU type {want.type} is already set on {function}")
+            return
+        work.journal.gone(KIND, function)  # PVE or another VM has set something else since an earlier start
         step = work.journal.intend(KIND, function, current, want.type)
         for value in ("0", want.type) if current != "0" else (want.type,):
             _write(work, function, value, lock)

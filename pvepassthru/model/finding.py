@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
-Severity = Literal["error", "warning", "info"]
-Origin = Literal["pve", "own"]
-"""`pve`: Proxmox VE itself refuses the start or drops the option; `own`: this tool's own judgement."""
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Severity = Literal["error", "warning", "info"]
+    Origin = Literal["pve", "own"]
+    """`pve`: Proxmox VE itself refuses the start or drops the option; `own`: this tool's own judgement."""
 
 
 class Finding(NamedTuple):

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from pvepassthru.model import property_string
 from pvepassthru.model.pci import SELECTOR
 from pvepassthru.model.property_string import Key
+from pvepassthru.model.record import NamedTuple
 
 _FLAG = Key("boolean", form="1 or 0")
 _ID = Key(pattern=re.compile(r"0x[0-9a-fA-F]{4}", re.ASCII), form="0x and four hex digits, such as 0x10de")

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from pvepassthru.model import property_string
 from pvepassthru.model.property_string import Key
+from pvepassthru.model.record import NamedTuple
 
 _VERSION = r"[0-9]+(?:\.[0-9]+)+(?:\+pve[0-9]+)?(?:\.pxe)?"
 KEYS: dict[str, Key] = {

@@ -6,9 +6,8 @@ PVE checks every entry of this node, and refuses all of them when one does not f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pvepassthru.model.problem import Problem, is_mdev_capable, plain_id, readable
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, nearest, shown
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ not accept is skipped with a warning. Source: behaviour of pve-guest-common and 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from pvepassthru.model import property_string
 from pvepassthru.model.property_string import Key, PropertyError
+from pvepassthru.model.record import NamedTuple
 from pvepassthru.model.text import BLANKS, listed, shown
 
 # The dot before the function is not escaped in PVE's own pattern, so any character passes there.

@@ -8,8 +8,8 @@ of tests/conformance/README.md. Source: behaviour of PVE's JSON schema code.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import BLANKS, LONGEST, listed, nearest, shown
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`NamedTuple` and `TYPE_CHECKING` without the module typing, for everything on the hook's fast path.
+"""`NamedTuple`, `Protocol` and `TYPE_CHECKING` without the module typing, for everything on the hook's fast path.
 
 Importing typing and letting it read the annotations of every class costs the hook more time than its work. Type
 checkers see typing.NamedTuple here; at run time a class gets the same fields, defaults, order, equality, `_replace`,
@@ -14,7 +14,9 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from typing import NamedTuple as NamedTuple  # noqa: PLC0414 - for others to import from here
+    from typing import Protocol as Protocol  # noqa: PLC0414 - likewise
 else:
+    Protocol = object
 
     class _Meta(type):
         """Makes a subclass of NamedTuple a subclass of tuple with a property for each field."""

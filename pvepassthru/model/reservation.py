@@ -9,19 +9,20 @@ qemu-server's reservation code (tests/conformance/reservations.json).
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pvepassthru.model.pci import SELECTOR
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Literal
+
+    Error = Literal["reserved-in-use", "reserved-pending", "already-running-self"]
 
 GRACE = 5
 """Seconds that PVE adds to the time asked for."""
 
 _LINE = re.compile(rf"({SELECTOR})\s([0-9]+)\s(time|pid):([0-9]+)", re.ASCII)
-
-Error = Literal["reserved-in-use", "reserved-pending", "already-running-self"]
 
 
 class Entry(NamedTuple):

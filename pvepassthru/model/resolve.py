@@ -9,11 +9,11 @@ on, so that people see all. Source: behaviour of qemu-server's hostpci code.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.model import mapped, pci, start
 from pvepassthru.model.passed import Passed
 from pvepassthru.model.problem import Problem
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:

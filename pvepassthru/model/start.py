@@ -7,10 +7,9 @@ create itself says (kernel, vfio-mdev).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pvepassthru.model import pci
 from pvepassthru.model.problem import Problem, readable
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, nearest, shown
 
 if TYPE_CHECKING:

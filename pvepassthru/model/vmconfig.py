@@ -9,11 +9,11 @@ are. Source: behaviour of qemu-server's config parser.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.model import hostpci, machine, property_string
 from pvepassthru.model.pci import MAX_INDEX
 from pvepassthru.model.property_string import Fault, PropertyError
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import BLANKS
 
 if TYPE_CHECKING:

@@ -6,9 +6,8 @@ PVP1xx host, PVP2xx device, PVP3xx VM config, PVP4xx across VMs and cluster.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from pvepassthru.model.finding import Finding
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules import cluster, config, devices, hosts
 
 if TYPE_CHECKING:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pvepassthru.model import pci
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
 from pvepassthru.rules.subject import MAPPINGS, Hit, chosen
 

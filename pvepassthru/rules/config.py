@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import shown
 from pvepassthru.model.vmconfig import is_hostpci
 from pvepassthru.rules.subject import Hit

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import shown
 from pvepassthru.rules.subject import Hit, chosen
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from pvepassthru.host.inventory import DEVICES, MDEVS
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.rules.subject import MAPPINGS, RESERVATIONS, Hit
 
 if TYPE_CHECKING:

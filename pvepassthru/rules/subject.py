@@ -6,12 +6,12 @@ from __future__ import annotations
 import errno
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.host import vms
 from pvepassthru.host.inventory import Inventory
-from pvepassthru.model import mapping, reservation, resolve, vmconfig
+from pvepassthru.model import mapping, reservation, resolve, start, vmconfig
 from pvepassthru.model.errors import InputError, NotFoundError
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -163,7 +163,8 @@ def load(  # noqa: PLR0913 - what varies is by keyword
 def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
     """The functions that PVE would reserve for each device that is passed whole or as a vendor vGPU.
 
-    Of several alternatives the first that no other VM has and no earlier entry takes; the first of all if none is free.
+    Of several alternatives the first that no other VM has, no earlier entry takes and, for a vGPU, that offers its
+    type; the first of all if there is none.
     """
     used: set[str] = set()
     found = []
@@ -173,7 +174,9 @@ def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
         free = (
             functions
             for functions in device.alternatives
-            if not used & set(functions) and not any(subject.in_the_way(address) for address in functions)
+            if not used & set(functions)
+            and not any(subject.in_the_way(address) for address in functions)
+            and (device.nvidia is None or start.vgpu_fits(subject.inventory, functions[0], device.nvidia))
         )
         functions = next(free, device.addresses) if len(device.alternatives) > 1 else device.addresses
         used.update(functions)

@@ -93,7 +93,7 @@ def _nest(root: str | Path, address: str, real: str) -> None:
     tree.link(root, f"sys/bus/pci/devices/{address}", real)
     for name, target in links.items():
         tree.link(root, f"{real}/{name}", target.removeprefix(str(root)))
-        if name == "driver" or name == "iommu_group":
+        if name in {"driver", "iommu_group"}:
             tree.link(root, f"{target.removeprefix(str(root))}/{'devices/' * (name != 'driver')}{address}", real)
 
 

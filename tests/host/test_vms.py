@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("word", ["", "99", "0", "-1", "0100", "1000000000", "../../etc/passwd", "1e3", "١٠٠", "100 "])
+@pytest.mark.parametrize(
+    "word", ["", "99", "0", "-1", "0100", "1000000000", "../../etc/passwd", "1e3", "\u0661\u0660\u0660", "100 "]
+)
 def test_what_is_no_vmid(word: str) -> None:
     assert vms.vmid_of(word) is None
 

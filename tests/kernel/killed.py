@@ -24,7 +24,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+import traceback
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,12 +38,25 @@ CHANGES = (
 CREATING = os.O_CREAT | os.O_TRUNC
 
 
-class Killer:
-    """Counts the changes of a process and its children, and kills them at the wanted one."""
+class At(NamedTuple):
+    """Where to kill, and what to note."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    before: int | None = None
+    """The number of the change that does not happen any more."""
+    after: int | None = None
+    """The number of the change that is the last."""
+    spare_child: bool = False
+    """Kill only the script's process, not the child that makes the change."""
+    log: str | None = None
+    """A file that gets one line a change."""
+
+
+class Killer:
+    """Counts the changes of this process and its children, and kills them at the wanted one."""
+
+    def __init__(self, at: At) -> None:
         self.main = os.getpid()
-        self.options = options
+        self.at = at
         self._count = mmap.mmap(-1, 8)  # shared with forked children
         self._open, self._write, self._close = os.open, os.write, os.close
 
@@ -59,10 +73,10 @@ class Killer:
             if not changes(*words, **named):
                 return real(*words, **named)
             number = self._next(f"{name} {_target(words)}")
-            if number == self.options.before:
+            if number == self.at.before:
                 self._kill()
             result = real(*words, **named)
-            if number == self.options.after:
+            if number == self.at.after:
                 self._kill()
             return result
 
@@ -71,15 +85,15 @@ class Killer:
     def _next(self, what: str) -> int:
         number = int.from_bytes(self._count[:8], "little") + 1
         self._count[:8] = number.to_bytes(8, "little")
-        if self.options.log:
-            fd = self._open(self.options.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if self.at.log:
+            fd = self._open(self.at.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._write(fd, f"{what}\n".encode("utf-8", "surrogateescape"))
             self._close(fd)
         return number
 
     def _kill(self) -> None:
         os.kill(self.main, signal.SIGKILL)
-        if not self.options.spare_child:
+        if not self.at.spare_child:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -113,31 +127,72 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("script")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
-    sys.dont_write_bytecode = True
-    sys.argv[1:] = options.arguments
-    Killer(options).install()
-    runpy.run_path(options.script, run_name="__main__")
+    at = At(options.before, options.after, options.spare_child, options.log)
+    _run(options.script, options.arguments, at)
+
+
+def _run(script: str, arguments: Sequence[str], at: At) -> None:
+    sys.dont_write_bytecode = True  # not a change of the script's
+    sys.argv[1:] = arguments
+    Killer(at).install()
+    runpy.run_path(script, run_name="__main__")
 
 
 # ---- for tests
 
 
-def command(script: str, *arguments: str, python: str = sys.executable, **where: int | str | bool) -> list[str]:
-    """The command line that runs a script under this one: before=N, after=N, log=FILE, spare_child=True."""
+def command(script: str, *arguments: str, at: At, python: str = sys.executable) -> list[str]:
+    """The command line that runs a script under this one."""
     words = [python, "-I", os.path.abspath(__file__)]
-    for name, value in where.items():
-        option = "--" + name.replace("_", "-")
-        words += [option] if value is True else [option, str(value)]
+    for name, value in at._asdict().items():
+        if value not in {None, False}:
+            option = "--" + name.replace("_", "-")
+            words += [option] if value is True else [option, str(value)]
     return [*words, script, *arguments]
+
+
+def forked(script: str, *arguments: str, at: At, output: str = os.devnull) -> int:
+    """Run a script under a Killer in a fork of this process, and return its exit code, or minus its signal.
+
+    As `command`, but quicker by the start of an interpreter, which counts in the guest: modules that are imported here
+    already are the script's too. `output`: the file to which its standard output and error are appended.
+    """
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            streams = (os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
+            for stream, fd in enumerate((streams[0], streams[1], streams[1])):
+                os.dup2(fd, stream)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - until _exit
+            code = _exit_code(script, arguments, at)
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _exit_code(script: str, arguments: Sequence[str], at: At) -> int:
+    try:
+        _run(script, arguments, at)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - as the interpreter does at the end of a script
+        traceback.print_exc()
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return code
 
 
 def changes(script: str, *arguments: str, env: Mapping[str, str] | None = None, limit: float = 60.0) -> list[str]:
     """Run a script to its end and return its changes, one line each; they happen. Raises CalledProcessError."""
     with tempfile.TemporaryDirectory() as folder:
         log = os.path.join(folder, "log")
-        subprocess.run(
-            command(script, *arguments, log=log), check=True, env=env, timeout=limit, stdin=subprocess.DEVNULL
-        )
+        words = command(script, *arguments, at=At(log=log))
+        subprocess.run(words, check=True, env=env, timeout=limit, stdin=subprocess.DEVNULL)
         if not os.path.exists(log):
             return []
         with open(log, encoding="utf-8", errors="surrogateescape") as file:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import ast
 import functools
 import json
+import os
 import shlex
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 from tests.kernel import testbed
 
@@ -46,6 +49,23 @@ class Outcome(NamedTuple):
 def suites() -> list[Suite]:
     """All suites, sorted by name."""
     return [_suite(path) for path in sorted([*HERE.glob("lifecycle_*.py"), *HERE.glob("sysfs_*.py")])]
+
+
+def available(kernel: str) -> str:
+    """The kernel, if it can be booted here; else the test that asks is skipped, and with CI=true it fails."""
+    release = testbed.release()
+    if release and release != "12" and kernel not in testbed.kernels():
+        pytest.skip(f"only on Debian 12: the archive of Debian {release} has no kernel {kernel}")
+    reason = ""
+    if not testbed.kernels():
+        reason = "kernels for the guest are taken from the archives of Debian 12 and 13; this is another system"
+    elif packages := testbed.missing():
+        reason = f"the guest needs packages: apt-get install {' '.join(packages)}"
+    if reason and os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    return kernel
 
 
 def _suite(path: Path) -> Suite:

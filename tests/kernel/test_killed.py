@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.kernel import killed
+from tests.kernel.killed import At
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,20 +79,20 @@ def test_changes_are_counted_over_the_children(script: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("number", range(1, len(STATES)))
 def test_killed_before(script: Path, tmp_path: Path, number: int) -> None:
     tree = tmp_path / "tree"
-    assert run(killed.command(str(script), str(tree), "0", before=number)) == -signal.SIGKILL
+    assert run(killed.command(str(script), str(tree), "0", at=At(before=number))) == -signal.SIGKILL
     assert state(tree) == STATES[number - 1][1]
 
 
 @pytest.mark.parametrize("number", range(1, len(STATES)))
 def test_killed_after(script: Path, tmp_path: Path, number: int) -> None:
     tree = tmp_path / "tree"
-    assert run(killed.command(str(script), str(tree), "0", after=number)) == -signal.SIGKILL
+    assert run(killed.command(str(script), str(tree), "0", at=At(after=number))) == -signal.SIGKILL
     assert state(tree) == STATES[number][1]
 
 
 def test_a_spared_child_goes_on(script: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    words = killed.command(str(script), str(tree), "0", before=4, spare_child=True)
+    words = killed.command(str(script), str(tree), "0", at=At(before=4, spare_child=True))
     done = subprocess.run(words, check=False, timeout=30, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert done.returncode == -signal.SIGKILL  # read to the end of stdout, which the child has open, so it is over
     assert state(tree) == STATES[4][1]
@@ -99,13 +100,32 @@ def test_a_spared_child_goes_on(script: Path, tmp_path: Path) -> None:
 
 def test_a_script_that_ends_earlier(script: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    assert run(killed.command(str(script), str(tree), "7", before=len(STATES))) == 7
+    assert run(killed.command(str(script), str(tree), "7", at=At(before=len(STATES)))) == 7
     assert state(tree) == STATES[-1][1]
 
 
 def test_the_script_sees_its_own_arguments(tmp_path: Path) -> None:
     script = tmp_path / "script"
     script.write_text("import sys\nprint(sys.argv, __name__, sys.flags.isolated)\n")
-    words = killed.command(str(script), "100", "--before", "pre-start", before=5)
+    words = killed.command(str(script), "100", "--before", "pre-start", at=At(before=5))
     done = subprocess.run(words, check=True, timeout=30, stdout=subprocess.PIPE, text=True)
     assert done.stdout == f"{[str(script), '100', '--before', 'pre-start']} __main__ 1\n"
+
+
+@pytest.mark.parametrize("number", range(1, len(STATES)))
+def test_killed_in_a_fork(script: Path, tmp_path: Path, number: int) -> None:
+    tree = tmp_path / "tree"
+    assert killed.forked(str(script), str(tree), "0", at=At(before=number)) == -signal.SIGKILL
+    assert state(tree) == STATES[number - 1][1]
+
+
+def test_a_fork_that_ends_by_itself(tmp_path: Path) -> None:
+    script, output = tmp_path / "script", tmp_path / "output"
+    script.write_text("import sys\nprint(sys.argv[1:])\nsys.exit(sys.argv[1] if sys.argv[2:] else int(sys.argv[1]))\n")
+    assert killed.forked(str(script), "7", at=At(), output=str(output)) == 7
+    assert killed.forked(str(script), "words", "more", at=At(), output=str(output)) == 1
+    assert killed.forked(str(script), "0", at=At(before=1)) == 0
+    assert killed.forked(str(script), "junk", at=At(), output=str(output)) == 1
+    text = output.read_text()
+    assert text.startswith("['7']\n['words', 'more']\nwords\n['junk']\nTraceback")
+    assert "ValueError: invalid literal" in text

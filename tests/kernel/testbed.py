@@ -104,6 +104,8 @@ def build(kv: str) -> Path:
     """
     if packages := missing():
         raise TestbedError(f"the testbed needs packages: apt-get install {' '.join(packages)}")
+    if re.search(r"[\s:,]", str(BUILD)):
+        raise TestbedError(f"neither make nor QEMU takes a folder with a blank, colon or comma in its name: {PROJECT}")
     folder = BUILD / kv
     folder.mkdir(parents=True, exist_ok=True)
     with (BUILD / f"{kv}.lock").open("w") as lock:

@@ -75,6 +75,7 @@ class Sysfs:
         child = os.fork()
         if child == 0:
             code = 1
+            os.closerange(3, 4096)  # PVE's lock on the VM is not this child's
             try:
                 self._write(path, value)
                 code = 0

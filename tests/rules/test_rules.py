@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -52,16 +53,17 @@ def _nothing(root: str) -> None:
     """Change nothing of a tree."""
 
 
-class Tree(NamedTuple):
+@dataclass(frozen=True)
+class Tree:
     """A host with VM 100."""
 
     config: str
-    devices: dict[str, dict[str, Any]] = {}
+    devices: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What differs from DEVICES, merged into each device."""
-    host: dict[str, Any] = {}
+    host: dict[str, Any] = field(default_factory=dict)
     mapping: str | None = None
     reservations: str | None = None
-    running: dict[int, int] = {}
+    running: dict[int, int] = field(default_factory=dict)
     change: Callable[[str], object] = _nothing
     """What else is to be done to the tree."""
 

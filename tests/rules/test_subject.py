@@ -23,7 +23,7 @@ TYPES = {"nvidia-63": {"available": "0"}, "nvidia-65": {"available": "1"}}
 UUID = "00000000-0000-0000-0000-000000000{}"
 
 
-def _host(instances: dict[str, str] | None = None, **devices: dict[str, Any]) -> dict[str, Any]:
+def _host(instances: dict[str, str] | None = None, devices: dict[str, Any] | None = None) -> dict[str, Any]:
     plain = {"vendor": "0x10de", "device": "0x1db4", "class": "0x030200"}
     parent = {**plain, "iommu_group": 50, "driver": "nvidia", "mdev": {"types": TYPES, "instances": instances or {}}}
     return {
@@ -32,7 +32,7 @@ def _host(instances: dict[str, str] | None = None, **devices: dict[str, Any]) ->
             "0000:41:00.0": parent,
             "0000:41:00.1": {**plain, "iommu_group": 50},
             "0000:a1:00.4": {**plain, "iommu_group": 61, "nvidia": {"creatable": [], "current": "35"}},
-            **devices,
+            **(devices or {}),
         }
     }
 
@@ -77,7 +77,7 @@ def test_an_instance_that_the_kernel_still_creates_is_no_error(tmp_path: Path) -
 
 def test_own_instance_on_another_parent(tmp_path: Path) -> None:
     other = {"vendor": "0x10de", "device": "0x1db4", "iommu_group": 51, "mdev": {"types": TYPES}}
-    host = _host({UUID.format(100): "nvidia-65"}, **{"0000:42:00.0": other})
+    host = _host({UUID.format(100): "nvidia-65"}, {"0000:42:00.0": other})
     tree.build(tmp_path, host, configs={100: "hostpci0: 42:00.0,mdev=nvidia-65\n"})
     (finding,) = _judge(tmp_path)
     assert finding.code == "PVP213"
@@ -141,7 +141,7 @@ def test_a_template_is_left_alone(tmp_path: Path) -> None:
 )
 def test_hints_give_the_corrected_text(config: str, code: str, hint: str, tmp_path: Path) -> None:
     vmd = {"vendor": "0x8086", "device": "0x0a54", "iommu_group": 9}
-    tree.build(tmp_path, _host(**{"10000:e1:00.0": vmd}), configs={100: config})
+    tree.build(tmp_path, _host(devices={"10000:e1:00.0": vmd}), configs={100: config})
     assert any(finding.code == code and hint in finding.hint for finding in _judge(tmp_path)), _judge(tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_romfile_links_are_followed(tmp_path: Path) -> None:
 def test_unknown_vm(tmp_path: Path) -> None:
     tree.build(tmp_path, _host(), configs={100: ""})
     tree.put(tmp_path, "etc/pve/nodes/other/qemu-server/105.conf", "")
-    with pytest.raises(NotFoundError, match="there is no VM 105 on node pve.*it is on node other"):
+    with pytest.raises(NotFoundError, match=r"there is no VM 105 on node pve.*it is on node other"):
         _judge(tmp_path, 105)
 
 
@@ -178,9 +178,9 @@ def test_config_that_cannot_be_read(tmp_path: Path) -> None:
     tree.build(tmp_path, _host(), configs={100: ""})
     tree.folder(tmp_path, "etc/pve/nodes/pve/qemu-server/101.conf")
     os.symlink("102.conf", os.path.join(tmp_path, "etc/pve/qemu-server/102.conf"))
-    with pytest.raises(InputError, match="cannot read the config of VM 101.*Is a directory"):
+    with pytest.raises(InputError, match=r"cannot read the config of VM 101.*Is a directory"):
         _judge(tmp_path, 101)
-    with pytest.raises(InputError, match="cannot read the config of VM 102.*Too many levels of symbolic links"):
+    with pytest.raises(InputError, match=r"cannot read the config of VM 102.*Too many levels of symbolic links"):
         _judge(tmp_path, 102)
 
 

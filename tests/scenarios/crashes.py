@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Crashes of the hook at any point, and what must be left after them: the host as it was before the start.
+
+The hook runs in a forked process, which spares the start of an interpreter: in the guest that takes ten times as long
+as the work. tests/kernel/killed.py kills it at a change to the outside world. Then either `pvepassthru recover` or the
+VM's next start and stop must leave the host as before. Only the standard library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import mmap
+import os
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pvepassthru.cli import main as cli
+from pvepassthru.cli import recover as _recover
+from pvepassthru.lifecycle import hook as _hook
+from pvepassthru.lifecycle import quick
+from pvepassthru.model.errors import DeviceError
+from tests.kernel import killed
+from tests.kernel.checks import check, holds
+from tests.scenarios.world import OTHER, PARENT, PARENTS, RESERVATIONS, SCRIPT, VFS, mdev
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.scenarios.world import World
+
+LOADED = (_hook, _recover)
+"""Modules that a forked hook would else load itself, each time anew."""
+VMID = 100
+NEIGHBOUR = 901
+MOST_CHANGES = 4096
+DEVICE_ERROR = DeviceError.exit_code
+OWN_LOCKS = "/run/pvepassthru/"
+SIMULATION = "/.sim"
+
+
+class Situation(NamedTuple):
+    """A VM whose hook is going to be killed."""
+
+    config: str
+    made: tuple[str, ...]
+    """What its start makes: an mdev's uuid, or the address of a VF."""
+    fails: bool = False
+    """Whether its start fails half way, so that it undoes itself."""
+
+
+SITUATIONS = {
+    "mdev": Situation(mdev(1), (f"00000000-0000-0000-0000-{VMID:012d}",)),
+    "mdevs": Situation(
+        f"hostpci0: {PARENT},mdev=tbmdev-2\nhostpci1: {OTHER},mdev=tbmdev-1\n",
+        (f"00000000-0000-0000-0000-{VMID:012d}", f"00000001-0000-0000-0000-{VMID:012d}"),
+    ),
+    "vgpu": Situation(f"hostpci0: {VFS[0]},mdev=nvidia-100\n", (VFS[0],)),
+    "fails": Situation(mdev(1, 1, 2), (), fails=True),
+}
+
+
+# ---- processes
+
+
+class Done(NamedTuple):
+    """How a forked call ended."""
+
+    code: int
+    """Its exit code, or the negative number of the signal that ended it."""
+    output: str
+    changes: list[str]
+    """Of each change that it made who made it: `main`, or `child` for one of its children."""
+
+
+class _Counter(killed.Killer):
+    """As the Killer, and notes for each change whether a child made it."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self._who = mmap.mmap(-1, MOST_CHANGES)
+
+    def _next(self, what: str) -> int:
+        number = super()._next(what)
+        self._who[number : number + 1] = b"m" if os.getpid() == self.main else b"c"
+        return number
+
+    def changes(self) -> list[str]:
+        count = int.from_bytes(self._count[:8], "little")
+        return ["main" if letter == ord("m") else "child" for letter in self._who[1 : count + 1]]
+
+
+def forked(call: Callable[[], int], *, seconds: float | None = None, **kill: int | bool) -> Done:
+    """Run a call in a forked process to its end, or kill it: before=N, after=N, spare_child=True as in killed.py, or
+    when `seconds` are over.
+    """
+    where = {"before": None, "after": None, "log": None, "spare_child": False, **kill}
+    counter = _Counter(argparse.Namespace(**where))
+    output = os.memfd_create("output")
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 99
+        try:
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            counter.main = os.getpid()
+            counter.install()
+            code = call()
+            sys.stdout.flush()
+        except BaseException:  # noqa: BLE001 - what a real process would end with
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(pid, 9)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    text = os.pread(output, 1 << 20, 0).decode("utf-8", "replace")
+    os.close(output)
+    return Done(code, text, counter.changes())
+
+
+def hook(world: World, phase: str, vmid: int = VMID) -> Callable[[], int]:
+    """The hookscript's work."""
+
+    def call() -> int:
+        os.environ["PVEPASSTHRU_ROOT"] = world.root
+        return quick.main([SCRIPT, str(vmid), phase])
+
+    return call
+
+
+def recover(world: World, *words: str) -> Callable[[], int]:
+    """`pvepassthru recover`, which ends with 1 when it had to keep something."""
+
+    def call() -> int:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 - not pytest's, for as long as it lives
+        return cli.main([*(["--root", world.root] if world.root else []), "recover", *words])
+
+    return call
+
+
+def ran(done: Done, code: int = 0) -> Done:
+    """A forked call that ended with this exit code and without a traceback; else AssertionError."""
+    holds(f"no traceback: {done.output}", "Traceback" not in done.output)
+    if done.code != code:
+        raise AssertionError(f"exit code {done.code}, expected {code}: {done.output}")
+    return done
+
+
+# ---- the host
+
+
+def furnish(world: World, config: str) -> None:
+    """Put things of others beside the VM with this config, which must stay whatever happens: an instance on each parent,
+    a reserved VF with its vGPU type set, and a reservation.
+    """
+    world.make_vfs(2)
+    for number, parent in enumerate(PARENTS):
+        world.create(1, f"f0f0f0f0-0000-0000-0000-00000000000{number}", parent)
+    world.set_vgpu(VFS[1], "101")
+    later = int(time.time()) + 100_000
+    world.pve.cluster.put(RESERVATIONS, f"{VFS[1]} {NEIGHBOUR} time:{later}\n0000:05:00.0 900 time:{later}\n")
+    world.pve.reserved().reserve([VFS[1]], NEIGHBOUR, timeout=100_000)  # in PVE's own order and form
+    world.pve.define(VMID, config)
+    with world.pve._locked(VMID):  # makes PVE's lock file, which stays
+        pass
+
+
+def seen(world: World) -> dict[str, Any]:
+    """All that must be as before: the world's state, and on a simulated host every file but the tool's locks."""
+    state = world.state() | {"left beside": world.host.names("/run/qemu-server")}
+    if world.simulated:
+        state["files"] = dict(_files(world.root, world.root))
+    return state
+
+
+def _files(folder: str, root: str) -> Iterator[tuple[str, str]]:
+    """Each path below a folder with what it is: a folder, a link, or a file's text."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = entry.path.removeprefix(root)
+            if entry.is_symlink():
+                yield path, f"-> {os.readlink(entry.path)}"
+            elif entry.is_dir():
+                yield path, "/"
+                if path != SIMULATION:
+                    yield from _files(entry.path, root)
+            elif not path.startswith(OWN_LOCKS) or not path.endswith(".lock"):
+                with open(entry.path, encoding="utf-8") as file:
+                    yield path, file.read()
+
+
+def as_before(world: World, before: dict[str, Any], words: str) -> None:
+    """Check that the host is as `seen` saw it."""
+    now = seen(world)
+    for part, value in before.items():
+        if now[part] != value:
+            if isinstance(value, dict):
+                keys = [key for key in {**value, **now[part]} if value.get(key) != now[part].get(key)]
+                raise AssertionError(
+                    f"{words}: {part}: " + ", ".join(f"{key}: {value.get(key)!r} -> {now[part].get(key)!r}" for key in keys)
+                )
+            raise AssertionError(f"{words}: {part} was {value!r}, is {now[part]!r}")
+    check("journals", world.journals(), [])
+
+
+def started(world: World, situation: Situation) -> None:
+    """Check that what the VM needs is there."""
+    there = {**world.mdevs(), **world.vgpus()}
+    holds(f"{situation.made} made: {there}", all(name in there for name in situation.made))
+
+
+def start(world: World, situation: Situation) -> None:
+    """Start the VM, or, where that fails, see that it says why."""
+    done = ran(forked(hook(world, "pre-start")), DEVICE_ERROR if situation.fails else 0)
+    if situation.fails:
+        holds(f"says why: {done.output}", "no instance left" in done.output)
+    else:
+        started(world, situation)
+
+
+def stop(world: World) -> None:
+    """Stop the VM, without PVE's own cleanup, so that all of it is our hook's work."""
+    ran(forked(hook(world, "post-stop")))
+
+
+def warm_up(world: World, situation: Situation) -> dict[str, Any]:
+    """Start and stop once, so that folders which stay are there, and return what is seen then."""
+    start(world, situation)
+    stop(world)
+    return seen(world)
+
+
+# ---- crash and way on
+
+
+class Kill(NamedTuple):
+    """Where a phase is killed."""
+
+    phase: str
+    """`pre-start`, `post-stop` or `recover`."""
+    number: int
+    """The change; 0 is none."""
+    after: bool = False
+    spare_child: bool = False
+
+    def __str__(self) -> str:
+        spared = ", its child spared" if self.spare_child else ""
+        return f"{self.phase} killed {'after' if self.after else 'before'} change {self.number}{spared}"
+
+
+def call_of(world: World, phase: str) -> Callable[[], int]:
+    return recover(world) if phase == "recover" else hook(world, phase)
+
+
+def lead_up(world: World, situation: Situation, phase: str) -> None:
+    """What comes before the phase that is killed."""
+    if phase != "pre-start" and not situation.fails:
+        start(world, situation)
+
+
+def changes(world: World, situation: Situation, phase: str) -> list[str]:
+    """Who makes each change of a phase, run to its end; the host is as before then."""
+    lead_up(world, situation, phase)
+    done = forked(call_of(world, phase))
+    ran(done, DEVICE_ERROR if situation.fails and phase == "pre-start" else 0)
+    stop(world)
+    return done.changes
+
+
+def crash(world: World, situation: Situation, kill: Kill) -> Done:
+    """Kill a phase."""
+    lead_up(world, situation, kill.phase)
+    where = {"after" if kill.after else "before": kill.number, "spare_child": kill.spare_child}
+    done = forked(call_of(world, kill.phase), **where)
+    holds(f"no traceback: {done.output}", "Traceback" not in done.output)
+    check(f"{kill}: {done.output}", done.code, -9)
+    return done
+
+
+def go_on(world: World, situation: Situation, way: str) -> None:
+    """After a crash: `recover`, or the `next` start and stop."""
+    if way == "recover":
+        ran(forked(recover(world)))
+    else:
+        start(world, situation)
+        stop(world)
+
+
+def sweep(world: World, situation: Situation, phase: str, how: str, ways: tuple[str, ...]) -> int:
+    """Kill a phase at every change, `before`, `after` or `spared` (before it, only its child lives on), and go on in
+    these ways in turn. Returns how many crashes there were.
+    """
+    before = warm_up(world, situation)
+    makers = changes(world, situation, phase)
+    as_before(world, before, "without a crash")
+    holds(f"makes changes: {makers}", len(makers) > 5)
+    crashes = 0
+    for number, maker in enumerate(makers, 1):
+        if how == "spared" and maker != "child":
+            continue
+        kill = Kill(phase, number, after=how == "after", spare_child=how == "spared")
+        way = ways[number % len(ways)]
+        try:
+            crash(world, situation, kill)
+            go_on(world, situation, way)
+            as_before(world, before, "after it")
+        except AssertionError as error:
+            raise AssertionError(f"{kill} ({maker}), then {way}: {error}") from error
+        crashes += 1
+    return crashes
