@@ -60,7 +60,8 @@ def post_start(work: Work) -> None:
 def pre_stop(work: Work) -> None:
     """Say that the VM is about to stop; its devices are in use until it has."""
     if work.journal.steps:
-        work.say(f"{len(work.journal.steps)} steps will be undone after the stop")
+        count = len(work.journal.steps)
+        work.say(f"{count} step{'s' if count > 1 else ''} will be undone after the stop")
 
 
 def post_stop(work: Work) -> None:

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hookscript's way in. Most phases of most VMs have nothing to do, and they leave here within a millisecond.
 
-This module may import nothing but os and sys: `qm start` of every VM that has the hookscript waits for it.
+This module may import nothing but os: `qm start` of every VM that has the hookscript waits for it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
 PHASES = ("pre-start", "post-start", "pre-stop", "post-stop")
-USAGE = "usage: pvepassthru VMID pre-start|post-start|pre-stop|post-stop"
+USAGE = "usage: pvepassthru VMID pre-start|post-start|pre-stop|post-stop, VMID from 100 to 999999999"
 
 
 def main(argv: list[str]) -> int:
     """Run one hook phase (argv: script, VMID, phase) and return its exit code."""
     if len(argv) != 3 or not is_vmid(argv[1]) or argv[2] not in PHASES:
-        said = " ".join(repr(word) for word in argv[1:])
-        sys.stderr.write(f"error: the hook was called with {said or 'nothing'}; {USAGE}, VMID from 100 to 999999999\n")
+        said = " ".join(ascii(word) for word in argv[1:]) or "nothing"
+        try:
+            os.write(2, f"pvepassthru: error: the hook was called with {said}; {USAGE}\n".encode())
+        except OSError:  # nobody listens
+            pass
         return 2
     root = os.environ.get("PVEPASSTHRU_ROOT", "").rstrip("/")
     if nothing_to_do(root, argv[1], argv[2], os.environ.get("PVE_MIGRATED_FROM", "")):

@@ -106,6 +106,8 @@ def orphans(host: Host) -> list[Orphan]:
 
 def _recover_locked(host: Host, vmid: int, *, dry_run: bool, warn: Callable[[str], None]) -> Outcome:
     journal = Journal(host, vmid)
+    for line in journal.damaged:
+        warn(f"line {line} of {journal.path} is damaged and was passed over")
     alive = sign_of_life(host, vmid, journal.steps)
     if alive is not None:
         return Outcome(vmid, "alive", alive, (), ())

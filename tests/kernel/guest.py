@@ -82,7 +82,8 @@ def link(path: str) -> str | None:
 def load_drivers() -> None:
     """mdev, vfio-pci, and the host's drivers of a network card and of the PF, which stays without. No udev does it."""
     subprocess.run(["modprobe", "-a", "mdev", "vfio_iommu_type1", "vfio-pci", "e1000e", "nvme"], check=True)
-    write(f"{PCI}/{PHYSICAL_FUNCTION}/driver/unbind", PHYSICAL_FUNCTION)
+    if os.path.exists(f"{PCI}/{PHYSICAL_FUNCTION}/driver"):
+        write(f"{PCI}/{PHYSICAL_FUNCTION}/driver/unbind", PHYSICAL_FUNCTION)
 
 
 def load_tbmdev(**parameters: object) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -128,6 +129,7 @@ def build(kv: str) -> Path:
     return folder
 
 
+@functools.cache
 def _version(kv: str) -> str:
     """The full version that the archive has for `kv`, such as 6.1.0-56-amd64, or nothing."""
     for attempt in range(2):

@@ -73,19 +73,27 @@ def guest_ends(world: World) -> None:
 
 
 def start_fails(world: World) -> None:
-    """PVE runs no post-stop then; the next pre-start settles what is left, or recover does."""
+    """PVE runs no post-stop then; the next pre-start settles what is left."""
+    for place, left in (("command", MADE), ("prepare", {}), ("qemu", {})):
+        _start_fails(world, place, left)
+
+
+def start_fails_once(world: World) -> None:
+    """As above, where PVE cleans nothing up."""
+    _start_fails(world, "command", MADE)
+
+
+def _start_fails(world: World, place: str, left: dict[str, str]) -> None:
     before = world.state()
     world.pve.define(100, ONE)
-    for place, left in (("command", MADE), ("prepare", {}), ("qemu", {})):
-        log = failed(world.pve.start(100, fail=place), f"injected-{place}")
-        check("phases", log.phases, ["pre-start"])
-        check(f"what PVE leaves of {place}", world.mdevs(), left)
-        check("the journal stays", world.journals(), ["100.journal"])
-        log = went(world.pve.start(100))
-        said(log, "an earlier start left a journal")
-        check("one step only", world.kept(100), [f"mdev {PARENT}/{uuid(0, 100)} tbmdev-1"])
-        went(world.pve.stop(100))
-        check("as before", world.state(), before)
+    log = failed(world.pve.start(100, fail=place), f"injected-{place}")
+    check("phases", log.phases, ["pre-start"])
+    check(f"what PVE leaves of {place}", world.mdevs(), left)
+    check("the journal stays", world.journals(), ["100.journal"])
+    said(went(world.pve.start(100)), "an earlier start left a journal")
+    check("one step only", world.kept(100), [f"mdev {PARENT}/{uuid(0, 100)} tbmdev-1"])
+    went(world.pve.stop(100))
+    check("as before", world.state(), before)
 
 
 def start_fails_and_recover_settles(world: World) -> None:

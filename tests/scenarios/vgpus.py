@@ -191,7 +191,7 @@ def vgpu_alternatives(world: World) -> None:
         check("no journal of ours", went(world.pve.start(vmid)).hooks[0].code, 0)
     check("PVE chose", world.vgpus(), dict.fromkeys(vfs[:2], TWO_UNITS))
     check("PVE reserved", world.reservations(), {vfs[0]: "100 pid", vfs[1]: "101 pid"})
-    refused(world, 102, "PVP222", "hostpci0")
+    refused(world, 102, "PVP422", "VM 100", "VM 101")
     for vmid in (100, 101):
         went(world.pve.stop(vmid))
     check("as before", world.state(), before)

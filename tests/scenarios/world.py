@@ -41,7 +41,7 @@ DRIVEN = (*PARENTS, PF, *VFS, NIC)
 JOURNALS = "/run/pvepassthru"
 RESERVATIONS = "/run/qemu-server/pci-id-reservations"
 SCRIPT = f"{guest.PROJECT}/hookscripts/pvepassthru"
-IMPATIENT = f"{guest.PROJECT}/tests/scenarios/impatient.py"
+BENT = f"{guest.PROJECT}/tests/scenarios/bent_hook.py"
 START, STOP = ["pre-start", "post-start"], ["pre-stop", "post-stop"]
 ALL = [*START, *STOP]
 
@@ -184,11 +184,12 @@ class World:
 
     # ---- programs
 
-    def hook(self, vmid: int | str, phase: str, source: str = "", *, script: str = "", limit: float = 60.0) -> HookRun:
-        """Run the hookscript as PVE does, without PVE. `script` runs in the place of the hookscript."""
-        command = [self.python, "-I", script] if script else self.pve.hook
+    def hook(self, vmid: int | str, phase: str, source: str = "", *, limit: float = 60.0) -> HookRun:
+        """Run the hookscript as PVE does, without PVE."""
         more = {"PVEPASSTHRU_ROOT": self.root} if self.root else {}
-        return pve_hook.run([*command, str(vmid)], phase, source, more, limit)
+        run = pve_hook.run([*self.pve.hook, str(vmid)], phase, source, more, limit)
+        holds(f"no traceback: {run}", "Traceback" not in run.output)
+        return run
 
     def run(self, *words: str, code: int | None = 0, limit: float = 90.0) -> str:
         """Run a command of the command line, check its exit code, and return all that it printed."""
@@ -223,14 +224,18 @@ class World:
         self.pve.map("\n".join(lines) + "\n")
 
     @contextmanager
-    def impatient(self) -> Iterator[None]:
-        """For as long as the `with` lasts, the hook waits 0.3 s where it would wait 10 s."""
+    def bent(self, how: str) -> Iterator[None]:
+        """For as long as the `with` lasts, PVE runs the hook under the conditions that bent_hook.py describes."""
         usual = self.pve.hook
-        self.pve.hook = [self.python, "-I", IMPATIENT]
+        self.pve.hook = [self.python, "-I", BENT, how]
         try:
             yield
         finally:
             self.pve.hook = usual
+
+    def impatient(self) -> AbstractContextManager[None]:
+        """For as long as the `with` lasts, the hook waits 0.3 s where it would wait 10 s."""
+        return self.bent("patience=0.3")
 
     def close(self) -> None:
         """End what was started."""
