@@ -20,6 +20,11 @@ settings.register_profile("project", deadline=None, print_blob=True)  # machines
 settings.load_profile("project")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Take --regenerate."""
+    parser.addoption("--regenerate", action="store_true", help="write the golden files anew")
+
+
 def pytest_configure() -> None:
     """Take away what a developer's shell may say to the program."""
     for name in [name for name in os.environ if name.startswith(("PVEPASSTHRU_ROOT", "PVE_", "NO_COLOR"))]:
@@ -71,6 +76,12 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if not reason.startswith(ALLOWED_SKIPS):
         report.outcome = "failed"
         report.longrepr = f"{path}:{line}: skipped, which CI does not allow: {reason}"
+
+
+@pytest.fixture
+def regenerate(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be written anew."""
+    return bool(request.config.getoption("--regenerate"))
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from pvepassthru.cli.words import print_json, print_table
 from pvepassthru.host import holders, vms
-from pvepassthru.host.inventory import ADDRESS, MDEVS, Inventory
+from pvepassthru.host.inventory import MDEVS, Inventory
 from pvepassthru.model import pci
 from pvepassthru.model.errors import NotFoundError, UsageError
+from pvepassthru.model.pci import ADDRESS
 
 if TYPE_CHECKING:
     import argparse

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.host import Host
 
+SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 - a private folder in it, in memory
+"""Where the copy is made: it is many small files."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
         raise NotFoundError(f"no VM {args.vmid} on node {host.node}", "see the VMs of this node: qm list")
     said: list[tuple[str, str]] = []
     failure: PassthruError | None = None
-    with tempfile.TemporaryDirectory(prefix="pvepassthru-plan-") as copy:
+    with tempfile.TemporaryDirectory(prefix="pvepassthru-plan-", dir=SCRATCH) as copy:
         os.makedirs(f"{copy}/run")
         capture(host, copy, [args.vmid])
         try:

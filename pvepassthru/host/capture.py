@@ -11,7 +11,9 @@ import os
 import re
 import stat
 
-from pvepassthru.host.inventory import ADDRESS, DEVICES, MDEVS
+from pvepassthru.host.inventory import DEVICES, MDEVS
+from pvepassthru.model.pattern import Pattern
+from pvepassthru.model.pci import ADDRESS
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ ATTRIBUTES = frozenset(
 CONTROLS = frozenset({"create", "remove", "reset", "rom"})
 """Files that are empty in the copy, since they can only be written, or cost something to read."""
 FOLDERS = frozenset({"mdev_supported_types", "nvidia", "pci_bus", "vfio-dev"})
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+UUID = Pattern(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 PLAIN = (
     "/etc/pvepassthru.yaml",
     "/etc/pve/pvepassthru.yaml",
@@ -251,6 +253,8 @@ class _Copy:
             for name in self.source.names(f"{DRIVERS}/{driver}"):
                 if ADDRESS.fullmatch(name):
                     self.link(f"{DRIVERS}/{driver}/{name}", self.real(f"{DEVICES}/{name}"))
+        if self.source.exists("/sys/class/iommu"):
+            self.folder("/sys/class/iommu")
         for name in self.source.names("/sys/class/iommu"):
             self.folder(f"/sys/class/iommu/{name}")
 

@@ -57,15 +57,9 @@ class Host:
         """
         fd = os.open(self.root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            data = os.read(fd, 65536)
-            if len(data) < 4096:  # a sysfs attribute is one page at most and comes in one read
-                more = os.read(fd, 65536) if data else b""
-                if not more:
-                    return data
-                data += more
-            chunks = [data]
-            size = len(data)
-            while chunk := os.read(fd, 1 << 20):
+            chunks = []
+            size = 0
+            while chunk := os.read(fd, 65536):
                 chunks.append(chunk)
                 size += len(chunk)
                 if size > limit:

@@ -7,8 +7,7 @@ Sources: Linux Documentation/ABI/testing/sysfs-bus-pci, sysfs-bus-vfio-mdev, sys
 
 from __future__ import annotations
 
-import re
-
+from pvepassthru.model.pci import ADDRESS
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 
 DEVICES = "/sys/bus/pci/devices"
 MDEVS = "/sys/bus/mdev/devices"
-ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.ASCII)
-"""A full PCI address as sysfs names functions; domains above ffff (VMD) have more than four digits."""
+IOMMUS = "/sys/class/iommu"
 
 
 class MdevType(NamedTuple):
@@ -87,9 +85,14 @@ class Inventory:
         """The name of the bound driver, or None."""
         return self.host.link(f"{DEVICES}/{address}/driver")
 
-    def driver_available(self, name: str) -> bool:
-        """Whether a PCI driver is there, or a module of its name that can be loaded into the running kernel."""
+    def driver_available(self, name: str) -> bool | None:
+        """Whether a PCI driver is there, or a module of its name that can be loaded into the running kernel.
+
+        None if that cannot be told: no folder of drivers, as in an incomplete copy of a host.
+        """
         if name not in self._drivers:
+            if not self.host.exists("/sys/bus/pci/drivers"):
+                return None
             folder = f"/lib/modules/{self.host.text('/proc/sys/kernel/osrelease')}"
             self._drivers[name] = self.host.exists(f"/sys/bus/pci/drivers/{name}") or any(
                 f"/{name}.ko" in (self.host.text(f"{folder}/{listing}") or "")
@@ -103,9 +106,11 @@ class Inventory:
 
     # ---- IOMMU groups
 
-    def iommu_present(self) -> bool:
-        """Whether the kernel drives an IOMMU: /sys/class/iommu is there and not empty."""
-        return bool(self.host.names("/sys/class/iommu"))
+    def iommu_present(self) -> bool | None:
+        """Whether the kernel drives an IOMMU: /sys/class/iommu is not empty; None if it is absent or unreadable."""
+        if self.host.names(IOMMUS):
+            return True
+        return None if IOMMUS in self.host.unreadable or not self.host.exists(IOMMUS) else False
 
     def group(self, address: str) -> int | None:
         """The number of a function's IOMMU group, or None without one."""

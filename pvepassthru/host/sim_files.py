@@ -7,17 +7,13 @@ import errno
 import os
 
 from pvepassthru.host import sim_bind, sim_mdev, sim_pci, sim_sriov
-from pvepassthru.host.inventory import ADDRESS
 from pvepassthru.host.sim_number import parse_switch
 from pvepassthru.host.sim_tree import DRIVERS, fail
+from pvepassthru.model.pci import ADDRESS
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.sim_tree import Entry, Tree
-from pvepassthru.model.record import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pvepassthru.host.sim_tree import Entry
 
 BUS = "/sys/bus/pci"
 READ_ONLY = frozenset(

@@ -8,13 +8,13 @@ Facts: Linux drivers/vfio/mdev, Documentation/ABI/testing/sysfs-bus-vfio-mdev, a
 from __future__ import annotations
 
 import errno
-import re
 import time
 
 from pvepassthru.host import sim_vfio
 from pvepassthru.host.inventory import MDEVS
 from pvepassthru.host.sim_number import parse_decimal, parse_integer
 from pvepassthru.host.sim_tree import fail
+from pvepassthru.model.pattern import ASCII, IGNORECASE, Pattern
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ TYPES = "mdev_supported_types"
 VENDOR = "nvidia"
 """The folder of the vendor vGPU interface."""
 PARENTS = "/sys/class/mdev_bus"
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+UUID = Pattern(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", ASCII | IGNORECASE)
 GONE_AT_ONCE = ("driver", "mdev_type", "power", "remove", "subsystem", "uevent")
 """What an instance loses as soon as its removal starts; iommu_group and vfio-dev stay until nobody has it open."""
 

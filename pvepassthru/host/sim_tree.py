@@ -11,9 +11,10 @@ import json
 import os
 
 from pvepassthru.host.host import Host
-from pvepassthru.host.inventory import ADDRESS, DEVICES, MDEVS
+from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.host.sim_settings import SETTINGS, Settings
 from pvepassthru.model.errors import InputError
+from pvepassthru.model.pci import ADDRESS
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:

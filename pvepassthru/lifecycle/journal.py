@@ -16,7 +16,6 @@ so undoing always looks at the present value. Nothing is synced: /run is memory,
 from __future__ import annotations
 
 import errno
-import json
 import os
 
 from pvepassthru.host import state
@@ -128,7 +127,7 @@ class Journal:
         self._append({"v": VERSION, "vmid": self.vmid, "boot": _boot_id(self.host)})
 
     def _append(self, record: dict[str, object]) -> None:
-        line = json.dumps(record) + "\n"
+        line = _encode(record) + "\n"
         try:
             self.host.append(self.path, "\n" + line if self._torn else line)
         except OSError as error:
@@ -153,6 +152,8 @@ class Journal:
             if error.errno in {errno.ENOENT, errno.ENOTDIR}:
                 return False
             raise InputError(f"cannot read the journal {self.path}: {error.strerror}") from error
+        import json  # noqa: PLC0415 - most hooks find no journal, and json is a tenth of their time
+
         self._torn = bool(data) and not data.endswith(b"\n")
         lines = data.split(b"\n")[: -1 if data.endswith(b"\n") else None]
         boot: object = None
@@ -198,6 +199,24 @@ class Journal:
             self._steps[number] = self._steps[number]._replace(done=True)
         else:
             self._steps.pop(int(record["n"]), None)
+
+
+def _encode(record: dict[str, object]) -> str:
+    """A flat record as JSON. Plain words need no encoder; whatever else a value holds, json takes care of it."""
+    parts = []
+    for key, value in record.items():
+        if value is None or isinstance(value, bool):
+            text = {None: "null", True: "true", False: "false"}[value]
+        elif isinstance(value, int):
+            text = str(value)
+        elif isinstance(value, str) and value.isascii() and value.isprintable() and not {'"', "\\"} & set(value):
+            text = f'"{value}"'
+        else:
+            import json  # noqa: PLC0415 - as above
+
+            text = json.dumps(value)
+        parts.append(f'"{key}": {text}')
+    return "{" + ", ".join(parts) + "}"
 
 
 def _boot_id(host: Host) -> str:

@@ -36,6 +36,9 @@ def create(work: Work, want: Want) -> None:
 
     Raises DeviceError when it cannot be had, with the reason of each parent, and BusyError when a wait was too long.
     """
+    for step in work.journal.steps:
+        if step.kind == KIND and step.target.endswith(f"/{want.uuid}"):
+            _await_create(work, step.target.partition("/")[0])
     with _instance_lock(work, want.uuid, want.candidates):
         if _adopt(work, want):
             return
@@ -62,7 +65,10 @@ def undo(work: Work, step: Step) -> str | None:
     Returns None when nothing of it remains, else why it was kept.
     """
     parent, _, uuid = step.target.partition("/")
-    _parent_lock(work, parent, REMOVE_WAIT).release()  # a create that outlived its hook holds it until it has ended
+    owner = pci.vmid_of_uuid(uuid)
+    if owner is None or owner[1] != work.vmid:
+        return f"its UUID is not one of VM {work.vmid}"
+    _await_create(work, parent)
     with _instance_lock(work, uuid, (parent,)) as lock:
         return _undo(work, step, parent, uuid, lock)
 
@@ -71,8 +77,7 @@ def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | N
     host = work.host
     found = _complete(host, uuid, work.deadline)
     if found is None:
-        blocked = _being_removed(host, uuid, (parent,))
-        return blocked.message if blocked else None
+        return _removal(host, uuid, parent)
     if found.type is None:  # removing it now would answer EAGAIN and take its `remove` file away for good
         return "the kernel is still creating it"
     if (found.parent, found.type) != (parent, step.after):
@@ -81,7 +86,7 @@ def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | N
     users = _wait_until_closed(work, f"{MDEVS}/{uuid}")
     if users:
         return f"{holders.describe(users)} has it open"
-    return _remove(host, uuid, work.deadline, lock)
+    return _remove(host, uuid, parent, work.deadline, lock)
 
 
 def users_of(inventory: Inventory, parent: str) -> str:
@@ -110,6 +115,11 @@ def _instance_lock(work: Work, uuid: str, parents: tuple[str, ...]) -> Lock:
 def _parent_lock(work: Work, parent: str, most: float | None = None) -> Lock:
     """The lock of a parent, held while choosing and creating. Raises BusyError."""
     return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"mdev parent {parent}", most)
+
+
+def _await_create(work: Work, parent: str) -> None:
+    """Wait for a create that outlived its hook: it holds the parent's lock until it has ended. Raises BusyError."""
+    _parent_lock(work, parent, HALF_CREATED_WAIT).release()
 
 
 def _adopt(work: Work, want: Want) -> bool:
@@ -178,16 +188,23 @@ def _no_room(inventory: Inventory, parent: str) -> str:
 
 
 def _being_removed(host: Host, uuid: str, parents: tuple[str, ...]) -> DeviceError | None:
-    """The error for an instance whose removal waits: /sys/bus/mdev lists it no more, its parent's folder still does."""
+    """The error for an instance whose removal waits, on whichever of these parents, or None."""
     for parent in parents:
-        folder = f"{DEVICES}/{parent}/{uuid}"
-        if host.exists(folder):
-            users = holders.describe(holders.device_holders(host, folder)) or "a process"
+        words = _removal(host, uuid, parent)
+        if words is not None:
             return DeviceError(
-                f"cannot use mdev {uuid}: an older one on {parent} is being removed and waits for {users} to close it",
-                "end that process, then try again",
+                f"cannot use mdev {uuid}: for an older one on {parent} {words}", "end that process, then try again"
             )
     return None
+
+
+def _removal(host: Host, uuid: str, parent: str) -> str | None:
+    """Words for a removal that waits, or None: /sys/bus/mdev lists it no more, its parent's folder still does."""
+    folder = f"{DEVICES}/{parent}/{uuid}"
+    if not host.exists(folder):
+        return None
+    users = holders.describe(holders.device_holders(host, folder)) or "a process"
+    return f"a removal is under way, and waits for {users} to close it"
 
 
 def _complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
@@ -210,12 +227,12 @@ def _wait_until_closed(work: Work, folder: str) -> tuple[holders.Holder, ...]:
             return users
 
 
-def _remove(host: Host, uuid: str, deadline: Deadline, lock: Lock) -> str | None:
+def _remove(host: Host, uuid: str, parent: str, deadline: Deadline, lock: Lock) -> str | None:
     folder = f"{MDEVS}/{uuid}"
     try:
         slow.write(host, f"{folder}/remove", "1", deadline.left(REMOVE_WAIT), lock)
     except slow.StillBlockedError:
-        return "its removal is under way and waits for a process to close it"
+        return _removal(host, uuid, parent)
     except OSError as error:
         if error.errno == errno.EAGAIN:
             return "the kernel is still creating it, and now only unbinding its parent's driver can remove it"

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-
 from pvepassthru.host import policy, vms
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.lifecycle import mdev, vgpu
@@ -12,6 +10,7 @@ from pvepassthru.lifecycle.undo import describe, undo_all
 from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
@@ -32,7 +31,7 @@ UNDO_BUDGET = 20.0
 PATIENCE = 10.0
 """Seconds that post-stop waits for a QEMU that is still going: PVE runs it 1 s after a SIGKILL."""
 
-NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?", re.ASCII)
+NODE_NAME = Pattern(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?", ASCII)
 
 
 def pre_start(work: Work, environment: Mapping[str, str]) -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hookscript's way in. Most phases of most VMs have nothing to do, and they leave here within a millisecond.
 
-This module may import nothing but os: `qm start` of every VM that has the hookscript waits for it.
+This module may import nothing but gc and os: `qm start` of every VM that has the hookscript waits for it.
 """
 
-from __future__ import annotations
-
+import gc
 import os
 
 PHASES = ("pre-start", "post-start", "pre-stop", "post-stop")
@@ -24,6 +23,8 @@ def main(argv: list[str]) -> int:
     root = os.environ.get("PVEPASSTHRU_ROOT", "").rstrip("/")
     if nothing_to_do(root, argv[1], argv[2], os.environ.get("PVE_MIGRATED_FROM", "")):
         return 0
+    gc.disable()  # nothing that is made below becomes garbage before the process ends
+
     from pvepassthru.lifecycle import hook  # noqa: PLC0415 - the fast path ends above
 
     return hook.run(root or "/", int(argv[1]), argv[2], os.environ)

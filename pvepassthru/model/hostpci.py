@@ -3,29 +3,28 @@
 
 from __future__ import annotations
 
-import re
-
 from pvepassthru.model import property_string
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.pci import SELECTOR
 from pvepassthru.model.property_string import Key
 from pvepassthru.model.record import NamedTuple
 
 _FLAG = Key("boolean", form="1 or 0")
-_ID = Key(pattern=re.compile(r"0x[0-9a-fA-F]{4}", re.ASCII), form="0x and four hex digits, such as 0x10de")
+_ID = Key(pattern=Pattern(r"0x[0-9a-fA-F]{4}", ASCII), form="0x and four hex digits, such as 0x10de")
 KEYS: dict[str, Key] = {
     "host": Key(
-        pattern=re.compile(f"{SELECTOR}(?:;{SELECTOR})*", re.ASCII),
+        pattern=Pattern(f"{SELECTOR}(?:;{SELECTOR})*", ASCII),
         form="a PCI address in lower-case hex, such as 0000:01:00.0 or 01:00",
         default=True,
     ),
     "mapping": Key(
-        pattern=re.compile(r"[a-zA-Z][a-zA-Z0-9_-]+", re.ASCII),
+        pattern=Pattern(r"[a-zA-Z][a-zA-Z0-9_-]+", ASCII),
         reason="bad-format",
         form="the name of a mapping (a letter, then letters, digits, - and _)",
     ),
-    "mdev": Key(pattern=re.compile(r"[^/.:]+"), form="an mdev type without / . and :, such as nvidia-63"),
+    "mdev": Key(pattern=Pattern(r"[^/.:]+"), form="an mdev type without / . and :, such as nvidia-63"),
     "rombar": _FLAG,
-    "romfile": Key(pattern=re.compile(r"[^,;]+"), form="a file name in /usr/share/kvm without , and ;"),
+    "romfile": Key(pattern=Pattern(r"[^,;]+"), form="a file name in /usr/share/kvm without , and ;"),
     "pcie": _FLAG,
     "x-vga": _FLAG,
     "legacy-igd": _FLAG,

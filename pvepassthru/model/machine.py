@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import re
-
 from pvepassthru.model import property_string
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.property_string import Key
 from pvepassthru.model.record import NamedTuple
 
 _VERSION = r"[0-9]+(?:\.[0-9]+)+(?:\+pve[0-9]+)?(?:\.pxe)?"
 KEYS: dict[str, Key] = {
     "type": Key(
-        pattern=re.compile(
+        pattern=Pattern(
             rf"pc|pc(?:-i440fx)?-{_VERSION}|q35|pc-q35-{_VERSION}|virt(?:-[0-9]+(?:\.[0-9]+)+)?(?:\+pve[0-9]+)?",
-            re.ASCII,
+            ASCII,
         ),
         form="a machine type such as q35, pc or pc-q35-9.0",
         default=True,

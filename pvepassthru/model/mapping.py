@@ -7,25 +7,24 @@ not accept is skipped with a warning. Source: behaviour of pve-guest-common and 
 
 from __future__ import annotations
 
-import re
-
 from pvepassthru.model import property_string
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.property_string import Key, PropertyError
 from pvepassthru.model.record import NamedTuple
 from pvepassthru.model.text import BLANKS, listed, shown
 
 # The dot before the function is not escaped in PVE's own pattern, so any character passes there.
 _PATH = r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}(?:.[0-9a-f])?"
-_IDS = Key(pattern=re.compile(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}", re.ASCII), form="vendor:device, such as 10de:2204")
+_IDS = Key(pattern=Pattern(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}", ASCII), form="vendor:device, such as 10de:2204")
 KEYS: dict[str, Key] = {
     "node": Key(
-        pattern=re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?", re.ASCII),
+        pattern=Pattern(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?", ASCII),
         reason="bad-format",
         form="a node's name",
         required=True,
     ),
     "path": Key(
-        pattern=re.compile(f"{_PATH}(?:;{_PATH})*", re.ASCII),
+        pattern=Pattern(f"{_PATH}(?:;{_PATH})*", ASCII),
         form="a PCI address with domain, in lower-case hex, such as 0000:01:00.0",
         required=True,
     ),
@@ -35,10 +34,10 @@ KEYS: dict[str, Key] = {
     "description": Key(longest=4096),
 }
 
-_HEADER = re.compile(r"(\S+)\s*", re.ASCII)
-_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]+", re.ASCII)
-_WORD = re.compile(r"\s+(\S+)", re.ASCII)
-_COMMENT = re.compile(r"\s*#", re.ASCII)
+_HEADER = Pattern(r"(\S+)\s*", ASCII)
+_NAME = Pattern(r"[a-zA-Z][a-zA-Z0-9_-]+", ASCII)
+_WORD = Pattern(r"\s+(\S+)", ASCII)
+_COMMENT = Pattern(r"\s*#", ASCII)
 _FLAGS = ("mdev", "live-migration-capable")
 
 

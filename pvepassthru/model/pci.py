@@ -8,9 +8,9 @@ function of the slot. Source: behaviour of qemu-server's PCI code.
 
 from __future__ import annotations
 
-import re
+from pvepassthru.model.pattern import ASCII, Pattern
 
-ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", re.ASCII)
+ADDRESS = Pattern(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", ASCII)
 """A full address."""
 SELECTOR = r"(?:[0-9a-f]{4,}:)?[0-9a-f]{2}:[0-9a-f]{2}(?:\.[0-9a-f])?"
 """What PVE accepts as a selector; functions 8 to f pass here and match nothing."""
@@ -20,8 +20,8 @@ MAX_INDEX = 15
 MIN_VMID = 100
 MAX_VMID = 999_999_999
 
-_SHORT = re.compile(r"[0-9a-f]{2}:[0-9a-f]{2}(?:\.[0-9a-f])?", re.ASCII)
-_UUID = re.compile(r"([0-9]{8})-0000-0000-0000-([0-9]{12})", re.ASCII)
+_SHORT = Pattern(r"[0-9a-f]{2}:[0-9a-f]{2}(?:\.[0-9a-f])?", ASCII)
+_UUID = Pattern(r"([0-9]{8})-0000-0000-0000-([0-9]{12})", ASCII)
 
 
 def is_address(text: str) -> bool:

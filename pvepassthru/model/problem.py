@@ -68,11 +68,11 @@ class Hardware(Protocol):
     def group(self, address: str) -> int | None:
         """A function's IOMMU group, or None."""
 
-    def iommu_present(self) -> bool:
-        """Whether the kernel drives an IOMMU."""
+    def iommu_present(self) -> bool | None:
+        """Whether the kernel drives an IOMMU; None if that cannot be told."""
 
-    def driver_available(self, name: str) -> bool:
-        """Whether a driver is there or can be loaded."""
+    def driver_available(self, name: str) -> bool | None:
+        """Whether a driver is there or can be loaded; None if that cannot be told."""
 
     def mdev_types(self, address: str) -> Sequence[TypeOffer]:
         """The mdev types of a function."""

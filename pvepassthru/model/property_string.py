@@ -7,18 +7,17 @@ of tests/conformance/README.md. Source: behaviour of PVE's JSON schema code.
 
 from __future__ import annotations
 
-import re
-
+from pvepassthru.model.pattern import ASCII, IGNORECASE, Pattern
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import BLANKS, LONGEST, listed, nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ON = re.compile(r"1|on|yes|true", re.ASCII | re.IGNORECASE)
-_OFF = re.compile(r"0|off|no|false", re.ASCII | re.IGNORECASE)
-_INTEGER = re.compile(r"[-+]?[0-9]+", re.ASCII)
-_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?", re.ASCII)
+_ON = Pattern(r"1|on|yes|true", ASCII | IGNORECASE)
+_OFF = Pattern(r"0|off|no|false", ASCII | IGNORECASE)
+_INTEGER = Pattern(r"[-+]?[0-9]+", ASCII)
+_NUMBER = Pattern(r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?", ASCII)
 MAX_DIGITS = 300
 """Of a number; more do not fit a float."""
 
@@ -28,7 +27,7 @@ class Key(NamedTuple):
 
     kind: str = "string"
     """string, boolean, integer, number, or enum."""
-    pattern: re.Pattern[str] | None = None
+    pattern: Pattern | None = None
     """What the whole of a string must match."""
     reason: str = "bad-pattern"
     """Why a string is refused that does not match."""

@@ -8,8 +8,7 @@ qemu-server's reservation code (tests/conformance/reservations.json).
 
 from __future__ import annotations
 
-import re
-
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.pci import SELECTOR
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 GRACE = 5
 """Seconds that PVE adds to the time asked for."""
 
-_LINE = re.compile(rf"({SELECTOR})\s([0-9]+)\s(time|pid):([0-9]+)", re.ASCII)
+_LINE = Pattern(rf"({SELECTOR})\s([0-9]+)\s(time|pid):([0-9]+)", ASCII)
 
 
 class Entry(NamedTuple):

@@ -8,10 +8,9 @@ on, so that people see all. Source: behaviour of qemu-server's hostpci code.
 
 from __future__ import annotations
 
-import re
-
 from pvepassthru.model import mapped, pci, start
 from pvepassthru.model.passed import Passed
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.problem import Problem
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import listed, shown
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pvepassthru.model.problem import Hardware
     from pvepassthru.model.vmconfig import Section
 
-_VENDOR_VGPU = re.compile(r"nvidia-([0-9]+)", re.ASCII)
+_VENDOR_VGPU = Pattern(r"nvidia-([0-9]+)", ASCII)
 
 
 class Resolution(NamedTuple):

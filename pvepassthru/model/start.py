@@ -44,12 +44,12 @@ def _problem(code: str, device: Passed, message: str, hint: str) -> Problem:
 
 def _host_problems(devices: tuple[Passed, ...], hardware: Hardware) -> list[Problem]:
     found = []
-    if not hardware.iommu_present():
+    if hardware.iommu_present() is False:
         message = "the kernel drives no IOMMU: /sys/class/iommu is empty"
         hint = "enable VT-d or AMD-Vi in the firmware, and intel_iommu=on on Intel before kernel 6.8; then reboot"
         found.append(_problem("iommu-not-present", devices[0], message, hint))
     binding = [device for device in devices if device.bound_to_vfio]
-    if binding and not hardware.driver_available("vfio-pci"):
+    if binding and hardware.driver_available("vfio-pci") is False:
         message = "there is no driver vfio-pci, and no module of that name for the running kernel"
         hint = "boot a kernel whose modules are installed, then: modprobe vfio-pci"
         found.append(_problem("vfio-pci-missing", binding[0], message, hint))

@@ -8,9 +8,8 @@ are. Source: behaviour of qemu-server's config parser.
 
 from __future__ import annotations
 
-import re
-
 from pvepassthru.model import hostpci, machine, property_string
+from pvepassthru.model.pattern import ASCII, IGNORECASE, Pattern
 from pvepassthru.model.pci import MAX_INDEX
 from pvepassthru.model.property_string import Fault, PropertyError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -19,13 +18,13 @@ from pvepassthru.model.text import BLANKS
 if TYPE_CHECKING:
     from pvepassthru.model.hostpci import HostpciEntry
 
-_HEADER = re.compile(r"\[([^\]]*)\]\s*", re.ASCII)
-_PENDING = re.compile("pending", re.ASCII | re.IGNORECASE)
-_LINE = re.compile(r"([a-z][a-z_\-]*[0-9]*):", re.ASCII)
-_SNAPSTATE = re.compile(r"snapstate:\s*(?:prepare|delete)\s*\Z", re.ASCII)
-_HOSTPCI = re.compile(r"hostpci(0|[1-9][0-9]?)", re.ASCII)
-_LIKE_HOSTPCI = re.compile("[\ufeff \t\v\f\r]*(host[-_ ]?pci[^:=#]{0,8})[:=]", re.ASCII | re.IGNORECASE)
-_SEPARATORS = re.compile(r"[\s,;\0]+", re.ASCII)
+_HEADER = Pattern(r"\[([^\]]*)\]\s*", ASCII)
+_PENDING = Pattern("pending", ASCII | IGNORECASE)
+_LINE = Pattern(r"([a-z][a-z_\-]*[0-9]*):", ASCII)
+_SNAPSTATE = Pattern(r"snapstate:\s*(?:prepare|delete)\s*\Z", ASCII)
+_HOSTPCI = Pattern(r"hostpci(0|[1-9][0-9]?)", ASCII)
+_LIKE_HOSTPCI = Pattern("[\ufeff \t\v\f\r]*(host[-_ ]?pci[^:=#]{0,8})[:=]", ASCII | IGNORECASE)
+_SEPARATORS = Pattern(r"[\s,;\0]+", ASCII)
 
 
 class Value(NamedTuple):

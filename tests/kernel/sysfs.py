@@ -42,7 +42,7 @@ class Machine(Protocol):
     def configure(self, **parameters: int) -> None:
         """Set capacity, full_errno, exclusive, delay_ms or core_count of the mdev test driver."""
 
-    def held(self, device: str) -> AbstractContextManager[None]:
+    def held(self, device: str) -> AbstractContextManager[object]:
         """Have another process hold the device (a PCI address or an mdev's uuid) open."""
 
 

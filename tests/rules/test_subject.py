@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -207,3 +208,11 @@ def test_files_that_vanish_between_listing_and_reading(tmp_path: Path) -> None:
     tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\nhostpci1: 41:00.0,mdev=nvidia-63\n"})
     found = findings(subjects.load(Vanishing(str(tmp_path)), 100, pending=True))
     assert {finding.code for finding in found} == {"PVP204"}
+
+
+def test_what_a_copy_of_a_host_lacks_is_no_evidence(tmp_path: Path) -> None:
+    """Without /sys/class/iommu and the folder of drivers nobody can tell, and nothing is said."""
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n"})
+    shutil.rmtree(tmp_path / "sys/class/iommu")
+    shutil.rmtree(tmp_path / "sys/bus/pci/drivers")
+    assert _judge(tmp_path) == []

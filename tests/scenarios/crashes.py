@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -76,6 +77,8 @@ class Done(NamedTuple):
     output: str
     changes: list[str]
     """Who made each change: `main`, or `child` for a child of its own; `none` when it failed."""
+    names: list[str]
+    """What each change was, if that was asked for."""
 
 
 class _Counter(killed.Killer):
@@ -83,8 +86,9 @@ class _Counter(killed.Killer):
 
     LETTERS: ClassVar = {"m": "main", "c": "child", "f": "none"}
 
-    def __init__(self, at: killed.At) -> None:
+    def __init__(self, at: killed.At, pause: float) -> None:
         super().__init__(at)
+        self._pause = pause
         self._who = mmap.mmap(-1, MOST_CHANGES)
         self._number = 0
 
@@ -104,17 +108,26 @@ class _Counter(killed.Killer):
 
         return super()._around(name, trying, changes)
 
+    def _kill(self) -> None:
+        super()._kill()
+        time.sleep(self._pause)
+
     def _note(self, letter: bytes) -> None:
         self._who[self._number : self._number + 1] = letter
 
     def changes(self) -> list[str]:
         count = int.from_bytes(self._count[:8], "little")
-        return [self.LETTERS[chr(letter)] for letter in self._who[1 : count + 1]]
+        return [self.LETTERS.get(chr(letter), "none") for letter in self._who[1 : count + 1]]
 
 
-def forked(call: Callable[[], int], at: killed.At | None = None, *, seconds: float | None = None) -> Done:
-    """Run a call in a forked process to its end, or kill it, as killed.py does or when so many seconds are over."""
-    counter = _Counter(at or killed.At())
+def forked(
+    call: Callable[[], int], at: killed.At | None = None, *, when: Callable[[], bool] | None = None, pause: float = 0.0
+) -> Done:
+    """Run a call in a forked process to its end, or kill it: as killed.py does, a spared child going on only after a
+    `pause` of so many seconds, or as soon as `when()` is true.
+    """
+    at = at or killed.At()
+    counter = _Counter(at, pause)
     output = os.memfd_create("output")
     sys.stdout.flush()
     pid = os.fork()
@@ -132,13 +145,18 @@ def forked(call: Callable[[], int], at: killed.At | None = None, *, seconds: flo
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(code)
-    if seconds is not None:
-        time.sleep(seconds)
+    if when is not None:
+        while not when() and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.001)
         os.kill(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     text = os.pread(output, 1 << 20, 0).decode("utf-8", "replace")
     os.close(output)
-    return Done(code, text, counter.changes())
+    names: list[str] = []
+    if at.log:
+        with open(at.log, encoding="utf-8", errors="replace") as file:
+            names = file.read().splitlines()
+    return Done(code, text, counter.changes(), names)
 
 
 def hook(world: World, phase: str, vmid: int = VMID) -> Callable[[], int]:
@@ -252,6 +270,15 @@ def warm_up(world: World, situation: Situation) -> dict[str, Any]:
 # ---- crash and way on
 
 
+def torn(world: World, size: int, vmid: int = VMID) -> None:
+    """Cut the last line of a VM's journal to so many bytes, as a kill in the middle of its write leaves it."""
+    path = f"{world.root}/run/pvepassthru/{vmid}.journal"
+    with open(path, "rb+") as file:
+        whole = file.read()
+        first = whole.rfind(b"\n", 0, -1) + 1
+        file.truncate(min(first + size, len(whole)))
+
+
 class Kill(NamedTuple):
     """Where a phase is killed."""
 
@@ -277,13 +304,14 @@ def lead_up(world: World, situation: Situation, phase: str) -> None:
         start(world, situation)
 
 
-def changes(world: World, situation: Situation, phase: str) -> list[str]:
-    """Who makes each change of a phase, run to its end; the host is as before then."""
+def changes(world: World, situation: Situation, phase: str) -> Done:
+    """A phase run to its end, with its changes; the host is as before then."""
     lead_up(world, situation, phase)
-    done = forked(call_of(world, phase))
+    with tempfile.NamedTemporaryFile() as log:
+        done = forked(call_of(world, phase), killed.At(log=log.name))
     ran(done, DEVICE_ERROR if situation.fails and phase == "pre-start" else 0)
     stop(world)
-    return done.changes
+    return done
 
 
 def crash(world: World, situation: Situation, kill: Kill) -> Done:
@@ -324,7 +352,7 @@ def sweep(world: World, situation: Situation, phase: str, how: str, ways: tuple[
     these ways in turn. Returns how many crashes there were.
     """
     before = warm_up(world, situation)
-    makers = changes(world, situation, phase)
+    makers = changes(world, situation, phase).changes
     as_before(world, before, "without a crash")
     numbers = points(makers, how, every=every)
     holds(f"makes changes: {makers}", numbers)

@@ -203,11 +203,26 @@ def migration_target(world: World) -> None:
 
 
 def aborted_migration(world: World) -> None:
-    """post-stop comes without a config; once with QEMU still alive."""
+    """post-stop comes without a config."""
     before = world.state()
     world.pve.define(100, ONE, node="other")
     went(world.pve.migrate_in(100, "other"))
     check("phases", went(world.pve.abort_migration(100, "other")).phases, ["post-stop"])
+    check("as before", world.state(), before)
+
+
+def aborted_migration_while_qemu_lives(world: World) -> None:
+    """QEMU got its SIGTERM just now: post-stop waits for it, and what it has open by then is recover's."""
+    before = world.state()
+    world.pve.define(100, ONE, node="other")
+    went(world.pve.migrate_in(100, "other"))
+    pid = world.pve.running(100)
+    with world.impatient():
+        log = went(world.pve.abort_migration(100, "other", qemu="lingers"))
+    check("exit code", log.hooks[0].code, 0)
+    said(log, "kept mdev tbmdev-1", f"process {pid} (")
+    world.pve.close()
+    said(world.run("recover"), "VM 100: recovered")
     check("as before", world.state(), before)
 
 

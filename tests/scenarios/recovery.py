@@ -163,9 +163,14 @@ def recover_reports_orphans(world: World) -> None:
     world.create(1, "c0ffee00-1111-2222-3333-444455556666")
     with _unchanged_but_locks(world):
         found = _json(world, "recover")["orphans"]
-    check("orphans", [(one["vmid"], one["what"].split()[1]) for one in found], [
-        (555, uuid(0, 555)), (None, "c0ffee00-1111-2222-3333-444455556666"),
-    ])
+    check(
+        "orphans",
+        [(one["vmid"], one["what"].split()[1]) for one in found],
+        [
+            (555, uuid(0, 555)),
+            (None, "c0ffee00-1111-2222-3333-444455556666"),
+        ],
+    )
 
 
 def status_of_everything(world: World) -> None:
@@ -179,9 +184,14 @@ def status_of_everything(world: World) -> None:
     said(journals[101]["state"], "running")
     check("steps", [step["what"] for step in journals[100]["steps"]], [STEP])
     rows = json.loads(world.run("mdev", "list", "--json"))
-    check("instances", {row["uuid"]: (row["vmid"], row["parent"], row["type"]) for row in rows}, {
-        OURS: (100, PARENT, "tbmdev-1"), uuid(0, 101): (101, OTHER, "tbmdev-2"),
-    })
+    check(
+        "instances",
+        {row["uuid"]: (row["vmid"], row["parent"], row["type"]) for row in rows},
+        {
+            OURS: (100, PARENT, "tbmdev-1"),
+            uuid(0, 101): (101, OTHER, "tbmdev-2"),
+        },
+    )
     said(next(row["state"] for row in rows if row["vmid"] == 101), "open in process")
 
 

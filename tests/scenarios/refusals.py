@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import fcntl
+import functools
+import json
 import os
 import signal
 import stat
@@ -16,6 +18,8 @@ from tests.scenarios.devices import HookProcess
 from tests.scenarios.world import OTHER, PARENT, failed, mdev, refused, said, uuid, went
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.scenarios.world import World
 
 ONE = mdev(1)
@@ -125,13 +129,14 @@ def run_is_not_ours(world: World) -> None:
     world.pve.define(100, ONE)
     path = f"{world.root}{FOLDER}"
     before = world.state()
-    for make, words in (
-        (lambda: open(path, "w", encoding="ascii").close(), "is not a folder"),
-        (lambda: os.symlink("/tmp", path), "is not a folder"),
-        (lambda: os.symlink("nowhere", path), "is not a folder"),
-        (lambda: (os.mkdir(path), os.chmod(path, 0o770)), "0770"),
-        (lambda: (os.mkdir(path), os.chmod(path, 0o707)), "0707"),
-    ):
+    makers: dict[str, Callable[[], object]] = {
+        "is not a folder": lambda: os.symlink("/tmp", path),
+        "is not a folder,": lambda: os.symlink("nowhere", path),
+        "not a folder": lambda: world.pve.cluster.put(FOLDER, ""),
+        "0770": lambda: _folder(path, 0o770),
+        "0707": lambda: _folder(path, 0o707),
+    }
+    for words, make in makers.items():
         make()
         one_sentence(refused(world, 100, FOLDER, words))
         check("exit code", world.hook(100, "pre-start").code, 7)
@@ -143,23 +148,30 @@ def run_is_not_ours(world: World) -> None:
     check("as before", world.state(), before)
 
 
+def _folder(path: str, mode: int) -> None:
+    os.mkdir(path)
+    os.chmod(path, mode)
+
+
 def journal_is_not_ours(world: World) -> None:
     """A journal that others could have written is not followed, nor is a link, a folder or a pipe."""
     world.create(1, uuid(0, 999))
     world.pve.define(100, ONE)
     os.mkdir(f"{world.root}{FOLDER}", 0o700)
     path = f"{world.root}{FOLDER}/100.journal"
-    victim = f'{{"v": 1}}\n{{"n": 1, "do": "mdev", "target": "{PARENT}/{uuid(0, 999)}", "before": null, "after": "tbmdev-1"}}\n'
+    step = {"n": 1, "do": "mdev", "target": f"{PARENT}/{uuid(0, 999)}", "before": None, "after": "tbmdev-1"}
+    victim = json.dumps({"v": 1}) + "\n" + json.dumps(step) + "\n"
     world.pve.cluster.put("/tmp/journal", victim)
     world.pve.cluster.put(f"{FOLDER}/101.journal", victim)
     os.chmod(f"{world.root}{FOLDER}/101.journal", 0o664)
-    for make in (
+    makers: list[Callable[[], None]] = [
         lambda: os.symlink("../../tmp/journal", path),
         lambda: os.symlink("100.journal", path),
         lambda: os.mkdir(path),
         lambda: os.mkfifo(path),
         lambda: os.rename(f"{world.root}{FOLDER}/101.journal", path),
-    ):
+    ]
+    for make in makers:
         make()
         run = world.hook(100, "pre-start")
         holds(f"refused: {run}", run.code not in (0, 1))
@@ -283,7 +295,7 @@ def ended_while_waiting(world: World) -> None:
         with open(f"{world.root}{FOLDER}/{PARENT}.lock", "a", encoding="ascii") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             hook = HookProcess(world, 100, "pre-start")
-            holds("it waits", guest.wait_for(lambda: _waits(hook.pid), 30))
+            holds("it waits", guest.wait_for(functools.partial(_waits, hook.pid), 30))
             hook.end(number)
         check(f"exit code: {hook.output}", hook.code, 8)
         one_sentence(hook.output)
@@ -293,11 +305,13 @@ def ended_while_waiting(world: World) -> None:
 
 def _waits(pid: int) -> bool:
     """Whether a hook, and not the test's child that becomes it, has the parent's lock file open."""
-    folder = f"/proc/{pid}/fd"
     try:
-        return guest.read(f"/proc/{pid}/cmdline").endswith("pre-start\0") and any(os.readlink(f"{folder}/{name}").endswith(f"{PARENT}.lock") for name in os.listdir(folder))
+        if not guest.read(f"/proc/{pid}/cmdline").endswith("pre-start\0"):
+            return False
+        links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
     except OSError:
         return False
+    return any(link.endswith(f"{PARENT}.lock") for link in links)
 
 
 # ---- what it is fed
@@ -326,11 +340,12 @@ def strange_configs(world: World) -> None:
         check("exit code", world.hook(100, "post-stop").code, 0)
         check("nothing is left", (world.mdevs(), world.journals()), ({}, []))
     os.unlink(path)
-    for make, code in (
+    makers: list[tuple[Callable[[], None], int]] = [
         (lambda: None, 3),
         (lambda: os.symlink("100.conf", path), 4),
         (lambda: os.mkdir(path), 4),
-    ):
+    ]
+    for make, code in makers:
         make()
         run = world.hook(100, "pre-start")
         check(f"exit code: {run}", run.code, code)

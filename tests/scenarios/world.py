@@ -216,7 +216,8 @@ class World:
         for address in addresses:
             folder = f"{PCI}/{address}"
             values = {file: (self.host.text(f"{folder}/{file}") or "")[2:] for file in ("vendor", "device")}
-            parts = [f"id={values['vendor']}:{values['device']}", f"iommugroup={self.host.link(f'{folder}/iommu_group')}"]
+            group = self.host.link(f"{folder}/iommu_group")
+            parts = [f"id={values['vendor']}:{values['device']}", f"iommugroup={group}"]
             subsystem = [self.host.text(f"{folder}/subsystem_{file}") for file in ("vendor", "device")]
             if all(subsystem):
                 parts.append(f"subsystem-id={':'.join((value or '')[2:] for value in subsystem)}")
@@ -308,7 +309,7 @@ class GuestWorld(World):
 
     def __init__(self) -> None:
         self.host = Host("/")
-        self.pve = Pve("/", node=self.node, hook=[guest.HOOK])
+        self.pve = Pve("/", node=self.node, hook=[guest.HOOK], patience=1.0)
         libraries = [f"{guest.PROJECT}/.venv/lib/{name}/site-packages" for name in self._venv()]
         self.environment = {"PYTHONPATH": ":".join(libraries)}
 

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which modules the hookscript loads: every start of a VM that has it waits for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.scenarios.world import SCRIPT, mdev
+
+if TYPE_CHECKING:
+    from tests.scenarios.world import World
+
+GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "modules.txt")
+"""Written anew by pytest --regenerate."""
+SLOW = {"argparse", "dataclasses", "filelock", "inspect", "logging", "pathlib", "subprocess", "yaml"}
+"""None of these may be loaded on the fast path."""
+QUICK = ["gc", "pvepassthru", "pvepassthru.lifecycle", "pvepassthru.lifecycle.quick"]
+
+
+def loaded(*words: str, root: str = "", code: int = 0) -> set[str]:
+    """The modules that `python3 -I WORDS` imports after its own start, by what -X importtime reports."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-X", "importtime", *words],
+        cwd="/",
+        env={"PATH": "/sbin:/bin:/usr/sbin:/usr/bin", "LC_ALL": "C", "PVE_MIGRATED_FROM": "", "PVEPASSTHRU_ROOT": root},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    assert len(lines) > 10, done.stderr
+    return {line.rpartition("|")[2].strip() for line in lines[1:]}
+
+
+def hook(world: World, phase: str, code: int = 0) -> set[str]:
+    """What a phase of VM 100 imports beyond bare Python."""
+    return loaded(SCRIPT, "100", phase, root=world.root, code=code) - loaded("-c", "pass")
+
+
+@pytest.mark.parametrize("phase", ["pre-start", "post-start", "pre-stop", "post-stop"])
+def test_vm_without_hostpci(world: World, phase: str) -> None:
+    world.pve.define(100, "memory: 512\n")
+    assert sorted(hook(world, phase)) == QUICK
+
+
+@pytest.mark.parametrize("phase", ["post-start", "pre-stop", "post-stop"])
+def test_vm_without_journal(world: World, phase: str) -> None:
+    world.pve.define(100, "hostpci0: 0000:05:00.0\n")
+    assert sorted(hook(world, phase)) == QUICK
+
+
+@pytest.mark.parametrize("phase", ["pre-start", "post-start", "pre-stop", "post-stop"])
+def test_mdev(world: World, phase: str, *, regenerate: bool) -> None:
+    """What a phase with one mdev loads, in all phases the same; Python's private modules vary, and do not count."""
+    world.pve.define(100, mdev(1))
+    if phase != "pre-start":
+        assert world.hook(100, "pre-start").code == 0
+    found = hook(world, phase)
+    if phase == "pre-start":
+        assert world.mdevs()
+    assert not {name for name in found if name.partition(".")[0] in SLOW}
+    names = {name if name.startswith("pvepassthru") else name.partition(".")[0] for name in found}
+    kept = sorted(name for name in names if not name.startswith(("pvepassthru.host.sim", "_")))
+    if regenerate:
+        with open(GOLDEN, "w", encoding="ascii") as file:
+            file.write("".join(f"{name}\n" for name in kept))
+    with open(GOLDEN, encoding="ascii") as file:
+        assert kept == file.read().splitlines(), "run pytest --regenerate if that is meant, and see ./dev bench"
+
+
+def test_nothing_slow_when_refused(world: World) -> None:
+    world.pve.define(100, mdev(1).replace("tbmdev-1", "tbmdev-9"))
+    assert not hook(world, "pre-start", code=5) & SLOW
