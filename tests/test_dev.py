@@ -233,3 +233,17 @@ def test_a_skipped_file_fails_in_ci_only(tmp_path: Path) -> None:
     assert "1 error" in said
     assert "skipped, which CI does not allow" in said
     assert "1 skipped" in pytest_in(tmp_path, "")
+
+
+def test_demo_needs_only_the_standard_library(dev: ModuleType) -> None:
+    command = [sys.executable, "-S", "-m", "pvepassthru", "demo"]  # -S: no site-packages, as on a fresh Debian
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=dev.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

@@ -11,7 +11,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.words import need_pve, one_line, print_json, vmid
+from pvepassthru.cli.words import one_line, print_json, vmid
 from pvepassthru.host import vms
 from pvepassthru.host.capture import capture
 from pvepassthru.host.host import open_host
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, host: Host) -> int:
     """Run the phase on a copy and print what it said; returns its exit code. Raises NotFoundError."""
-    need_pve(host)
+    vms.need_pve(host)
     if args.phase == "pre-start" and not host.exists(vms.config_path(args.vmid)):
         raise NotFoundError(f"no VM {args.vmid} on node {host.node}", "see the VMs of this node: qm list")
     said: list[tuple[str, str]] = []

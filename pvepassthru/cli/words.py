@@ -8,12 +8,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pvepassthru.lifecycle import quick
-from pvepassthru.model.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-
-    from pvepassthru.host.host import Host
 
 
 def vmid(word: str) -> int:
@@ -21,15 +18,6 @@ def vmid(word: str) -> int:
     if not quick.is_vmid(word):
         raise argparse.ArgumentTypeError(f"{word!r} is no VMID: a number from 100 to 999999999")
     return int(word)
-
-
-def need_pve(host: Host) -> None:
-    """Raise NotFoundError when this host has no PVE: nothing below /etc/pve."""
-    if not host.names("/etc/pve"):
-        raise NotFoundError(
-            f"no Proxmox VE on this machine: {host.path('/etc/pve')} is absent or empty",
-            "run this on a PVE node, or give --root with a host's files",
-        )
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes

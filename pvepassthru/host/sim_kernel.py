@@ -216,4 +216,6 @@ class SimKernel:
                 redo = json.load(file)
         except FileNotFoundError:
             return False
+        if redo["changes"]:  # its last changes are being made
+            return True
         return any(address in locked(entry) for entry in redo["waiting"])
