@@ -57,3 +57,7 @@ def test_vgpu_went_to_another_vm() -> None:
 
 def test_vgpu_alternatives() -> None:
     vgpus.vgpu_alternatives(GuestWorld())
+
+
+def test_vgpu_second_entry_fails() -> None:
+    vgpus.vgpu_second_entry_fails(GuestWorld())

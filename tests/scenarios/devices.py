@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 from typing import TYPE_CHECKING
 
 from tests.kernel import guest
 from tests.kernel.checks import check, holds
 from tests.kernel.sysfs import Started
+from tests.scenarios.hook_process import HookProcess
 from tests.scenarios.world import MDEVS, OTHER, PARENT, PCI, START, failed, mdev, refused, said, uuid, went
 
 if TYPE_CHECKING:
@@ -216,10 +216,31 @@ def held_while_torn_down(world: World) -> None:
         holds(f"within its limit: {run.seconds}", 9 < run.seconds < 30)
         said(run, "kept mdev tbmdev-1", f"process {pid} (", "recover")
         check("kept", world.kept(100), [f"mdev {PARENT}/{OURS} tbmdev-1"])
+        check("its removal was not even begun", world.mdevs(), MADE)
         log = failed(world.pve.start(100), "hook-failed")
         said(log, f"process {pid} (", OURS)
         check("the journal stays", world.kept(100), [f"mdev {PARENT}/{OURS} tbmdev-1"])
         said(world.run("recover"), "VM 100: skipped", f"process {pid} (")
+    said(world.run("recover"), "VM 100: recovered")
+    check("as before", world.state(), before)
+
+
+def held_and_in_the_way(world: World) -> None:
+    """What a start left and a process holds refuses the next start only if that needs the device."""
+    before = world.state()
+    world.pve.define(100, mdev(1))
+    failed(world.pve.start(100, fail="command"), "injected-command")
+    with world.held(OURS) as pid:
+        world.pve.define(100, mdev(2))
+        log = failed(world.pve.start(100), "hook-failed")
+        said(log, f"cannot undo mdev tbmdev-1 {PARENT}/{OURS} of an earlier start", f"process {pid} (", "recover 100")
+        check("untouched", world.mdevs(), MADE)
+        world.pve.define(100, f"hostpci1: {OTHER},mdev=tbmdev-4\n")
+        with world.impatient():
+            said(went(world.pve.start(100)), "warning: kept mdev tbmdev-1", f"process {pid} (")
+            check("both", world.mdevs(), {**MADE, uuid(1, 100): f"{OTHER} tbmdev-4"})
+            went(world.pve.stop(100))
+        check("the old one", world.kept(100), [f"mdev {PARENT}/{OURS} tbmdev-1"])
     said(world.run("recover"), "VM 100: recovered")
     check("as before", world.state(), before)
 
@@ -307,36 +328,6 @@ def create_is_interrupted(world: World) -> None:
     check("as before", world.state(), before)
 
 
-class HookProcess:
-    """A hook phase that goes on beside the test."""
-
-    def __init__(self, world: World, vmid: int, phase: str) -> None:
-        self._reader, writer = os.pipe()
-        self.output = ""
-        self.code: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                for stream in (1, 2):
-                    os.dup2(writer, stream)
-                os.chdir("/")
-                more = {"PVEPASSTHRU_ROOT": world.root} if world.root else {}
-                environment = {"PATH": "/sbin:/bin:/usr/sbin:/usr/bin", "LC_ALL": "C", "PVE_MIGRATED_FROM": "", **more}
-                os.execve(world.pve.hook[0], [*world.pve.hook, str(vmid), phase], environment)  # noqa: S606 - no shell is wanted
-            finally:
-                os._exit(127)
-        os.close(writer)
-
-    def end(self, number: int = 0) -> None:
-        """Send a signal, wait for the end, and read what was said."""
-        if number:
-            os.kill(self.pid, number)
-        with os.fdopen(self._reader, encoding="utf-8", errors="replace") as reader:
-            self.output = reader.read()
-        self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        holds(f"no traceback: {self.output}", "Traceback" not in self.output)
-
-
 # ---- only on a simulated kernel, where a file can be made to say anything
 
 
@@ -367,7 +358,15 @@ def advice_is_wrong_and_no_other(world: World) -> None:
         world.host.write(f"{MDEVS}/{foreign}/remove", "1")
 
 
-def _promise(world: World) -> None:
-    path = f"{world.root}{PCI}/{PARENT}/mdev_supported_types/tbmdev-1/available_instances"
+def second_entry_fails(world: World) -> None:
+    """The gate saw room for it, and there was none: the first one's instance goes again."""
+    world.fill(OTHER)
+    world.pve.define(100, mdev(1) + f"hostpci1: {OTHER},mdev=tbmdev-1\n")
+    _promise(world, OTHER)
+    said(refused(world, 100, "hostpci1", "no instance left", OTHER), "created mdev", "gave back mdev")
+
+
+def _promise(world: World, parent: str = PARENT) -> None:
+    path = f"{world.root}{PCI}/{parent}/mdev_supported_types/tbmdev-1/available_instances"
     with open(path, "w", encoding="ascii") as file:
         file.write("3\n")

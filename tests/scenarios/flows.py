@@ -126,13 +126,6 @@ def start_changes_its_mind(world: World) -> None:
     check("as before", world.state(), before)
 
 
-def pre_start_fails_half_way(world: World) -> None:
-    """The second entry finds no room: the first one's instance goes again."""
-    world.fill(OTHER)
-    world.pve.define(100, f"hostpci0: {PARENT},mdev=tbmdev-1\nhostpci1: {OTHER},mdev=tbmdev-2\n")
-    refused(world, 100, "hostpci1", "instance")
-
-
 # ---- resume, rollback, backup
 
 

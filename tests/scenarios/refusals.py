@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tests.kernel import guest
 from tests.kernel.checks import check, holds
-from tests.scenarios.devices import HookProcess
+from tests.scenarios.hook_process import HookProcess
 from tests.scenarios.world import OTHER, PARENT, failed, mdev, refused, said, uuid, went
 
 if TYPE_CHECKING:

@@ -202,7 +202,7 @@ def vgpu_second_entry_fails(world: World) -> None:
     """The second VF has no room for its type: the first one's type and reservation go again."""
     first, second = world.make_vfs(2)
     world.pve.define(100, vgpu(first) + vgpu(second, FOUR_UNITS, 1))
-    refused(world, 100, second)
+    said(refused(world, 100, second), f"set vGPU type {TWO_UNITS} on {first}", "gave back vGPU type")
 
 
 def vgpu_and_mdev(world: World) -> None:
