@@ -52,7 +52,7 @@ else:
     def _replace(self, /, **named):  # noqa: ANN001, ANN003, ANN202 - only at run time
         values = [named.pop(field) if field in named else self[place] for place, field in enumerate(self._fields)]
         if named:
-            raise ValueError(f"{type(self).__name__} has no field {', '.join(named)}")
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(named)}")
         return tuple.__new__(type(self), values)
 
     def _asdict(self):  # noqa: ANN001, ANN202 - only at run time

@@ -11,12 +11,14 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import random
 import re
 import signal
 import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pvepassthru.cli import main as cli
@@ -55,6 +57,8 @@ class Situation(NamedTuple):
     """Whether its start fails half way, so that it undoes itself."""
 
 
+WAYS = {"before": ("recover",), "after": ("next",), "spared": ("recover", "next")}
+"""What follows a crash, by where it was."""
 SITUATIONS = {
     "mdev": Situation(mdev(1), (f"00000000-0000-0000-0000-{VMID:012d}",)),
     "mdevs": Situation(
@@ -76,7 +80,7 @@ class Done(NamedTuple):
     """Its exit code, or the negative number of the signal that ended it."""
     output: str
     changes: list[str]
-    """Who made each change: `main`, or `child` for a child of its own; `none` when it failed."""
+    """Who made each change: `main`, or `child` for a child of its own, in capitals when it failed."""
     names: list[str]
     """What each change was, if that was asked for."""
 
@@ -84,7 +88,7 @@ class Done(NamedTuple):
 class _Counter(killed.Killer):
     """As the Killer, and notes who made each change."""
 
-    LETTERS: ClassVar = {"m": "main", "c": "child", "f": "none"}
+    MAKERS: ClassVar = ("", "main", "child", "MAIN", "CHILD")
 
     def __init__(self, at: killed.At, pause: float) -> None:
         super().__init__(at)
@@ -94,7 +98,7 @@ class _Counter(killed.Killer):
 
     def _next(self, what: str) -> int:
         self._number = super()._next(what)
-        self._note(b"m" if os.getpid() == self.main else b"c")
+        self._note()
         return self._number
 
     def _around(self, name: str, real: Callable[..., Any], changes: Callable[..., bool]) -> Callable[..., Any]:
@@ -103,7 +107,7 @@ class _Counter(killed.Killer):
                 return real(*words, **named)
             except OSError:
                 if changes(*words, **named):
-                    self._note(b"f")
+                    self._note(failed=2)
                 raise
 
         return super()._around(name, trying, changes)
@@ -112,12 +116,12 @@ class _Counter(killed.Killer):
         super()._kill()
         time.sleep(self._pause)
 
-    def _note(self, letter: bytes) -> None:
-        self._who[self._number : self._number + 1] = letter
+    def _note(self, failed: int = 0) -> None:
+        self._who[self._number] = (1 if os.getpid() == self.main else 2) + failed
 
     def changes(self) -> list[str]:
         count = int.from_bytes(self._count[:8], "little")
-        return [self.LETTERS.get(chr(letter), "none") for letter in self._who[1 : count + 1]]
+        return [self.MAKERS[place] for place in self._who[1 : count + 1]]
 
 
 def forked(
@@ -187,8 +191,9 @@ def ran(done: Done, code: int = 0) -> Done:
 
 
 def furnish(world: World, config: str) -> None:
-    """Put things of others beside the VM with this config, which must stay whatever happens: an instance on each parent,
-    a reserved VF with its vGPU type set, and a reservation.
+    """Put things of others beside the VM with this config, which must stay whatever happens.
+
+    They are an instance on each parent, a reserved VF with its vGPU type set, and a reservation.
     """
     world.make_vfs(2)
     for number, parent in enumerate(PARENTS):
@@ -231,12 +236,11 @@ def as_before(world: World, before: dict[str, Any], words: str) -> None:
     now = seen(world)
     for part, value in before.items():
         if now[part] != value:
-            if isinstance(value, dict):
-                keys = [key for key in {**value, **now[part]} if value.get(key) != now[part].get(key)]
-                raise AssertionError(
-                    f"{words}: {part}: " + ", ".join(f"{key}: {value.get(key)!r} -> {now[part].get(key)!r}" for key in keys)
-                )
-            raise AssertionError(f"{words}: {part} was {value!r}, is {now[part]!r}")
+            old, new = (value, now[part]) if isinstance(value, dict) else ({"it": value}, {"it": now[part]})
+            changed = [
+                f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in old | new if old.get(key) != new.get(key)
+            ]
+            raise AssertionError(f"{words}: {part}: {', '.join(changed)}")
     check("journals", world.journals(), [])
 
 
@@ -338,25 +342,28 @@ def points(makers: list[str], how: str, *, every: bool) -> list[int]:
     makes in a row: on a simulated host they are the simulated kernel's own.
     """
     found = []
-    for maker, numbers in itertools.groupby(range(1, len(makers) + 1), lambda number: makers[number - 1]):
+    rows = itertools.groupby(range(1, len(makers) + 1), lambda number: makers[number - 1].lower())
+    for maker, numbers in rows:
         row = list(numbers)
         if maker == "child" and not every:
             row = sorted({*row[:2], row[len(row) // 2], row[-1]})
-        if maker == "child" or (how != "spared" and not (maker == "none" and how == "after")):
-            found += row
+        if maker == "child" or how != "spared":
+            found += [number for number in row if how != "after" or makers[number - 1].islower()]
     return found
 
 
-def sweep(world: World, situation: Situation, phase: str, how: str, ways: tuple[str, ...], *, every: bool = True) -> int:
-    """Kill a phase at every change, `before`, `after` or `spared` (before it, only its child lives on), and go on in
-    these ways in turn. Returns how many crashes there were.
+def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bool = True) -> int:
+    """Kill a phase at every change, and go on; returns how many crashes there were.
+
+    `how`: `before` a change, then recover; `after` it, then the next start, which meets the same states; or `spared`:
+    before a change of its child, which lives on, then either in turn.
     """
     before = warm_up(world, situation)
     makers = changes(world, situation, phase).changes
     as_before(world, before, "without a crash")
     numbers = points(makers, how, every=every)
     holds(f"makes changes: {makers}", numbers)
-    for number, way in zip(numbers, itertools.cycle(ways), strict=False):
+    for number, way in zip(numbers, itertools.cycle(WAYS[how]), strict=False):
         kill = Kill(phase, number, after=how == "after", spare_child=how == "spared")
         try:
             crash(world, situation, kill)
@@ -365,3 +372,80 @@ def sweep(world: World, situation: Situation, phase: str, how: str, ways: tuple[
         except AssertionError as error:
             raise AssertionError(f"{kill} ({makers[number - 1]}), then {way}: {error}") from error
     return len(numbers)
+
+
+# ---- rounds
+
+
+class Round(NamedTuple):
+    """A crash at random."""
+
+    name: str
+    phase: str
+    how: str
+    """`before`, `after`, `spared`, or `any time`: a kill that does not look what the hook is doing."""
+    way: str
+    place: float
+    """Of the kill in the phase, from 0 to 1."""
+    pause: float
+    """Seconds after which a spared child goes on."""
+
+
+def rounds(world: World, count: int, seed: int) -> Counter[str]:
+    """Crash at random and go on, so many times; returns how many of each kind there were."""
+    furnish(world, "")
+    usual: dict[tuple[str, str], tuple[list[str], float]] = {}
+    for name, situation in SITUATIONS.items():
+        world.pve.define(VMID, situation.config)
+        warm_up(world, situation)
+        for phase in phases(situation):
+            lead_up(world, situation, phase)
+            begin = time.monotonic()
+            done = forked(call_of(world, phase))
+            usual[name, phase] = (done.changes, time.monotonic() - begin)
+            stop(world)
+    before = seen(world)
+    kinds: Counter[str] = Counter()
+    for number, one in enumerate(itertools.islice(chosen(random.Random(seed)), count), 1):
+        try:
+            code = _play(world, one, *usual[one.name, one.phase])
+            as_before(world, before, "after it")
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, round {number} {one}: {error}") from error
+        kinds[f"{one.name} {one.phase}"] += 1
+        kinds[f"killed {one.how}"] += code == -signal.SIGKILL
+        kinds[f"then {one.way}"] += 1
+    return kinds
+
+
+def phases(situation: Situation) -> tuple[str, ...]:
+    """The phases to kill, of those that do something."""
+    return ("pre-start",) if situation.fails else ("pre-start", "post-stop", "recover")
+
+
+def chosen(dice: random.Random) -> Iterator[Round]:
+    """Rounds without end."""
+    while True:
+        name = dice.choice(list(SITUATIONS))
+        phase = dice.choice(phases(SITUATIONS[name]))
+        how = dice.choice(["before", "after", "spared", "any time"])
+        yield Round(name, phase, how, dice.choice(["recover", "next"]), dice.random(), dice.random() / 5)
+
+
+def _play(world: World, one: Round, makers: list[str], seconds: float) -> int:
+    situation = SITUATIONS[one.name]
+    world.pve.define(VMID, situation.config)
+    lead_up(world, situation, one.phase)
+    call = call_of(world, one.phase)
+    if one.how == "any time":
+        end = time.monotonic() + seconds * one.place
+        done = forked(call, when=lambda: time.monotonic() >= end)
+    else:
+        numbers = points(makers, one.how, every=True)
+        number = numbers[int(one.place * len(numbers))]
+        before, after = (None, number) if one.how == "after" else (number, None)
+        done = forked(call, killed.At(before, after, one.how == "spared"), pause=one.pause)
+        check("killed", done.code, -signal.SIGKILL)
+    holds(f"no traceback: {done.output}", "Traceback" not in done.output)
+    go_on(world, situation, one.way)
+    return done.code
