@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from pvepassthru.host.sim_kernel import SimKernel
-
 FOLDER = "/.sim"
 LOCK = "/.sim/lock"
 REDO = "/.sim/redo.json"
@@ -49,6 +47,9 @@ class SimHost(Host):
     def __init__(self, root: str, node: str | None = None) -> None:
         super().__init__(root, node)
         self._redo = self.root + REDO
+        from pvepassthru.host.sim_kernel import SimKernel  # noqa: PLC0415 - it needs the names above
+
+        self._kernel = SimKernel(self.root)
 
     # ---- settings
 
@@ -57,13 +58,13 @@ class SimHost(Host):
 
         Raises OSError.
         """
-        self._kernel().configure(settings)
+        self._kernel.configure(settings)
 
     # ---- reading, after completing what a killed writer left
 
     def read(self, path: str, limit: int = MAX_FILE) -> bytes:
         """As Host.read. The kernel has a reader of sriov_numvfs wait while its VFs are being removed."""
-        while self._settle() and path.endswith("/sriov_numvfs") and self._kernel().is_locked(path):
+        while self._settle() and path.endswith("/sriov_numvfs") and self._kernel.is_locked(path):
             time.sleep(POLL)
         return super().read(path, limit)
 
@@ -97,13 +98,8 @@ class SimHost(Host):
         if not path.startswith("/sys/"):
             super().write(path, value)
             return
-        self._kernel().write(path, value)
-
-    def _kernel(self) -> SimKernel:
-        from pvepassthru.host.sim_kernel import SimKernel  # noqa: PLC0415 - readers need none of it
-
-        return SimKernel(self.root)
+        self._kernel.write(path, value)
 
     def _settle(self) -> bool:
         """Complete what killed writers left, unless somebody is at it; returns whether a write still runs."""
-        return os.access(self._redo, os.F_OK) and self._kernel().settle()
+        return os.access(self._redo, os.F_OK) and self._kernel.settle()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operations of SimHost: one at a time under the tree's lock, each as a list of changes that is written first.
 
-host/sim.py tells what lies in DIR/.sim. This is a module of its own so that a process which only reads a simulated host
-need not load it.
+host/sim.py tells what lies in DIR/.sim.
 """
 
 from __future__ import annotations

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-import sys
+import signal
+import subprocess
 
-from tests.kernel import killed
-from tests.kernel.checks import check, holds
+from tests.kernel import guest, killed
+from tests.kernel.checks import check
 from tests.scenarios import crashes
 from tests.scenarios.counts import counts
 from tests.scenarios.crashes import SITUATIONS, VMID
-from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest, uuid
+from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest, said
 
 prepare, setup = prepare_guest, reset_guest
 SUITE_LIMIT = 1500.0
@@ -43,6 +44,37 @@ def test_vgpu_post_stop() -> None:
 
 def test_a_failing_start() -> None:
     _sweep("fails", "pre-start", "before")
+
+
+def test_a_slow_write_outlives_its_hook() -> None:
+    world = GuestWorld()
+    crashes.furnish(world, SITUATIONS["mdevs"].config)
+    for phase, way in (
+        ("pre-start", "recover"),
+        ("pre-start", "next"),
+        ("post-stop", "recover"),
+        ("post-stop", "next"),
+    ):
+        crashes.slow_write(world, "mdevs", phase, way)
+
+
+def test_the_installed_script_killed() -> None:
+    """As the sweeps, through everything: hookscript, installed package, recover from the command line."""
+    world = GuestWorld()
+    crashes.furnish(world, SITUATIONS["mdev"].config)
+    before = crashes.warm_up(world, SITUATIONS["mdev"])
+    for phase in ("pre-start", "post-stop"):
+        names = killed.changes(guest.HOOK, str(VMID), phase)
+        write = next(number for number, name in enumerate(names, 1) if name.startswith("write /sys/"))
+        if phase == "post-stop":
+            check("start", guest.hook(VMID, "pre-start").returncode, 0)
+        else:
+            crashes.stop(world)
+        done = subprocess.run(killed.command(guest.HOOK, str(VMID), phase, at=killed.At(after=write)), check=False)
+        check(f"{phase} killed after its write", done.returncode, -signal.SIGKILL)
+        check("journal", world.journals(), [f"{VMID}.journal"])
+        said(world.run("recover", str(VMID)), f"VM {VMID}: recovered")
+        crashes.as_before(world, before, phase)
 
 
 def test_at_random() -> None:

@@ -17,7 +17,7 @@ from tests.kernel import killed
 from tests.scenarios import crashes
 from tests.scenarios.counts import counts
 from tests.scenarios.crashes import NEIGHBOUR, SITUATIONS, VMID, forked, hook, ran
-from tests.scenarios.world import MDEVS, OTHER, PARENTS, VFS, SimWorld, mdev, uuid
+from tests.scenarios.world import OTHER, PARENTS, VFS, SimWorld, mdev, uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,21 +170,8 @@ def test_a_journal_that_names_what_is_anothers(world: SimWorld) -> None:
 @pytest.mark.parametrize("name", ["mdev", "mdevs"])
 @pytest.mark.parametrize("phase", ["pre-start", "post-stop"])
 def test_a_slow_write_outlives_its_hook(world: SimWorld, name: str, phase: str, way: str) -> None:
-    """The driver takes a second: the hook is killed while its child is in the middle of it."""
-    situation = SITUATIONS[name]
-    crashes.furnish(world, situation.config)
-    before = crashes.warm_up(world, situation)
-    own = uuid(len(situation.made) - 1 if phase == "post-stop" else 0, VMID)
-    crashes.lead_up(world, situation, phase)
-    world.configure(delay_ms=1000)
-    there = phase == "pre-start"
-    path = f"{world.root}{MDEVS}/{own}"  # not through the SimHost, which would complete the write
-    done = forked(hook(world, phase), when=lambda: os.path.lexists(path) == there)
-    assert done.code == -9, done
-    assert os.path.exists(f"{world.root}/.sim/redo.json"), "the write is over before the hook was killed"
-    crashes.go_on(world, situation, way)
-    world.configure(delay_ms=0)
-    crashes.as_before(world, before, f"{phase}, {way}")
+    crashes.furnish(world, SITUATIONS[name].config)
+    crashes.slow_write(world, name, phase, way)
 
 
 @pytest.mark.parametrize("way", WAYS)

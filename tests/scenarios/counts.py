@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often the crash and race tests repeat: a little in `./dev test`, in full in `./dev soak`.
 
-PVEPASSTHRU_SOAK, which the guest gets too, asks for the full counts: "1", or some of them as "rounds=100,vms=64,seed=7".
+PVEPASSTHRU_SOAK, which the guest gets too, asks for the full counts: "1", or others: "rounds=100,vms=64,seed=7".
 """
 
 from __future__ import annotations

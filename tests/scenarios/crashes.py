@@ -28,7 +28,7 @@ from pvepassthru.lifecycle import quick
 from pvepassthru.model.errors import DeviceError
 from tests.kernel import killed
 from tests.kernel.checks import check, holds
-from tests.scenarios.world import OTHER, PARENT, PARENTS, RESERVATIONS, SCRIPT, VFS, mdev
+from tests.scenarios.world import MDEVS, OTHER, PARENT, PARENTS, RESERVATIONS, SCRIPT, VFS, mdev
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -374,6 +374,23 @@ def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bo
     return len(numbers)
 
 
+def slow_write(world: World, name: str, phase: str, way: str) -> None:
+    """The driver takes a second, and the hook alone is killed while its child is in the middle of that write."""
+    situation = SITUATIONS[name]
+    before = warm_up(world, situation)
+    lead_up(world, situation, phase)
+    starts = phase == "pre-start"
+    path = f"{world.root}{MDEVS}/{situation.made[0 if starts else -1]}"  # a SimHost would complete the write
+    world.configure(delay_ms=1000)
+    done = forked(hook(world, phase), when=lambda: os.path.lexists(path) == starts)
+    check(f"killed: {done.output}", done.code, -signal.SIGKILL)
+    begin = time.monotonic()
+    go_on(world, situation, way)
+    holds("waited for the write", time.monotonic() - begin > 0.3)
+    world.configure(delay_ms=0)
+    as_before(world, before, f"{name}, {phase}, {way}")
+
+
 # ---- rounds
 
 
@@ -406,7 +423,8 @@ def rounds(world: World, count: int, seed: int) -> Counter[str]:
             stop(world)
     before = seen(world)
     kinds: Counter[str] = Counter()
-    for number, one in enumerate(itertools.islice(chosen(random.Random(seed)), count), 1):
+    dice = random.Random(seed)  # noqa: S311 - not for cryptography
+    for number, one in enumerate(itertools.islice(chosen(dice), count), 1):
         try:
             code = _play(world, one, *usual[one.name, one.phase])
             as_before(world, before, "after it")
