@@ -7,7 +7,6 @@ host/sim.py tells what lies in DIR/.sim.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 
@@ -16,6 +15,7 @@ from pvepassthru.host.inventory import DEVICES
 from pvepassthru.host.sim import FOLDER, LOCK, POLL, REDO
 from pvepassthru.host.sim_settings import SETTINGS
 from pvepassthru.host.sim_tree import DeviceLockedError, Tree, apply, locked, replace
+from pvepassthru.model import jsontext
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ class SimKernel:
         """As SimHost.configure."""
         lock = self._lock()
         try:
-            replace(self.root, SETTINGS, json.dumps(settings, indent=1))
+            replace(self.root, SETTINGS, jsontext.dumps(dict(settings)))
             tree = self._settled_tree()
-            before = json.dumps(tree.waiting)
+            before = jsontext.dumps(tree.waiting)
             for address in tree.names(DEVICES):
                 folder = tree.device(address)
                 if folder is not None:
@@ -85,7 +85,7 @@ class SimKernel:
         try:
             tree = self._settled_tree()
             tree.adopt()
-            before = json.dumps(tree.waiting)
+            before = jsontext.dumps(tree.waiting)
             entry = sim_files.write(tree, path, value)
             if entry is None:
                 self._commit(tree, before)
@@ -110,7 +110,7 @@ class SimKernel:
         lock = self._lock()
         try:
             tree = self._settled_tree()
-            before = json.dumps(tree.waiting)
+            before = jsontext.dumps(tree.waiting)
             entry = next(entry for entry in tree.waiting if entry.get("id") == running)
             outcome = ADVANCE[entry["kind"]](tree, entry)
             if outcome is not None:
@@ -161,20 +161,20 @@ class SimKernel:
     def _settled_tree(self) -> Tree:
         """The tree, once what killed writers left is completed; only for the holder of the lock."""
         try:
-            with open(self.root + REDO, encoding="utf-8") as file:
-                redo = json.load(file)
+            with open(self.root + REDO, "rb") as file:
+                redo = jsontext.loads(file.read())
         except FileNotFoundError:
             return Tree(self.root, [])
         if redo["changes"]:
             self._carry_out(redo["changes"], redo["waiting"])
         tree = Tree(self.root, redo["waiting"])
-        before = json.dumps(tree.waiting)
+        before = jsontext.dumps(tree.waiting)
         for entry in list(tree.waiting):
             if entry in tree.waiting and self._is_orphan(entry) and ADVANCE[entry["kind"]](tree, entry) is not None:
                 tree.waiting.remove(entry)
                 if "id" in entry:
                     os.unlink(f"{self.root}{FOLDER}/wait.{entry['id']}")
-        if not tree.changes and json.dumps(tree.waiting) == before:
+        if not tree.changes and jsontext.dumps(tree.waiting) == before:
             return tree
         self._commit(tree, before)
         return Tree(self.root, tree.waiting)
@@ -191,19 +191,19 @@ class SimKernel:
 
     def _commit(self, tree: Tree, before: str) -> None:
         """Write the redo list, then make its changes. `before` are the running writes as the list on disk has them."""
-        waiting = json.dumps(tree.waiting)
+        waiting = jsontext.dumps(tree.waiting)
         if len(tree.changes) == 1 and waiting == before and not tree.waiting:
             apply(self.root, tree.changes[0])
             return
         if tree.changes or waiting != before:
-            replace(self.root, REDO, f'{{"changes": {json.dumps(tree.changes)}, "waiting": {waiting}}}')
+            replace(self.root, REDO, f'{{"changes": {jsontext.dumps(tree.changes)}, "waiting": {waiting}}}')
             self._carry_out(tree.changes, tree.waiting)
 
     def _carry_out(self, changes: list[list[str]], waiting: list[Entry]) -> None:
         for change in changes:
             apply(self.root, change)
         if waiting:
-            replace(self.root, REDO, json.dumps({"changes": [], "waiting": waiting}))
+            replace(self.root, REDO, jsontext.dumps({"changes": [], "waiting": waiting}))
         else:
             os.unlink(self.root + REDO)
 
@@ -211,8 +211,8 @@ class SimKernel:
         """Whether a write that still runs locks the function of this attribute."""
         address = path.rsplit("/", 2)[-2]
         try:
-            with open(self.root + REDO, encoding="utf-8") as file:
-                redo = json.load(file)
+            with open(self.root + REDO, "rb") as file:
+                redo = jsontext.loads(file.read())
         except FileNotFoundError:
             return False
         if redo["changes"]:  # its last changes are being made

@@ -7,12 +7,12 @@ killed writer leaves either nothing or a list that the next user completes.
 
 from __future__ import annotations
 
-import json
 import os
 
 from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.host.sim_settings import SETTINGS, Settings
+from pvepassthru.model import jsontext
 from pvepassthru.model.errors import InputError
 from pvepassthru.model.pci import ADDRESS
 from pvepassthru.model.record import TYPE_CHECKING
@@ -248,7 +248,7 @@ class Tree:
         else:
             values[key] = value
         self.changes = [change for change in self.changes if change[1] != STATE]
-        self.file(STATE, json.dumps(self._remembered()))
+        self.file(STATE, jsontext.dumps(self._remembered()))
 
     def _remembered(self) -> Entry:
         if self._state is None:
@@ -257,7 +257,7 @@ class Tree:
 
     def _json(self, path: str) -> Entry:
         try:
-            value = json.loads(self.disk.read(path))
+            value = jsontext.loads(self.disk.read(path))
         except FileNotFoundError:
             return {}
         except ValueError as error:

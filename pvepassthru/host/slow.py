@@ -47,7 +47,7 @@ def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None
         if not poll.poll(max(0, int(seconds * 1000))):
             raise StillBlockedError
         answer = os.read(reader, 16)
-        os.waitpid(child, 0)
+        os.waitpid(child, os.WNOHANG)  # all is done; it need not be waited for while the kernel takes it down
     finally:
         os.close(reader)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -74,6 +74,7 @@ def _write_in_child(host: Host, path: str, value: str, keep: tuple[int, int], ca
             number = 0
         except OSError as error:
             number = error.errno or errno.EIO
+        os.close(keep[0])
         os.write(keep[1], str(number).encode())
     finally:
         os._exit(0)

@@ -19,6 +19,7 @@ import errno
 import os
 
 from pvepassthru.host import state
+from pvepassthru.model import jsontext
 from pvepassthru.model.errors import InputError, PassthruError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
@@ -127,7 +128,7 @@ class Journal:
         self._append({"v": VERSION, "vmid": self.vmid, "boot": _boot_id(self.host)})
 
     def _append(self, record: dict[str, object]) -> None:
-        line = _encode(record) + "\n"
+        line = jsontext.dumps(record) + "\n"
         try:
             self.host.append(self.path, "\n" + line if self._torn else line)
         except OSError as error:
@@ -152,14 +153,12 @@ class Journal:
             if error.errno in {errno.ENOENT, errno.ENOTDIR}:
                 return False
             raise InputError(f"cannot read the journal {self.path}: {error.strerror}") from error
-        import json  # noqa: PLC0415 - most hooks find no journal, and json is a tenth of their time
-
         self._torn = bool(data) and not data.endswith(b"\n")
         lines = data.split(b"\n")[: -1 if data.endswith(b"\n") else None]
         boot: object = None
         for number, line in enumerate(lines, 1):
             try:
-                record = json.loads(line)
+                record = jsontext.loads(line)
                 if not isinstance(record, dict):
                     raise ValueError(record)  # noqa: TRY004 - one way to say "no record"
                 boot = record.get("boot", boot)
@@ -199,24 +198,6 @@ class Journal:
             self._steps[number] = self._steps[number]._replace(done=True)
         else:
             self._steps.pop(int(record["n"]), None)
-
-
-def _encode(record: dict[str, object]) -> str:
-    """A flat record as JSON. Plain words need no encoder; whatever else a value holds, json takes care of it."""
-    parts = []
-    for key, value in record.items():
-        if value is None or isinstance(value, bool):
-            text = {None: "null", True: "true", False: "false"}[value]
-        elif isinstance(value, int):
-            text = str(value)
-        elif isinstance(value, str) and value.isascii() and value.isprintable() and not {'"', "\\"} & set(value):
-            text = f'"{value}"'
-        else:
-            import json  # noqa: PLC0415 - as above
-
-            text = json.dumps(value)
-        parts.append(f'"{key}": {text}')
-    return "{" + ", ".join(parts) + "}"
 
 
 def _boot_id(host: Host) -> str:

@@ -36,9 +36,6 @@ def create(work: Work, want: Want) -> None:
 
     Raises DeviceError when it cannot be had, with the reason of each parent, and BusyError when a wait was too long.
     """
-    for step in work.journal.steps:
-        if step.kind == KIND and step.target.endswith(f"/{want.uuid}"):
-            _await_create(work, step.target.partition("/")[0])
     with _instance_lock(work, want.uuid, want.candidates):
         if _adopt(work, want):
             return
@@ -71,6 +68,13 @@ def undo(work: Work, step: Step) -> str | None:
     _await_create(work, parent)
     with _instance_lock(work, uuid, (parent,)) as lock:
         return _undo(work, step, parent, uuid, lock)
+
+
+def await_writes(work: Work, step: Step) -> None:
+    """Wait for a create or remove that outlived its hook. Raises BusyError, DeviceError when it waits for a process."""
+    parent, _, uuid = step.target.partition("/")
+    _await_create(work, parent)
+    _instance_lock(work, uuid, (parent,)).release()
 
 
 def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | None:

@@ -100,7 +100,8 @@ def wants(subject: Subject) -> tuple[Want, ...]:
 def _prepare(work: Work, path: str) -> None:
     subject = subjects.load(work.host, work.vmid, pending=False, config_path=path)
     needed = wants(subject)
-    if work.journal.exists and _settle(work, needed):
+    if work.journal.exists:
+        _settle(work, needed)
         subject = subjects.load(work.host, work.vmid, pending=False, config_path=path)
     if subject.config.template:
         return
@@ -112,10 +113,11 @@ def _prepare(work: Work, path: str) -> None:
             vgpu.set_type(work, want)
 
 
-def _settle(work: Work, needed: tuple[Want, ...]) -> bool:
-    """Carry over what this start needs of a left-over journal and undo the rest; returns whether anything was undone.
+def _settle(work: Work, needed: tuple[Want, ...]) -> None:
+    """Carry over what this start needs of a left-over journal and undo the rest.
 
-    Raises DeviceError when a step that cannot be undone stands in the way of a device that this start needs.
+    A write that outlived its hook has ended then. Raises DeviceError when a step that cannot be undone stands in the
+    way of a device that this start needs, and BusyError when such a write does not end.
     """
     work.say("an earlier start left a journal: settling it first")
     for line in work.journal.damaged:
@@ -127,7 +129,9 @@ def _settle(work: Work, needed: tuple[Want, ...]) -> bool:
         if (step.kind == want.kind and step.after == want.type and _is_target(step.target, want))
         or (step.kind == vgpu.RESERVE_KIND and want.kind == vgpu.KIND and step.target in want.candidates)
     }
-    before = len(work.journal.steps)
+    for step in work.journal.steps:
+        if step.number in spare:
+            (mdev if step.kind == mdev.KIND else vgpu).await_writes(work, step)
     for kept in undo_all(work, spare):
         if any(_stands_in_the_way(kept.step.target, want) for want in needed):
             raise DeviceError(
@@ -135,7 +139,6 @@ def _settle(work: Work, needed: tuple[Want, ...]) -> bool:
                 f"end what holds it, then: pvepassthru recover {work.vmid}",
             )
         work.warn(_kept_sentence(kept))
-    return len(work.journal.steps) < before
 
 
 def _is_target(target: str, want: Want) -> bool:

@@ -104,6 +104,11 @@ def undo_type(work: Work, step: Step) -> str | None:
         )
 
 
+def await_writes(work: Work, step: Step) -> None:
+    """Wait for a write that outlived its hook. Raises BusyError."""
+    _gpu_lock(work, step.target).release()
+
+
 def undo_reserve(work: Work, step: Step) -> str | None:
     """Drop the reservation that `reserve` made, unless the VM had one before. Returns None."""
     if step.before is None:

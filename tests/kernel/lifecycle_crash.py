@@ -61,15 +61,15 @@ def test_a_slow_write_outlives_its_hook() -> None:
 def test_the_installed_script_killed() -> None:
     """As the sweeps, through everything: hookscript, installed package, recover from the command line."""
     world = GuestWorld()
-    crashes.furnish(world, SITUATIONS["mdev"].config)
-    before = crashes.warm_up(world, SITUATIONS["mdev"])
+    situation = SITUATIONS["mdev"]
+    crashes.furnish(world, situation.config)
+    before = crashes.warm_up(world, situation)
     for phase in ("pre-start", "post-stop"):
+        crashes.lead_up(world, situation, phase)
         names = killed.changes(guest.HOOK, str(VMID), phase)
         write = next(number for number, name in enumerate(names, 1) if name.startswith("write /sys/"))
-        if phase == "post-stop":
-            check("start", guest.hook(VMID, "pre-start").returncode, 0)
-        else:
-            crashes.stop(world)
+        crashes.stop(world)
+        crashes.lead_up(world, situation, phase)
         done = subprocess.run(killed.command(guest.HOOK, str(VMID), phase, at=killed.At(after=write)), check=False)
         check(f"{phase} killed after its write", done.returncode, -signal.SIGKILL)
         check("journal", world.journals(), [f"{VMID}.journal"])

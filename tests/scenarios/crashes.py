@@ -411,29 +411,41 @@ class Round(NamedTuple):
 def rounds(world: World, count: int, seed: int) -> Counter[str]:
     """Crash at random and go on, so many times; returns how many of each kind there were."""
     furnish(world, "")
-    usual: dict[tuple[str, str], tuple[list[str], float]] = {}
-    for name, situation in SITUATIONS.items():
-        world.pve.define(VMID, situation.config)
-        warm_up(world, situation)
-        for phase in phases(situation):
-            lead_up(world, situation, phase)
-            begin = time.monotonic()
-            done = forked(call_of(world, phase))
-            usual[name, phase] = (done.changes, time.monotonic() - begin)
-            stop(world)
-    before = seen(world)
+    usual = {name: _usual(world, situation) for name, situation in SITUATIONS.items()}
     kinds: Counter[str] = Counter()
     dice = random.Random(seed)  # noqa: S311 - not for cryptography
     for number, one in enumerate(itertools.islice(chosen(dice), count), 1):
         try:
-            code = _play(world, one, *usual[one.name, one.phase])
-            as_before(world, before, "after it")
+            code = _play(world, one, usual[one.name])
         except AssertionError as error:
             raise AssertionError(f"seed {seed}, round {number} {one}: {error}") from error
         kinds[f"{one.name} {one.phase}"] += 1
         kinds[f"killed {one.how}"] += code == -signal.SIGKILL
         kinds[f"then {one.way}"] += 1
     return kinds
+
+
+class Usual(NamedTuple):
+    """A VM without crashes."""
+
+    before: dict[str, Any]
+    """What is seen while it is stopped."""
+    makers: dict[str, list[str]]
+    """By phase who makes each change,"""
+    seconds: dict[str, float]
+    """and how long the phase takes."""
+
+
+def _usual(world: World, situation: Situation) -> Usual:
+    world.pve.define(VMID, situation.config)
+    usual = Usual(warm_up(world, situation), {}, {})
+    for phase in phases(situation):
+        lead_up(world, situation, phase)
+        begin = time.monotonic()
+        usual.makers[phase] = forked(call_of(world, phase)).changes
+        usual.seconds[phase] = time.monotonic() - begin
+        stop(world)
+    return usual
 
 
 def phases(situation: Situation) -> tuple[str, ...]:
@@ -450,20 +462,21 @@ def chosen(dice: random.Random) -> Iterator[Round]:
         yield Round(name, phase, how, dice.choice(["recover", "next"]), dice.random(), dice.random() / 5)
 
 
-def _play(world: World, one: Round, makers: list[str], seconds: float) -> int:
+def _play(world: World, one: Round, usual: Usual) -> int:
     situation = SITUATIONS[one.name]
     world.pve.define(VMID, situation.config)
     lead_up(world, situation, one.phase)
     call = call_of(world, one.phase)
     if one.how == "any time":
-        end = time.monotonic() + seconds * one.place
+        end = time.monotonic() + usual.seconds[one.phase] * one.place
         done = forked(call, when=lambda: time.monotonic() >= end)
     else:
-        numbers = points(makers, one.how, every=True)
+        numbers = points(usual.makers[one.phase], one.how, every=True)
         number = numbers[int(one.place * len(numbers))]
         before, after = (None, number) if one.how == "after" else (number, None)
         done = forked(call, killed.At(before, after, one.how == "spared"), pause=one.pause)
         check("killed", done.code, -signal.SIGKILL)
     holds(f"no traceback: {done.output}", "Traceback" not in done.output)
     go_on(world, situation, one.way)
+    as_before(world, usual.before, "after it")
     return done.code

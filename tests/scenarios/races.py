@@ -218,7 +218,10 @@ def lives(world: World, make_pve: Callable[[], Pve], vmids: Iterable[int], worke
 
 
 def _recover_without_pause(host: Host, stop: int, seen: int) -> None:
-    """Recover every VM with a journal over and over, noting each outcome with a plus for each step undone, until `stop` is closed at its other end."""
+    """Recover every VM with a journal over and over until `stop` is closed at its other end.
+
+    Each outcome is noted, with a plus for each step undone.
+    """
     code = 1
     try:
         os.set_blocking(stop, False)
