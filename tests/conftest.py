@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Take away what a developer's shell may say to the program."""
-    for name in [name for name in os.environ if name.startswith(("PVEPASSTHRU_ROOT", "PVE_", "NO_COLOR"))]:
+    for name in [name for name in os.environ if name.startswith(("PVEPASSTHRU_", "PVE_", "NO_COLOR"))]:
         del os.environ[name]
 
 

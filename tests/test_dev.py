@@ -94,10 +94,10 @@ def test_lint_goes_on_after_a_failure_and_fails(
     assert capsys.readouterr().err.count("dev: failed: ruff") == 2
 
 
-def test_soak_asks_for_the_full_counts(dev: ModuleType, called: MagicMock) -> None:
-    assert dev.main(["soak", "-k", "race"]) == 0
-    assert called.call_args.kwargs == {"PVEPASSTHRU_SOAK": "1"}
-    assert called.call_args.args[0][-2:] == ["-k", "race"]
+def test_soak_hands_its_arguments_on(dev: ModuleType, called: MagicMock) -> None:
+    assert dev.main(["soak", "--rounds", "3"]) == 0
+    assert called.call_args.args[0][1:] == ["-m", "tests.kernel.soak", "--rounds", "3"]
+    assert dev.need_packages.called
 
 
 def test_tools_do_not_get_the_callers_settings(dev: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

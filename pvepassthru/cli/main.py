@@ -7,17 +7,20 @@ Exit codes: 0 fine, 1 findings, 2 wrong usage, 3 and up by error class (model/er
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pvepassthru
+from pvepassthru.cli.words import one_line
 from pvepassthru.host.host import open_host
+from pvepassthru.lifecycle import phases
 from pvepassthru.model.errors import PassthruError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
 COMMANDS = {
     "validate": "check what a start of a VM would pass through",
@@ -30,6 +33,8 @@ COMMANDS = {
     "demo": "the life of two VMs on a simulated host",
 }
 """Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
+PACKAGES = {"filelock": "python3-filelock", "yaml": "python3-yaml", "proxmoxer": "python3-proxmoxer"}
+"""Python module to the Debian package that has it."""
 
 
 def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -53,20 +58,93 @@ def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors become one sentence on standard error."""
     words = sys.argv[1:] if argv is None else argv
-    args = build_parser(words).parse_args(words)
     try:
-        if not os.path.isdir(args.root):
-            raise UsageError(f"--root {args.root} is not a folder", "give a folder that holds a host's files")
-        host = open_host(os.path.abspath(args.root), args.node)
-        code = importlib.import_module(f"pvepassthru.cli.{args.command}").run(args, host)
-        sys.stdout.flush()
+        if sys.stdout is None:
+            return _run(words)
+        with contextlib.redirect_stdout(cast("TextIO", _Output(sys.stdout))):
+            return _run(words)
     except PassthruError as error:
-        print(f"pvepassthru: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader of our output has left: nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except KeyboardInterrupt:
         return 130
-    else:
-        return int(code)
+    except Exception as error:
+        if os.environ.get("PVEPASSTHRU_DEBUG"):
+            raise
+        return _fail(_why(error))
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        args = build_parser(words).parse_args(words)
+    except SystemExit:  # --help and --version have printed
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise
+    if not os.path.isdir(args.root):
+        raise UsageError(f"--root {args.root} is not a folder", "give a folder that holds a host's files")
+    if args.node is not None and not phases.NODE_NAME.fullmatch(args.node):
+        raise UsageError(f"--node {one_line(args.node)} is no node's name", "give a host name without its domain")
+    host = open_host(os.path.abspath(args.root), args.node)
+    code = importlib.import_module(f"pvepassthru.cli.{args.command}").run(args, host)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    elif args.command != "hook":  # which tells the task log itself, and whose exit code PVE goes by
+        raise PassthruError("cannot write the output: standard output is closed")
+    return int(code)
+
+
+def _fail(sentence: str, code: int = PassthruError.exit_code) -> int:
+    """Say why the command failed, on one line, and return its exit code."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    try:
+        print(f"pvepassthru: {one_line(sentence)}", file=sys.stderr, flush=True)
+    except OSError:  # nobody listens
+        pass
+    return code
+
+
+def _why(error: Exception) -> str:
+    """Words for an error that no command should let through."""
+    if isinstance(error, ModuleNotFoundError) and error.name in PACKAGES:
+        return f"the Python module {error.name} is missing; install {PACKAGES[error.name]}"
+    return f"{type(error).__name__}: {error}; this is a bug of pvepassthru, please report this"
+
+
+def _drop_output() -> None:
+    """Send what was printed nowhere, so that Python does not complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Output:
+    """Standard output; what goes wrong with it is told from what goes wrong with a host's files."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _telling():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _telling():
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PassthruError(f"cannot write the output: {error.strerror}") from error

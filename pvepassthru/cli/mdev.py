@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvepassthru.cli.words import print_json, print_table
-from pvepassthru.host import holders, vms
+from pvepassthru.host import holders, reservations, vms
 from pvepassthru.host.inventory import MDEVS, Inventory
-from pvepassthru.model import pci
+from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import NotFoundError, UsageError
 from pvepassthru.model.pci import ADDRESS
 
@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Print types or instances; returns 0. Raises UsageError, NotFoundError."""
+    """Print types or instances; returns 0. Raises UsageError, NotFoundError, InputError."""
     inventory = Inventory(host)
     if args.action == "types":
         rows = [row for address in _functions(inventory, args.address) for row in _types(inventory, address)]
         columns = ["address", "type", "name", "available", "description"]
         empty = "no function offers mdev or vGPU types: see that the vendor's driver is loaded and set up for them"
     else:
-        rows = [*_instances(host, inventory), *_vgpus(inventory)]
+        rows = [*_instances(host, inventory), *_vgpus(host, inventory)]
         columns = ["parent", "type", "uuid", "vmid", "index", "state"]
         empty = "no mediated device instance exists"
     if args.json:
@@ -96,21 +96,28 @@ def _instances(host: Host, inventory: Inventory) -> list[dict[str, object]]:
     return rows
 
 
-def _vgpus(inventory: Inventory) -> list[dict[str, object]]:
+def _vgpus(host: Host, inventory: Inventory) -> list[dict[str, object]]:
+    currents = {
+        address: inventory.vgpu_current(address)
+        for address in inventory.addresses()
+        if inventory.has(address, "nvidia")
+    }
+    used = {address: current for address, current in currents.items() if current not in {None, "0"}}
+    reserved = reservation.parse(reservations.text(host)) if used else {}
     rows: list[dict[str, object]] = []
-    for address in inventory.addresses():
-        current = inventory.vgpu_current(address) if inventory.has(address, "nvidia") else None
-        if current not in {None, "0"}:
-            rows.append(
-                {
-                    "parent": address,
-                    "type": f"nvidia-{current}",
-                    "uuid": None,
-                    "vmid": None,
-                    "index": None,
-                    "state": "set",
-                }
-            )
+    for address, current in used.items():
+        entry = reserved.get(address)
+        runs = entry is not None and entry.holder(lambda vmid: vms.running_pid(host, vmid)) is not None
+        rows.append(
+            {
+                "parent": address,
+                "type": f"nvidia-{current}",
+                "uuid": None,
+                "vmid": entry.vmid if entry else None,
+                "index": None,
+                "state": "VM runs" if runs else "set",
+            }
+        )
     return rows
 
 

@@ -16,8 +16,10 @@ from pvepassthru.host import vms
 from pvepassthru.host.capture import capture
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle import hook, quick
+from pvepassthru.lifecycle.phases import Start, config_path
 from pvepassthru.lifecycle.work import Voice
-from pvepassthru.model.errors import EXIT_FINE, NotFoundError, PassthruError
+from pvepassthru.model.errors import EXIT_FINE, PassthruError
+from pvepassthru.rules.subject import read_config
 
 if TYPE_CHECKING:
     import argparse
@@ -37,10 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Run the phase on a copy and print what it said; returns its exit code. Raises NotFoundError."""
+    """Run the phase on a copy and print what it said; returns its exit code.
+
+    Raises NotFoundError when there is no such VM, InputError when its config cannot be read.
+    """
     vms.need_pve(host)
-    if args.phase == "pre-start" and not host.exists(vms.config_path(args.vmid)):
-        raise NotFoundError(f"no VM {args.vmid} on node {host.node}", "see the VMs of this node: qm list")
+    if args.phase == "pre-start":
+        read_config(host, args.vmid, config_path(args.vmid, os.environ))
     said: list[tuple[str, str]] = []
     failure: PassthruError | None = None
     with tempfile.TemporaryDirectory(prefix="pvepassthru-plan-", dir=SCRATCH) as copy:
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
                 open_host(copy, host.node),
                 args.vmid,
                 args.phase,
-                os.environ,
+                Start(os.environ, pending=True),
                 Voice(lambda words: said.append(("step", words)), lambda words: said.append(("warning", words))),
             )
         except PassthruError as error:

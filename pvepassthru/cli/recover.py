@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pvepassthru.cli.words import one_line, print_json, vmid
 from pvepassthru.host import state
 from pvepassthru.lifecycle import recover
+from pvepassthru.lifecycle.orphans import orphans as look
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     wanted = open_journals if args.vmid is None else [number for number in open_journals if number == args.vmid]
     warnings: list[str] = []
     outcomes = [recover.recover(host, number, dry_run=args.dry_run, warn=warnings.append) for number in wanted]
-    orphans = [orphan for orphan in recover.orphans(host) if args.vmid in {None, orphan.vmid}]
+    orphans = [orphan for orphan in look(host) if args.vmid in {None, orphan.vmid}]
     failed = any(outcome.state in {"kept", "failed"} for outcome in outcomes)
     if args.json:
         print_json(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.words import one_line, print_json
 from pvepassthru.host import state, vms
-from pvepassthru.lifecycle import recover
 from pvepassthru.lifecycle.journal import Journal
+from pvepassthru.lifecycle.orphans import orphans as look
 from pvepassthru.lifecycle.undo import describe
+from pvepassthru.model.errors import PassthruError
 
 if TYPE_CHECKING:
     import argparse
@@ -23,14 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Print every journal and every orphan; returns 0. Raises UnsafeError, InputError."""
-    rows = [_row(host, vmid) for vmid in state.journals(host)]
-    orphans = recover.orphans(host)
+    """Print every journal and every orphan; returns 0. Raises PassthruError when they cannot be listed."""
+    rows = [row for vmid in state.journals(host) if (row := _row(host, vmid)) is not None]
+    orphans = look(host)
     if args.json:
         print_json({"journals": rows, "orphans": [orphan._asdict() for orphan in orphans]})
         return 0
     for row in rows:
-        print(f"VM {row['vmid']}: {row['state']}")
+        print(f"VM {row['vmid']}: {one_line(row['words'])}")
         for step in row["steps"]:
             print(f"  {one_line(step['what'])}{'' if step['done'] else ' (begun, perhaps not done)'}")
     for orphan in orphans:
@@ -40,19 +41,21 @@ def run(args: argparse.Namespace, host: Host) -> int:
     return 0
 
 
-def _row(host: Host, vmid: int) -> dict[str, Any]:
-    journal = Journal(host, vmid)
+def _row(host: Host, vmid: int) -> dict[str, Any] | None:
+    """One journal in the shape of docs/json.md, or None if it has gone since it was listed."""
     pid = vms.running_pid(host, vmid)
+    row: dict[str, Any] = {"vmid": vmid, "pid": pid, "damaged_lines": [], "steps": []}
+    try:
+        journal = Journal(host, vmid)
+    except PassthruError as error:
+        return {**row, "state": "unreadable", "words": str(error)}
+    if not journal.exists:
+        return None
     if pid is not None:
-        words = f"running (process {pid})"
+        token, words = "running", f"running (process {pid})"
     elif journal.state == "running":
-        words = "has run and stopped without being cleaned up; pvepassthru recover"
+        token, words = "stopped", "has run and stopped without being cleaned up; pvepassthru recover"
     else:
-        words = "prepared: starting now, or its start failed; pvepassthru recover tells"
-    return {
-        "vmid": vmid,
-        "state": words,
-        "pid": pid,
-        "damaged_lines": journal.damaged,
-        "steps": [{**step._asdict(), "what": describe(step)} for step in journal.steps],
-    }
+        token, words = "prepared", "prepared: starting now, or its start failed; pvepassthru recover tells"
+    steps = [{**step._asdict(), "what": describe(step)} for step in journal.steps]
+    return {**row, "state": token, "words": words, "damaged_lines": journal.damaged, "steps": steps}

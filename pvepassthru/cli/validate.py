@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.words import one_line, print_json, vmid
 from pvepassthru.host import vms
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, UsageError
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, UsageError
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
 
@@ -40,7 +40,13 @@ def run(args: argparse.Namespace, host: Host) -> int:
     ids = _all(host) if args.all else args.vmid
     judged = []
     for number in ids:
-        subject = subjects.load(host, number, pending=True, around=around, lenient=args.all)
+        try:
+            subject = subjects.load(host, number, pending=True, around=around, lenient=args.all)
+        except NotFoundError:
+            if not args.all:
+                raise
+            vms.need_pve(host)
+            continue  # it was removed or migrated since it was listed
         judged.append((subject, catalogue.findings(subject)))
     if args.json:
         shapes = [shape(subject, found) for subject, found in judged]

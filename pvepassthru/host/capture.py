@@ -11,6 +11,7 @@ import os
 import re
 import stat
 
+from pvepassthru.host import reservations
 from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.model.pattern import Pattern
 from pvepassthru.model.pci import ADDRESS
@@ -40,7 +41,7 @@ PLAIN = (
     "/etc/pvepassthru.yaml",
     "/etc/pve/pvepassthru.yaml",
     "/etc/pve/mapping/pci.cfg",
-    "/run/qemu-server/pci-id-reservations",
+    reservations.FILE,
     "/proc/sys/kernel/osrelease",
     "/proc/sys/kernel/random/boot_id",
     "/.sim/settings.json",

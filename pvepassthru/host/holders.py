@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from pvepassthru.host.host import ABSENT
+from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,13 +41,25 @@ def vfio_nodes(host: Host, device: str) -> tuple[str, ...]:
 
 
 def holders(host: Host, nodes: Iterable[str]) -> tuple[Holder, ...]:
-    """The processes that have one of these device nodes open, by pid; needs root to see those of other users."""
+    """The processes that have one of these device nodes open, by pid; needs root to see those of other users.
+
+    Raises PassthruError when the processes cannot be listed: nobody can tell then.
+    """
     wanted = set(nodes)
     if not wanted:
         return ()
     found = []
     proc = host.path("/proc")
-    for pid in os.listdir(proc) if os.path.isdir(proc) else ():
+    try:
+        pids = os.listdir(proc)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return ()
+        raise PassthruError(
+            f"cannot tell who has {', '.join(sorted(wanted))} open: cannot read /proc: {error.strerror}",
+            "run this as root",
+        ) from error
+    for pid in pids:
         if pid.isdecimal() and _has_open(f"{proc}/{pid}/fd", wanted):
             name = host.text(f"/proc/{pid}/comm") or _argv0(host, pid) or "?"
             found.append(Holder(int(pid), name))

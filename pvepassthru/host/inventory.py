@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pvepassthru.model.pci import ADDRESS
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
+from pvepassthru.model.text import number
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -116,7 +117,7 @@ class Inventory:
         """The number of a function's IOMMU group, or None without one."""
         if address not in self._groups:
             name = self.host.link(f"{DEVICES}/{address}/iommu_group")
-            self._groups[address] = int(name) if name and name.isdecimal() and name.isascii() else None
+            self._groups[address] = number(name)
         return self._groups[address]
 
     def group_members(self, address: str) -> tuple[str, ...]:
@@ -144,7 +145,7 @@ class Inventory:
         return MdevType(
             type_id,
             self.attribute(address, f"{folder}/name"),
-            int(available) if available and available.isdecimal() and available.isascii() else None,
+            number(available),
             self.attribute(address, f"{folder}/description"),
             self.attribute(address, f"{folder}/device_api"),
         )
@@ -161,7 +162,7 @@ class Inventory:
             uuid,
             self._parent(folder),
             self.host.link(f"{folder}/mdev_type"),
-            int(group) if group and group.isdecimal() and group.isascii() else None,
+            number(group),
         )
 
     def _parent(self, folder: str) -> str | None:

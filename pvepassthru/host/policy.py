@@ -11,8 +11,10 @@ import os
 import stat
 
 from pvepassthru.host.state import is_own
+from pvepassthru.host.vms import vmid_of
 from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.text import nearest, shown
 
 if TYPE_CHECKING:
     from typing import Any
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
 FILES = ("/etc/pve/pvepassthru.yaml", "/etc/pvepassthru.yaml")
 """The cluster's, then this node's."""
 GATES = ("enforce", "warn", "off")
+SECTIONS = ("defaults", "vms")
+SETTINGS = ("gate",)
+"""What `defaults` and each VM of `vms` may say."""
+
+NOT_YAML = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
+"""What yaml's own constructors let through for tags such as `!!int ""`, besides its YAMLError."""
 
 
 def gate(host: Host, vmid: int) -> str:
@@ -34,9 +42,9 @@ def gate(host: Host, vmid: int) -> str:
     loaded = [load(host, path) for path in FILES]
     for section in ("defaults", "vms"):
         for path, document in zip(FILES, loaded, strict=True):
-            settings = _mapping(path, section, document.get(section))
+            settings = document[section]
             if section == "vms":
-                settings = _mapping(path, f"vms.{vmid}", settings.get(vmid, settings.get(str(vmid))))
+                settings = settings.get(vmid, {})
             chosen = settings.get("gate", value)
             if chosen is False:  # YAML 1.1 reads a bare `off` as false
                 chosen = "off"
@@ -47,32 +55,63 @@ def gate(host: Host, vmid: int) -> str:
 
 
 def load(host: Host, path: str) -> dict[str, Any]:
-    """A policy file's document, empty if there is none.
+    """A policy file's `defaults` and `vms` (settings by VMID), both empty if there is no such file.
 
-    Raises UnsafeError when it is not root's or others can write it, InputError when it cannot be read or is no YAML
-    mapping.
+    Raises UnsafeError when it is not root's or others can write it, InputError when it cannot be read, is no YAML, or
+    has a key that means nothing: a policy with a slip of the pen must not pass for none.
     """
     try:
         info = os.stat(host.path(path))
     except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-            return {}
-        raise InputError(f"cannot read the policy {path}: {error.strerror}") from error
+        absent = error.errno in {errno.ENOENT, errno.ENOTDIR}
+        dangling = absent and host.link(path) is not None
+        if absent and not dangling:
+            return {"defaults": {}, "vms": {}}
+        why = "it is a link that leads nowhere" if dangling else error.strerror
+        raise InputError(f"cannot read the policy {path}: {why}") from error
     if not is_own(info) or info.st_mode & 0o022:
         raise UnsafeError(
             f"the policy {path} (user {info.st_uid}, mode {stat.S_IMODE(info.st_mode):04o}) can be written by others "
             "than root, so it is refused",
             f"see what it says, then: chown root: {path}; chmod go-w {path}",
         )
-    import yaml  # noqa: PLC0415 - 20 ms that only hosts with a policy pay
+    document = _mapping(path, "the file", _parse(host, path))
+    _known(path, "the file", document, SECTIONS)
+    defaults = _mapping(path, "defaults", document.get("defaults"))
+    _known(path, "defaults", defaults, SETTINGS)
+    of_vms = {}
+    for key, value in _mapping(path, "vms", document.get("vms")).items():
+        vmid = vmid_of(str(key))
+        if vmid is None:
+            raise InputError(f"{path}: vms has {shown(str(key))}, which is no VMID", "use numbers from 100")
+        of_vms[vmid] = _mapping(path, f"vms.{vmid}", value)
+        _known(path, f"vms.{vmid}", of_vms[vmid], SETTINGS)
+    return {"defaults": defaults, "vms": of_vms}
 
+
+def _parse(host: Host, path: str) -> object:
     try:
-        document = yaml.safe_load(host.read(path))
+        import yaml  # noqa: PLC0415 - 20 ms that only hosts with a policy pay
+    except ImportError as error:
+        raise InputError(f"cannot read the policy {path}: {error}", "install python3-yaml") from error
+    try:
+        data = host.read(path)
     except OSError as error:
         raise InputError(f"cannot read the policy {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"the policy {path} is not YAML: {' '.join(str(error).split())}") from error
-    return _mapping(path, "the file", document)
+    try:
+        return yaml.safe_load(data)
+    except (yaml.YAMLError, *NOT_YAML) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the policy {path} is not YAML: {why}") from error
+
+
+def _known(path: str, what: str, settings: dict[Any, Any], known: tuple[str, ...]) -> None:
+    """Raise InputError for a key that is not one of `known`."""
+    for key in settings:
+        if key not in known:
+            near = nearest(str(key), known)
+            hint = f"is {near} meant?" if near else f"known are {', '.join(known)}"
+            raise InputError(f"{path}: {what} has an unknown key {shown(str(key))}", hint)
 
 
 def _mapping(path: str, what: str, value: object) -> dict[Any, Any]:

@@ -61,9 +61,12 @@ def reserve(host: Host, addresses: Iterable[str], vmid: int, seconds: int, deadl
 
 
 def own(host: Host, address: str, vmid: int) -> str | None:
-    """A VM's own reservation of a function as it stands in the file, or None if it has none. Raises InputError."""
+    """A VM's own reservation of a function, if it has one that still holds, as in the file. Raises InputError."""
     entry = reservation.parse(text(host)).get(address)
-    return f"{entry.kind}:{entry.value}" if entry is not None and entry.vmid == vmid else None
+    if entry is None or entry.vmid != vmid:
+        return None
+    holds = entry.pending(int(time.time())) or entry.holder(lambda other: vms.running_pid(host, other)) is not None
+    return f"{entry.kind}:{entry.value}" if holds else None
 
 
 def release(host: Host, addresses: Iterable[str], vmid: int, deadline: Deadline) -> None:

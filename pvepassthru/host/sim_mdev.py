@@ -124,12 +124,12 @@ def create(tree: Tree, parent: str, type_id: str, value: str) -> Entry | None:
     tree.file(f"{folder}/uevent", "")
     tree.connect(f"{folder}/subsystem", "/sys/bus/mdev")
     tree.connect(f"{MDEVS}/{uuid}", folder)
-    return {"kind": "create", "uuid": uuid, "parent": parent, "type": type_id, "until": time.time() + spec.delay}
+    return {"kind": "create", "uuid": uuid, "parent": parent, "type": type_id, "until": _after(spec)}
 
 
 def advance_create(tree: Tree, entry: Entry) -> int | None:
     """Go on with a create: None while it still runs, then 0 or its errno."""
-    if time.time() < entry["until"]:
+    if time.time_ns() < entry["until"]:
         return None
     parent, uuid, type_id = entry["parent"], entry["uuid"], entry["type"]
     folder = f"{parent}/{uuid}"
@@ -169,14 +169,14 @@ def start_remove(tree: Tree, folder: str) -> Entry:
     tree.remove(f"{parent}/{TYPES}/{type_id}/devices/{uuid}")
     for name in GONE_AT_ONCE:
         tree.remove(f"{folder}/{name}")
-    until = time.time() + _spec(tree, parent).delay
+    until = _after(_spec(tree, parent))
     return {"kind": "remove", "uuid": uuid, "parent": parent, "type": type_id, "until": until}
 
 
 def advance_remove(tree: Tree, entry: Entry) -> int | None:
     """Go on with a remove: None while the instance is open or the driver takes its time, then 0."""
     folder = f"{entry['parent']}/{entry['uuid']}"
-    if time.time() < entry["until"] or sim_vfio.held(tree, folder):
+    if time.time_ns() < entry["until"] or sim_vfio.held(tree, folder):
         return None
     sim_vfio.remove_nodes(tree, folder)
     sim_vfio.leave_group(tree, folder)
@@ -184,6 +184,11 @@ def advance_remove(tree: Tree, entry: Entry) -> int | None:
     if entry["type"] is not None:
         _count(tree, entry)
     return 0
+
+
+def _after(spec: MdevSpec) -> int:
+    """When the driver will be done, in nanoseconds since the epoch."""
+    return time.time_ns() + int(spec.delay * 1e9)
 
 
 def _drop(tree: Tree, folder: str) -> None:

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 
+from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,13 +33,19 @@ def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None
     """Write `value` to the attribute `path`, waiting at most `seconds`.
 
     Of the caller's open files the child keeps only `lock`, until the write returns. Signals that would end the caller
-    wait until then too. Raises OSError with the kernel's errno, or StillBlockedError.
+    wait until then too. Raises OSError with the kernel's errno, StillBlockedError, or PassthruError without a process.
     """
     reader, writer = os.pipe()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         caller = os.getpid()
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError as error:
+            os.close(writer)
+            raise PassthruError(
+                f"cannot write {path}: no process for it: {error.strerror}", "see what fills the host"
+            ) from error
         if child == 0:
             _write_in_child(host, path, value, (lock.fd, writer), caller)
         os.close(writer)

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from pvepassthru.host import vms
 from pvepassthru.model.errors import PassthruError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING
 
@@ -22,6 +23,11 @@ FOLDER = "/run/pvepassthru"
 def journal_path(vmid: int) -> str:
     """Where a VM's journal lies."""
     return f"{FOLDER}/{vmid}.journal"
+
+
+def damaged_path(vmid: int) -> str:
+    """Where a journal is kept of whose steps some are unknown."""
+    return f"{FOLDER}/{vmid}.damaged"
 
 
 def vm_lock_path(vmid: int) -> str:
@@ -76,12 +82,12 @@ def is_own(info: os.stat_result) -> bool:
 
 
 def journals(host: Host) -> list[int]:
-    """The VMIDs that have a journal, ascending. Raises as `check`."""
+    """The VMIDs that have a journal, ascending. Raises as `check`, and PassthruError when they cannot be listed."""
     if not check(host):
         return []
-    found = []
-    for name in host.names(FOLDER):
-        stem, dot, ending = name.rpartition(".")
-        if dot and ending == "journal" and stem.isdecimal() and stem.isascii():
-            found.append(int(stem))
-    return sorted(found)
+    try:
+        names = os.listdir(host.path(FOLDER))
+    except OSError as error:
+        raise PassthruError(f"cannot read {FOLDER}: {error.strerror}", "run this as root") from error
+    stems = (name.removesuffix(".journal") for name in names if name.endswith(".journal"))
+    return sorted(vmid for stem in stems if (vmid := vms.vmid_of(stem)) is not None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pvepassthru.model.errors import NotFoundError
 from pvepassthru.model.pci import MAX_VMID, MIN_VMID
 from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.text import number
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -49,11 +50,11 @@ def vmids(host: Host) -> list[int]:
 
 def running_pid(host: Host, vmid: int) -> int | None:
     """The pid of a running VM, or None; as PVE does it, a zombie or another process with that pid does not count."""
-    first = (host.text(f"/run/qemu-server/{vmid}.pid") or "").split("\n", 1)[0].strip()
-    if not (first.isascii() and first.isdecimal() and len(first) < 20):
+    pid = number((host.text(f"/run/qemu-server/{vmid}.pid") or "").split("\n", 1)[0].strip())
+    if pid is None:
         return None
     try:
-        arguments = host.read(f"/proc/{int(first)}/cmdline").split(b"\0")
+        arguments = host.read(f"/proc/{pid}/cmdline").split(b"\0")
     except OSError:
         return None
     program = arguments[0]
@@ -62,11 +63,11 @@ def running_pid(host: Host, vmid: int) -> int | None:
     places = [place for place, argument in enumerate(arguments[:-1]) if argument == b"-pidfile"]
     if not places or arguments[places[-1] + 1] != f"/var/run/qemu-server/{vmid}.pid".encode():
         return None
-    state = (host.text(f"/proc/{int(first)}/stat") or "").rpartition(")")[2].strip()
-    return None if state.startswith("Z") else int(first)
+    state = (host.text(f"/proc/{pid}/stat") or "").rpartition(")")[2].strip()
+    return None if state.startswith("Z") else pid
 
 
 def scope_pids(host: Host, vmid: int) -> tuple[int, ...]:
     """The processes in a VM's systemd scope, VMID.scope of qemu.slice; none if there is no such scope."""
     text = host.text(f"/sys/fs/cgroup/qemu.slice/{vmid}.scope/cgroup.procs") or ""
-    return tuple(int(word) for word in text.split() if word.isascii() and word.isdecimal())
+    return tuple(pid for word in text.split() if (pid := number(word)) is not None)

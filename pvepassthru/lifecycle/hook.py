@@ -11,6 +11,7 @@ from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle import phases
 from pvepassthru.lifecycle.journal import Journal
+from pvepassthru.lifecycle.phases import Start
 from pvepassthru.lifecycle.work import Voice, Work
 from pvepassthru.model.errors import EndedError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
@@ -38,10 +39,13 @@ def run_on(host: Host, vmid: int, phase: str, environment: Mapping[str, str]) ->
         for number in ENDING:
             signal.signal(number, _end)
     try:
-        run_phase(host, vmid, phase, environment, Voice(say.info, say.warning))
+        run_phase(host, vmid, phase, Start(environment, finish=_ignore_ending), Voice(say.info, say.warning))
     except PassthruError as error:
         say.error(str(error))
         return error.exit_code if phase == "pre-start" else 0
+    except Exception as error:  # noqa: BLE001 - a task log must not get a traceback, nor a post-stop fail
+        say.error(f"a bug of pvepassthru, please report it: {type(error).__name__}: {error}")
+        return PassthruError.exit_code if phase == "pre-start" else 0
     return 0
 
 
@@ -49,16 +53,16 @@ def run_phase(
     host: Host,
     vmid: int,
     phase: str,
-    environment: Mapping[str, str],
+    start: Start,
     voice: Voice,
 ) -> None:
-    """Run one phase under the VM's lock, telling `voice` of it. Raises PassthruError."""
+    """Run one phase under the VM's lock, telling `voice` of it; `start` is for pre-start. Raises PassthruError."""
     deadline = Deadline(phases.BUDGET[phase])
     state.prepare(host)
     with locks.take(host, state.vm_lock_path(vmid), deadline, f"VM {vmid}"):
         work = Work(host, vmid, Journal(host, vmid), deadline, phases.PATIENCE, voice.say, voice.warn)
         if phase == "pre-start":
-            phases.pre_start(work, environment)
+            phases.pre_start(work, start)
         elif phase == "post-start":
             phases.post_start(work)
         elif phase == "pre-stop":
@@ -74,9 +78,13 @@ def _open_streams() -> None:
     os.close(fd)
 
 
+def _ignore_ending() -> None:
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _end(number: int, _frame: object) -> NoReturn:
-    for other in ENDING:
-        signal.signal(other, signal.SIG_IGN)
+    _ignore_ending()
     raise EndedError(f"the hook was ended by signal {signal.Signals(number).name}")
 
 

@@ -21,6 +21,7 @@ import os
 from pvepassthru.host import state
 from pvepassthru.model import jsontext
 from pvepassthru.model.errors import InputError, PassthruError, UnsafeError
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.host import Host
 
+TARGET = Pattern(r"(?!.*\.\.)[!-~]{1,200}", ASCII)
+"""What a step is done to: part of a path, without blanks and without `..`. Anything else in a journal is damage."""
 VERSION = 1
 """Of the format. Newer code reads older formats; older code refuses a newer one."""
 
@@ -60,6 +63,8 @@ class Journal:
         """"running" after post-start, else None."""
         self.damaged: list[int] = []
         """Numbers of lines, other than a torn last one, that could not be understood."""
+        self.lost: set[int] = set()
+        """Numbers of steps that were done, and whose intent is in a damaged line: nobody knows what they are."""
         self._steps: dict[int, Step] = {}
         self._last = 0
         self._torn = False
@@ -104,9 +109,12 @@ class Journal:
         self.state = "running"
 
     def remove(self) -> None:
-        """Remove the journal: nothing is left to undo. Raises PassthruError."""
+        """Remove the journal: nothing is left to undo. Kept as VMID.damaged if steps are lost. Raises PassthruError."""
         try:
-            self.host.remove(self.path)
+            if self.lost:
+                os.rename(self.host.path(self.path), self.host.path(state.damaged_path(self.vmid)))
+            else:
+                self.host.remove(self.path)
         except OSError as error:
             raise PassthruError(f"cannot remove {self.path}: {error.strerror}") from error
         self.exists = False
@@ -163,17 +171,19 @@ class Journal:
                     raise ValueError(record)  # noqa: TRY004 - one way to say "no record"
                 boot = record.get("boot", boot)
                 self._take(record)
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 if line and not (self._torn and number == len(lines)):
                     self.damaged.append(number)
-        if boot and boot != _boot_id(self.host):  # the state that it describes went with that boot
+        now = _boot_id(self.host)
+        if boot and now and boot != now:  # the state that it describes went with that boot
             self._steps.clear()
+            self.lost.clear()
             self.state = None
         return True
 
     def _take(self, record: dict[str, Any]) -> None:
         if "v" in record:
-            if not isinstance(record["v"], int) or record["v"] > VERSION:
+            if int(record["v"]) > VERSION:
                 raise InputError(
                     f"the journal {self.path} has format {record['v']}, this program knows {VERSION}",
                     "finish with the newer version of pvepassthru that wrote it: pvepassthru recover",
@@ -183,6 +193,8 @@ class Journal:
         elif "do" in record:
             number = int(record["n"])
             before, after = record["before"], record["after"]
+            if not TARGET.fullmatch(record["target"]):
+                raise ValueError(record["target"])
             step = Step(
                 number,
                 str(record["do"]),
@@ -195,9 +207,14 @@ class Journal:
             self._last = max(self._last, number)
         elif "done" in record:
             number = int(record["n"])
-            self._steps[number] = self._steps[number]._replace(done=True)
+            if number in self._steps:
+                self._steps[number] = self._steps[number]._replace(done=True)
+            else:
+                self.lost.add(number)
         else:
-            self._steps.pop(int(record["n"]), None)
+            number = int(record["n"])
+            self._steps.pop(number, None)
+            self.lost.discard(number)
 
 
 def _boot_id(host: Host) -> str:

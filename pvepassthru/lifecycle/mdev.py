@@ -14,6 +14,7 @@ from pvepassthru.host.inventory import DEVICES, MDEVS, Inventory, Mdev
 from pvepassthru.model import pci
 from pvepassthru.model.errors import BusyError, DeviceError
 from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.text import shown
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -51,8 +52,8 @@ def create(work: Work, want: Want) -> None:
                 return
             refusals.append(f"on {parent}: {refusal}")
     raise DeviceError(
-        f"cannot create mdev {want.type} for hostpci{want.entry} {'; '.join(refusals)}",
-        "stop a VM that uses one, choose another type, or use a mapping with more devices",
+        f"cannot create mdev {shown(want.type)} for hostpci{want.entry} {'; '.join(refusals)}",
+        "stop a VM that uses one, choose a type on offer, or use a mapping with more devices",
     )
 
 
@@ -90,7 +91,10 @@ def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | N
     users = _wait_until_closed(work, f"{MDEVS}/{uuid}")
     if users:
         return f"{holders.describe(users)} has it open"
-    return _remove(host, uuid, parent, work.deadline, lock)
+    why = _remove(host, uuid, parent, work.deadline, lock)
+    if why is None:
+        work.say(f"gave back mdev {step.after} {step.target}")
+    return why
 
 
 def users_of(inventory: Inventory, parent: str) -> str:
@@ -156,10 +160,12 @@ def _create_on(work: Work, want: Want, parent: str, lock: Lock) -> str | None:
     host = work.host
     inventory = Inventory(host)
     folder = f"{DEVICES}/{parent}/mdev_supported_types"
-    if not host.exists(f"{folder}/{want.type}"):
+    if not want.type.isprintable() or not host.exists(f"{folder}/{want.type}"):
         return f"it offers {', '.join(host.names(folder)) or 'no mdev types'}"
     if inventory.mdev_type(parent, want.type).available == 0:
         return _no_room(inventory, parent)
+    if not work.deadline:
+        raise BusyError(f"cannot create mdev {want.type} on {parent}: no time was left for it", "start again")
     step = work.journal.intend(KIND, f"{parent}/{want.uuid}", None, want.type)
     try:
         slow.write(host, f"{folder}/{want.type}/create", want.uuid, work.deadline.left(), lock)

@@ -11,12 +11,12 @@ from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
 from pvepassthru.model.pattern import ASCII, Pattern
-from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pvepassthru.lifecycle.undo import Kept
     from pvepassthru.lifecycle.work import Work
@@ -34,7 +34,17 @@ PATIENCE = 10.0
 NODE_NAME = Pattern(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?", ASCII)
 
 
-def pre_start(work: Work, environment: Mapping[str, str]) -> None:
+class Start(NamedTuple):
+    """How a pre-start is run."""
+
+    environment: Mapping[str, str]
+    pending: bool = False
+    """Whether to take pending changes as applied. PVE applies them before pre-start, so only a dry run needs it."""
+    finish: Callable[[], object] = bool
+    """Called when all is done, or is to be undone: from then on no signal may end the phase half way."""
+
+
+def pre_start(work: Work, start: Start) -> None:
     """Check the VM and prepare its devices; on any failure everything is as before, and the error is raised."""
     pid = vms.running_pid(work.host, work.vmid)
     if pid is not None:
@@ -43,8 +53,10 @@ def pre_start(work: Work, environment: Mapping[str, str]) -> None:
             "pre-start is for a VM that is not running",
         )
     try:
-        _prepare(work, config_path(work.vmid, environment))
+        _prepare(work, start)
+        start.finish()
     except BaseException:
+        start.finish()
         for kept in undo_all(work._replace(deadline=Deadline(UNDO_BUDGET), patience=0)):
             work.warn(_kept_sentence(kept))
         raise
@@ -97,12 +109,14 @@ def wants(subject: Subject) -> tuple[Want, ...]:
     return tuple(found)
 
 
-def _prepare(work: Work, path: str) -> None:
-    subject = subjects.load(work.host, work.vmid, pending=False, config_path=path)
+def _prepare(work: Work, start: Start) -> None:
+    path = config_path(work.vmid, start.environment)
+    pending = start.pending and path == vms.config_path(work.vmid)  # a migration target starts the main section
+    subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
     needed = wants(subject)
     if work.journal.exists:
         _settle(work, needed)
-        subject = subjects.load(work.host, work.vmid, pending=False, config_path=path)
+        subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
     if subject.config.template:
         return
     _judge(work, subject)

@@ -8,6 +8,8 @@ import gc
 import os
 
 PHASES = ("pre-start", "post-start", "pre-stop", "post-stop")
+MAX_CONFIG = 64 * 1024 * 1024
+"""Bytes, as host.MAX_FILE."""
 USAGE = "usage: pvepassthru VMID pre-start|post-start|pre-stop|post-stop, VMID from 100 to 999999999"
 
 
@@ -48,8 +50,26 @@ def nothing_to_do(root: str, vmid: str, phase: str, source: str) -> bool:
     if phase != "pre-start":
         return True
     folder = f"/etc/pve/nodes/{source}" if source else "/etc/pve"
+    config = _read(f"{root}{folder}/qemu-server/{vmid}.conf")
+    return config is not None and b"hostpci" not in config
+
+
+def _read(path: str) -> bytes | None:
+    """The bytes of a plain file, or None: there is none, or it cannot be read or is too large. Waits for nothing."""
     try:
-        with open(f"{root}{folder}/qemu-server/{vmid}.conf", "rb") as config:
-            return b"hostpci" not in config.read()
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):  # ValueError: a NUL byte in the path
+        return None
+    try:
+        if os.fstat(fd).st_mode & 0o170000 != 0o100000:
+            return None
+        chunks = []
+        left = MAX_CONFIG
+        while left >= 0 and (chunk := os.read(fd, 65536)):
+            chunks.append(chunk)
+            left -= len(chunk)
+        return b"".join(chunks) if left >= 0 else None
     except OSError:
-        return False
+        return None
+    finally:
+        os.close(fd)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Undo what the hooks of dead VMs left behind, and report what looks left behind but is not ours to touch.
+"""Undo what the hooks of dead VMs left behind.
 
 A VM that is between pre-start and its QEMU does not run either. So a VM counts as dead only while we hold PVE's own
 lock on its config, which PVE holds through a whole start, and find no live pid, no process in its scope and no vfio
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from pvepassthru.host import filelocks, holders, state, vms
 from pvepassthru.host.deadline import Deadline
-from pvepassthru.host.inventory import DEVICES, MDEVS, Inventory
+from pvepassthru.host.inventory import DEVICES
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.undo import describe, undo_all
 from pvepassthru.lifecycle.work import Work
-from pvepassthru.model import pci
 from pvepassthru.model.errors import BusyError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
@@ -25,9 +24,11 @@ if TYPE_CHECKING:
     from pvepassthru.lifecycle.journal import Step
 
 LOCK_WAIT = 5.0
-"""Seconds; PVE itself waits 10 for this lock, so that we never make a start of it fail."""
-UNDO_BUDGET = 60.0
-"""Seconds for the steps of one VM."""
+"""Seconds to wait for PVE's lock on a VM's config."""
+VM_LOCK_WAIT = 2.0
+UNDO_BUDGET = 6.0
+"""Seconds for another hook or command of ours to end, and then for the steps of one VM. PVE waits 10 s for the lock
+that we hold meanwhile, and a start must not fail for us; what does not fit stays in the journal for the next time."""
 
 
 class Outcome(NamedTuple):
@@ -44,21 +45,12 @@ class Outcome(NamedTuple):
     """Words for each step kept, with the reason."""
 
 
-class Orphan(NamedTuple):
-    """Something that looks left behind, and that this tool did not make."""
-
-    what: str
-    vmid: int | None
-    """The VM that its name points to, or None for a foreign one."""
-    hint: str
-
-
 def recover(host: Host, vmid: int, *, dry_run: bool, warn: Callable[[str], None]) -> Outcome:
     """Undo the journal of one VM if that VM is dead. Raises UnsafeError when the state folder cannot be trusted."""
     state.check(host)
     try:
         config_lock = filelocks.hold(host, vms.config_lock_path(host, vmid), LOCK_WAIT, f"the config of VM {vmid}")
-        with config_lock, filelocks.hold(host, state.vm_lock_path(vmid), LOCK_WAIT, f"VM {vmid}"):
+        with config_lock, filelocks.hold(host, state.vm_lock_path(vmid), VM_LOCK_WAIT, f"VM {vmid}"):
             return _recover_locked(host, vmid, dry_run=dry_run, warn=warn)
     except BusyError as error:
         return Outcome(vmid, "busy", error.message, (), ())
@@ -84,24 +76,6 @@ def sign_of_life(host: Host, vmid: int, steps: tuple[Step, ...]) -> str | None:
 def device_folder(step: Step) -> str:
     """The sysfs folder of what a step was done to."""
     return f"{DEVICES}/{step.target}"
-
-
-def orphans(host: Host) -> list[Orphan]:
-    """Instances and reservations without a journal whose VM does not run here, and foreign instances."""
-    found = []
-    inventory = Inventory(host)
-    known = set(state.journals(host))
-    for instance in inventory.mdevs():
-        owner = pci.vmid_of_uuid(instance.uuid)
-        place = f"mdev {instance.uuid} ({instance.type} on {instance.parent})"
-        users = holders.device_holders(host, f"{MDEVS}/{instance.uuid}")
-        if owner is None:
-            hint = f"in use by {holders.describe(users)}" if users else "not made by PVE or this tool; its owner knows"
-            found.append(Orphan(place, None, hint))
-        elif owner[1] not in known and not users and vms.running_pid(host, owner[1]) is None:
-            hint = f"if VM {owner[1]} is not starting right now: echo 1 > {MDEVS}/{instance.uuid}/remove"
-            found.append(Orphan(place, owner[1], hint))
-    return found
 
 
 def _recover_locked(host: Host, vmid: int, *, dry_run: bool, warn: Callable[[str], None]) -> Outcome:

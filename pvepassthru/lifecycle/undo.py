@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pvepassthru.host import state
 from pvepassthru.lifecycle import mdev, vgpu
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -47,10 +48,15 @@ def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
     Returns what had to be kept. Raises nothing of its own: a failure keeps the step.
     """
     kept = []
+    if work.journal.lost:
+        work.warn(
+            f"{work.journal.path} is damaged: what its step {', '.join(map(str, sorted(work.journal.lost)))} did is "
+            f"not known and not undone; see pvepassthru mdev list, and {state.damaged_path(work.vmid)}"
+        )
     for step in reversed(work.journal.steps):
         if step.number in spare:
             continue
-        why = _undo(work, step)
+        why = _undo(work, step) if work.deadline else "no time was left for it"
         if why is None:
             _note(work, step)
         else:
@@ -80,5 +86,3 @@ def _note(work: Work, step: Step) -> None:
         work.journal.undone(step, "undone")
     except PassthruError as error:  # the next look finds nothing of it
         work.warn(str(error))
-    if step.kind != vgpu.RESERVE_KIND:
-        work.say(f"gave back {describe(step)}")

@@ -99,9 +99,10 @@ def undo_type(work: Work, step: Step) -> str | None:
         finally:
             if before is None:
                 reservations.release(host, [function], work.vmid, work.deadline)
-        return (
-            None if _current(host, function) != step.after else "the driver took the write, but the type is still set"
-        )
+        if _current(host, function) == step.after:
+            return "the driver took the write, but the type is still set"
+    work.say(f"gave back vGPU type {step.after} on {function}")
+    return None
 
 
 def await_writes(work: Work, step: Step) -> None:
@@ -129,6 +130,8 @@ def _current(host: Host, function: str) -> str | None:
 def _write(work: Work, function: str, value: str, lock: Lock, retry: float = 0.0) -> None:
     """Write a type, again for `retry` seconds while the driver refuses. Raises DeviceError, BusyError."""
     path = f"{DEVICES}/{function}/nvidia/current_vgpu_type"
+    if not work.deadline:
+        raise BusyError(f"cannot set vGPU type {value} on {function}: no time was left for it", "start again")
     end = Deadline(work.deadline.left(retry))
     while True:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words for messages: foreign text made safe to print, lists, and the nearest known word."""
+"""Foreign text made safe to print, or a number; and words for messages: lists, and the nearest known word."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ if TYPE_CHECKING:
 BLANKS = " \t\n\r\f\v"
 """What Perl's \\s matches in bytes; Python's str.strip() would take more (NBSP, the ASCII separators)."""
 
+DIGITS = 18
+"""No number of a host that we read has more."""
 LONGEST = 80
 """Characters of foreign text in a message."""
+
+
+def number(text: str | None) -> int | None:
+    """The number that a text is, all of it ASCII digits and no more than any host has; else None."""
+    if text is None or len(text) > DIGITS or not (text.isascii() and text.isdecimal()):
+        return None
+    return int(text)
 
 
 def shown(text: str) -> str:

@@ -175,14 +175,18 @@ def vgpu_other_type(subject: Subject) -> Iterator[Hit]:
 def mdev_kept_driver(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether an entry has both `mdev=` and `driver=keep`.
 
-    Why it matters: PVE then creates no mediated device, and QEMU cannot find it unless something else made it.
+    Why it matters: with `driver=keep` PVE itself creates no mediated device. This tool's hook creates it; without the
+    hook QEMU does not find it, and the start fails.
 
-    How to fix: remove `driver=keep`.
+    How to fix: nothing, while the VM has the hookscript; else remove `driver=keep`, or set the hookscript.
     """
     for device in subject.resolution.passed:
         if device.mdev and device.entry.keeps_driver:
-            message = f"with driver=keep PVE creates no mediated device {shown(device.mdev)}"
-            yield Hit(subject.at(device.entry.key, device.entry.line), message, "remove driver=keep")
+            message = (
+                f"with driver=keep PVE itself creates no mediated device {shown(device.mdev)}: the hook does; without "
+                "the hook the start fails"
+            )
+            yield Hit(subject.at(device.entry.key, device.entry.line), message, "see that the VM has the hookscript")
 
 
 def mdev_parent_passed(subject: Subject) -> Iterator[Hit]:

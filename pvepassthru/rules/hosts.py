@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 
+from pvepassthru.host import reservations
 from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.rules.subject import MAPPINGS, RESERVATIONS, Hit
+from pvepassthru.rules.subject import MAPPINGS, Hit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +62,7 @@ def reservations_unreadable(subject: Subject) -> Iterator[Hit]:
     How to fix: see what /run/qemu-server/pci-id-reservations is; PVE makes it anew when it is absent.
     """
     if subject.resolution.passed:
-        yield from _unread(RESERVATIONS, subject.around.reservations_read[1])
+        yield from _unread(reservations.FILE, subject.around.reservations_read[1])
 
 
 def mappings_unreadable(subject: Subject) -> Iterator[Hit]:

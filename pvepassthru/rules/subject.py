@@ -7,7 +7,7 @@ import errno
 import time
 from functools import cached_property
 
-from pvepassthru.host import vms
+from pvepassthru.host import reservations, vms
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model import mapping, reservation, resolve, start, vmconfig
 from pvepassthru.model.errors import InputError, NotFoundError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pvepassthru.model.vmconfig import Section, VmConfig
 
 MAPPINGS = "/etc/pve/mapping/pci.cfg"
-RESERVATIONS = "/run/qemu-server/pci-id-reservations"
 
 
 class Hit(NamedTuple):
@@ -54,7 +53,7 @@ class Surroundings:
     @cached_property
     def reservations_read(self) -> tuple[dict[str, Entry], str | None]:
         """PVE's reservations by address, none if there is no such file; and why it could not be read."""
-        data, why = self._read(RESERVATIONS)
+        data, why = self._read(reservations.FILE)
         return reservation.parse(data.decode("utf-8", "replace")), why
 
     def running(self, vmid: int) -> int | None:
@@ -144,7 +143,7 @@ def load(  # noqa: PLR0913 - what varies is by keyword
     path = config_path or vms.config_path(vmid)
     why = None
     try:
-        data = _read_config(host, vmid, path)
+        data = read_config(host, vmid, path)
     except InputError as error:
         if not lenient:
             raise
@@ -184,13 +183,16 @@ def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
     return found
 
 
-def _read_config(host: Host, vmid: int, path: str) -> bytes:
+def read_config(host: Host, vmid: int, path: str) -> bytes:
+    """The bytes of a VM's config. Raises NotFoundError when there is none, InputError when it cannot be read."""
     try:
         return host.read(path)
     except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+        dangling = host.link(path) is not None and error.errno == errno.ENOENT
+        if dangling or error.errno not in {errno.ENOENT, errno.ENOTDIR}:
+            why = "it is a link that leads nowhere" if dangling else error.strerror
             raise InputError(
-                f"cannot read the config of VM {vmid}, {host.path(path)}: {error.strerror}",
+                f"cannot read the config of VM {vmid}, {host.path(path)}: {why}",
                 "see that it is a readable file and that pmxcfs (pve-cluster) runs",
             ) from error
     vms.need_pve(host)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvepassthru.cli.main import main
+from pvepassthru.host import vms
 from pvepassthru.host.host import Host
 from pvepassthru.rules import subject as subjects
 from pvepassthru.rules.catalogue import findings
@@ -149,6 +151,39 @@ def test_all_goes_on_past_a_config_that_cannot_be_read(root: str, capsys: pytest
     assert "Too many levels of symbolic links" in finding["message"]
     assert _run(root, "150") == 4
     assert "Too many levels of symbolic links" in capsys.readouterr().err
+
+
+def test_all_goes_on_past_a_config_that_is_gone(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Removed or migrated between the listing and the reading: it is no VM of this node any more."""
+    monkeypatch.setattr(vms, "vmids", lambda _: [100, 105, 1000])
+    assert _run(root, "--all", "--json") == 1
+    assert [answer["vmid"] for answer in json.loads(capsys.readouterr().out)] == [100, 1000]
+
+
+def test_dangling_config_is_a_finding(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    os.symlink("nowhere", os.path.join(root, "etc/pve/qemu-server/150.conf"))
+    assert _run(root, "--all", "--json") == 1
+    answers = {answer["vmid"]: answer for answer in json.loads(capsys.readouterr().out)}
+    assert sorted(answers) == [100, 101, 102, 150, 1000]
+    (finding,) = answers[150]["findings"]
+    assert finding["code"] == "PVP330"
+    assert "cannot read the config of VM 150" in finding["message"]
+    assert "leads nowhere" in finding["message"]
+    assert _run(root, "150") == 4
+
+
+def test_all_when_pve_goes_away(root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """That all VMs are gone at once is not fine: /etc/pve is."""
+
+    def last_look(_: Host) -> list[int]:
+        shutil.rmtree(os.path.join(root, "etc/pve"))
+        return [100, 101]
+
+    monkeypatch.setattr(vms, "vmids", last_look)
+    assert _run(root, "--all") == 3
+    assert "no Proxmox VE on this machine" in capsys.readouterr().err
 
 
 def test_all_without_vms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,18 @@ def memory_folder() -> Iterator[str]:
         yield folder
 
 
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Run a `with` block as a user whom file modes bind; root becomes nobody for as long."""
+    own = os.geteuid()
+    if own == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+
+
 def build(root: str | Path, *, nested: bool) -> SimHost:
     """Make the machine's tree; `nested` with folders below sys/devices and links to them, as a real sysfs has."""
     tree.folder(root, "sys/class/iommu/dmar0")

@@ -153,3 +153,16 @@ def test_driver_available(tmp_path: Path) -> None:
     assert found.driver_available("nvidia")
     assert found.driver_available("e1000e")
     assert not found.driver_available("e1000")
+
+
+@pytest.mark.parametrize("digits", ["9" * 5000, "\u0661", "-1", ""], ids=["5,000 digits", "not ASCII", "sign", "empty"])
+def test_what_is_no_number(digits: str, tmp_path: Path) -> None:
+    """Python refuses to make a number of 5,000 digits."""
+    types = {"nvidia-63": {"available": digits}}
+    found = inventory(tmp_path, {PARENT: {"mdev": {"types": types, "instances": {UUIDS[0]: "nvidia-63"}}}})
+    here = os.path.dirname(tree.folder(tmp_path, f"{DEVICES}/{PARENT}/{UUIDS[0]}"))
+    for folder in (here, f"{here}/{UUIDS[0]}"):
+        os.symlink(digits[:4000] or ".", f"{folder}/iommu_group")
+    assert found.mdev_type(PARENT, "nvidia-63").available is None
+    assert found.group(PARENT) is None
+    assert found.mdev(UUIDS[0]).group is None

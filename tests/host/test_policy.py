@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,6 +77,16 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
         ("defaults: {gate: perhaps}", "gate is 'perhaps'; use one of enforce, warn, off"),
         ("a: \x00", "is not YAML"),
         ("{" * 5000, "is not YAML"),
+        ('a: !!int ""', "is not YAML"),
+        ('a: !!float ""', "is not YAML"),
+        ("a: !!bool x", "is not YAML"),
+        ("a: !!timestamp x", "is not YAML"),
+        ("defualts: {gate: off}", "the file has an unknown key defualts; is defaults meant"),
+        ("gates: off", "the file has an unknown key gates; known are defaults, vms"),
+        ("defaults: {Gate: off}", "defaults has an unknown key Gate; is gate meant"),
+        ("vms: {101: {gat: off}}", "vms.101 has an unknown key gat; is gate meant"),
+        ("vms: {1O0: {gate: off}}", "vms has 1O0, which is no VMID"),
+        ("vms: {101: off}", "vms.101 must be a mapping"),
     ],
 )
 def test_malformed_file_is_one_sentence(host: Host, text: str, sentence: str) -> None:
@@ -89,4 +100,18 @@ def test_malformed_file_is_one_sentence(host: Host, text: str, sentence: str) ->
 def test_unreadable_file(host: Host) -> None:
     os.mkdir(host.path(NODE))
     with pytest.raises(InputError, match="cannot read the policy"):
+        policy.gate(host, 100)
+
+
+def test_dangling_link_is_not_absent(host: Host) -> None:
+    os.symlink("pvepassthru.yaml.disabled", host.path(NODE))
+    with pytest.raises(InputError, match=f"cannot read the policy {NODE}: it is a link that leads nowhere"):
+        policy.gate(host, 100)
+
+
+def test_without_yaml(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    assert policy.gate(host, 100) == "enforce"
+    put(host, CLUSTER, "defaults: {gate: off}")
+    with pytest.raises(InputError, match="install python3-yaml"):
         policy.gate(host, 100)

@@ -11,6 +11,8 @@ import pytest
 from pvepassthru.host import state
 from pvepassthru.host.host import Host
 from pvepassthru.model.errors import PassthruError, UnsafeError
+from tests import tree
+from tests.host.machine import memory_folder, unprivileged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +72,20 @@ def test_no_run_folder(tmp_path: Path) -> None:
 
 def test_journals_are_listed_by_vmid(host: Host) -> None:
     state.prepare(host)
-    for name in ("1000.journal", "200.journal", "100.lock", "x.journal", "300.journal.tmp.7", "0000:01:00.0.lock"):
+    others = ["100.lock", "x.journal", "300.journal.tmp.7", "0000:01:00.0.lock"]
+    no_vmids = ["5.journal", "00100.journal", "1000000000.journal", ".journal", "\u0661\u0660\u0660.journal"]
+    for name in ("1000.journal", "200.journal", *others, *no_vmids):
         with open(f"{host.path(state.FOLDER)}/{name}", "w", encoding="ascii"):
             pass
     assert state.journals(host) == [200, 1000]
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty() -> None:
+    """Else a user without the right to look would be told that nothing is held."""
+    with memory_folder() as folder:
+        os.chmod(folder, 0o755)
+        made = tree.folder(folder, state.FOLDER)
+        os.chmod(made, 0o700 if os.geteuid() == 0 else 0)
+        sentence = "cannot read /run/pvepassthru: Permission denied; run this as root"
+        with unprivileged(), pytest.raises(PassthruError, match=f"^{sentence}$"):
+            state.journals(Host(folder))

@@ -83,7 +83,7 @@ def test_running(pid_file: str | None, cmdline: bytes, stat: str | None, pid: in
 def test_scope(tmp_path: Path) -> None:
     host = Host(str(tmp_path))
     assert vms.scope_pids(host, 100) == ()
-    tree.put(tmp_path, "sys/fs/cgroup/qemu.slice/100.scope/cgroup.procs", "42\n43\n")
+    tree.put(tmp_path, "sys/fs/cgroup/qemu.slice/100.scope/cgroup.procs", "42\n43\n" + "9" * 5000 + "\n")
     assert vms.scope_pids(host, 100) == (42, 43)
 
 

@@ -9,7 +9,7 @@ import subprocess
 from tests.kernel import guest, killed
 from tests.kernel.checks import check
 from tests.scenarios import crashes
-from tests.scenarios.counts import counts
+from tests.scenarios.counts import counts, note
 from tests.scenarios.crashes import SITUATIONS, VMID
 from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest, said
 
@@ -23,7 +23,7 @@ def _sweep(name: str, phase: str, *hows: str) -> None:
     crashes.furnish(world, SITUATIONS[name].config)
     for how in hows or crashes.WAYS:
         number = crashes.sweep(world, SITUATIONS[name], phase, how)
-        check(f"{name}, {phase}: crashes {how}", number, number)
+        note(f"killed {'before, its child spared' if how == 'spared' else how}", number)
 
 
 def test_mdev_pre_start() -> None:
@@ -79,6 +79,7 @@ def test_the_installed_script_killed() -> None:
 
 def test_at_random() -> None:
     wanted = counts()
-    check("seed", wanted.seed, wanted.seed)
+    note("seed", wanted.seed)
+    note("rounds", wanted.rounds)
     for kind, number in sorted(crashes.rounds(GuestWorld(), wanted.rounds, wanted.seed).items()):
-        check(kind, number, number)
+        note(kind, number)

@@ -62,8 +62,10 @@ class Started:
         self._receiver, sender = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            os.write(sender, attempt(machine, path, value).encode())
-            os._exit(0)
+            try:
+                os.write(sender, attempt(machine, path, value).encode())
+            finally:  # whatever happens, this is not the test
+                os._exit(0)
         os.close(sender)
 
     def running(self, seconds: float) -> bool:

@@ -216,3 +216,13 @@ def test_what_a_copy_of_a_host_lacks_is_no_evidence(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "sys/class/iommu")
     shutil.rmtree(tmp_path / "sys/bus/pci/drivers")
     assert _judge(tmp_path) == []
+
+
+def test_kept_driver_with_mdev_says_what_happens(tmp_path: Path) -> None:
+    """The hook creates the mdev all the same, so that nothing needs to be removed."""
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 41:00.0,mdev=nvidia-65,driver=keep\n"})
+    (finding,) = _judge(tmp_path)
+    assert (finding.code, finding.severity) == ("PVP214", "warning")
+    assert "PVE itself creates no mediated device nvidia-65: the hook does" in finding.message
+    assert "without the hook the start fails" in finding.message
+    assert "remove" not in finding.hint

@@ -10,7 +10,11 @@ import os
 import random
 from typing import NamedTuple
 
+from tests.kernel import checks
+
 VARIABLE = "PVEPASSTHRU_SOAK"
+NOTE = "count "
+"""How a line of a result that tells a count begins."""
 
 
 class Counts(NamedTuple):
@@ -34,6 +38,11 @@ def counts() -> Counts:
     if "=" in text:
         chosen = chosen._replace(**{name: int(number) for name, _, number in map(_part, text.split(","))})
     return chosen if chosen.seed else chosen._replace(seed=random.SystemRandom().randrange(1, 1_000_000))
+
+
+def note(what: str, number: int) -> None:
+    """Report a count with the result of this test; tests/kernel/soak.py puts it into its table."""
+    checks.done.append(f"{NOTE}{what}: {number}")
 
 
 def _part(word: str) -> tuple[str, str, str]:

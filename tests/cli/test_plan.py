@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `plan`: which config it takes, and what it says of one that is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pvepassthru.cli.main import main
+from tests import tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+GONE = "hostpci0: 0000:0f:00.0\n"
+
+
+def test_migrated_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a migration's target the config is still under the source node, as for the hook."""
+    root = tree.build(tmp_path)
+    tree.put(tmp_path, "etc/pve/nodes/other/qemu-server/100.conf", f"memory: 512\n[PENDING]\n{GONE}")
+    assert main(["--root", root, "plan", "100"]) == 3
+    assert "there is no VM 100 on node pve" in capsys.readouterr().err
+    monkeypatch.setenv("PVE_MIGRATED_FROM", "other")
+    assert main(["--root", root, "plan", "100"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    monkeypatch.setenv("PVE_MIGRATED_FROM", "../other")
+    assert main(["--root", root, "plan", "100"]) == 2
+
+
+def test_pending_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PVE applies them before the next start, which is what is planned."""
+    root = tree.build(tmp_path, configs={100: f"memory: 512\n[PENDING]\n{GONE}"})
+    assert main(["--root", root, "plan", "100"]) == 5
+    assert "PVP201" in capsys.readouterr().out
+
+
+def test_config_that_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tree.build(tmp_path)
+    tree.folder(tmp_path, "etc/pve/nodes/pve/qemu-server/100.conf")
+    assert main(["--root", root, "plan", "100"]) == 4
+    err = capsys.readouterr().err
+    assert "cannot read the config of VM 100" in err
+    assert "Is a directory" in err

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands `status` and `recover` beside bad journals, and for users without the right to look."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pvepassthru.cli.main import main
+from tests import tree
+from tests.host.machine import memory_folder, unprivileged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PARENT = "0000:41:00.0"
+STATE = "run/pvepassthru"
+
+
+def journal(root: str | Path, vmid: int, *more: str) -> str:
+    """A VM's journal with one step; returns its real path."""
+    step = {"n": 1, "do": "mdev", "target": f"{PARENT}/00000000-0000-0000-0000-{vmid:012d}"}
+    records = ({"v": 1, "vmid": vmid}, {**step, "before": None, "after": "nvidia-63"}, {"n": 1, "done": True})
+    path = tree.put(
+        root, f"{STATE}/{vmid}.journal", "".join(f"{line}\n" for line in [*map(json.dumps, records), *more])
+    )
+    os.chmod(os.path.dirname(path), 0o700)
+    os.chmod(path, 0o600)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return tree.build(tmp_path, running={100: 42})
+
+
+def test_states(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    journal(root, 100)
+    os.chmod(journal(root, 101), 0o666)
+    tree.folder(root, f"{STATE}/102.journal")
+    journal(root, 103)
+    journal(root, 104, '{"state": "running"}', "junk")
+    assert main(["--root", root, "status", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["journals"]
+    states = {row["vmid"]: row["state"] for row in rows}
+    assert states == {100: "running", 101: "unreadable", 102: "unreadable", 103: "prepared", 104: "stopped"}
+    assert [row["pid"] for row in rows] == [42, None, None, None, None]
+    assert [row["damaged_lines"] for row in rows] == [[], [], [], [], [5]]
+    assert [len(row["steps"]) for row in rows] == [1, 0, 0, 1, 1]
+    assert main(["--root", root, "status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "VM 100: running (process 42)" in lines
+    (line,) = [line for line in lines if line.startswith("VM 101: ")]
+    assert "is not a plain file that only root can write" in line
+    assert [row["words"] for row in rows] == [line.partition(": ")[2] for line in lines if line.startswith("VM ")]
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["recover"], ["recover", "100"]])
+def test_without_the_right_to_look(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What this tool holds must not be called somebody else's."""
+    instance = "00000000-0000-0000-0000-000000000100"
+    types = {"types": {"nvidia-63": {"available": "1"}}, "instances": {instance: "nvidia-63"}}
+    with memory_folder() as folder:
+        tree.build(folder, {"devices": {PARENT: {"mdev": types}}})
+        os.chmod(folder, 0o755)
+        journal(folder, 100)
+        os.chmod(f"{folder}/{STATE}", 0o700 if os.geteuid() == 0 else 0)
+        with unprivileged():
+            assert main(["--root", folder, *words]) == 5
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "pvepassthru: cannot read /run/pvepassthru: Permission denied; run this as root\n"

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who has a device open."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pvepassthru.host.holders import Holder, holders
+from pvepassthru.host.host import Host
+from pvepassthru.model.errors import PassthruError
+from tests import tree
+from tests.host.machine import memory_folder, unprivileged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NODE = "/dev/vfio/7"
+
+
+def test_holders(tmp_path: Path) -> None:
+    for pid, target in ((4711, NODE), (4712, "/dev/vfio/8"), (4713, NODE)):
+        tree.put(tmp_path, f"proc/{pid}/comm", "kvm\n")
+        os.symlink(target, f"{tree.folder(tmp_path, f'proc/{pid}/fd')}/3")
+    tree.folder(tmp_path, "proc/self/fd")
+    assert holders(Host(str(tmp_path)), [NODE]) == (Holder(4711, "kvm"), Holder(4713, "kvm"))
+
+
+def test_no_proc(tmp_path: Path) -> None:
+    assert holders(Host(str(tmp_path)), [NODE]) == ()
+
+
+def test_unreadable_proc_is_not_nobody() -> None:
+    with memory_folder() as folder:
+        os.chmod(folder, 0o755)
+        proc = tree.folder(folder, "proc")
+        os.chmod(proc, 0)
+        with unprivileged(), pytest.raises(PassthruError, match=f"cannot tell who has {NODE} open: cannot read /proc"):
+            holders(Host(folder), [NODE])
