@@ -12,6 +12,7 @@ import pytest
 from pvepassthru.cli import explain
 from pvepassthru.cli.main import COMMANDS, main
 from tests import tree
+from tests.kernel import guest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,6 +36,7 @@ def shell(python: str, words: str, redirection: str, *, before: str = "") -> tup
         capture_output=True,
         text=True,
         check=False,
+        cwd=guest.PROJECT,
     )
     return done.returncode, done.stderr
 
@@ -66,6 +68,7 @@ def test_reader_that_has_left(python: str) -> None:
         capture_output=True,
         text=True,
         check=False,
+        cwd=guest.PROJECT,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -88,9 +91,9 @@ def test_bug_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_without_filelock(words: list[str], root: str) -> None:
     """Only recover takes PVE's locks with it."""
     command = [sys.executable, "-c", WITHOUT_FILELOCK, "--root", root]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False, cwd=guest.PROJECT)
     assert (done.returncode, done.stderr) == (0, "")
-    done = subprocess.run([*command, "recover"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "recover"], capture_output=True, text=True, check=False, cwd=guest.PROJECT)
     assert (done.returncode, done.stderr) == (
         5,
         "pvepassthru: the Python module filelock is missing; install python3-filelock\n",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The crash and race tests on real kernels with their full counts: `./dev soak`. Only the standard library.
+"""The crash and race tests on real kernels with their full counts: `./dev soak`.
 
 It prints the counts, the seed and each result; with --write the results go into docs/soak.md.
 """
@@ -7,7 +7,7 @@ It prints the counts, the seed and each result; with --write the results go into
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import os
 import random
 import sys
@@ -24,14 +24,14 @@ SUITES = ("lifecycle_crash", "lifecycle_race")
 PAGE = os.path.join(testbed.PROJECT, "docs", "soak.md")
 INTRODUCTION = """# Soak
 
-`./dev soak` runs the crash and race tests of the hook on every real kernel that this Debian has, with their full counts:
-each change that a hook makes is a point where it is killed, then come rounds that are killed at random, and many VMs
-that want four instances. `./dev test` runs the same with small counts. Both fail unless afterwards sysfs, drivers,
-PVE's reservation file and the journals are as before, and what belongs to others was not touched.
+`./dev soak` runs the crash and race tests of the hook on every real kernel that this Debian has, with full counts: each
+change that a hook makes is a point where it is killed, then come rounds that are killed at random, and many VMs that
+want four instances. `./dev test` runs the same with small counts. Both fail unless afterwards sysfs, drivers, PVE's
+reservation file and the journals are as before, and what belongs to others was not touched.
 
 A round: a VM with one mdev, with two on two parents, with a vendor vGPU, or one whose start fails half way; its
-pre-start or post-stop, or `pvepassthru recover`, is killed with SIGKILL before or after a change, before a change of its
-child, which lives on, or at any time; then `pvepassthru recover`, or the next start and stop.
+pre-start or post-stop, or `pvepassthru recover`, is killed with SIGKILL before or after a change, before a change of
+its child, which lives on, or at any time; then `pvepassthru recover`, or the next start and stop.
 
     ./dev soak [--kernel 6.12] [--rounds 100] [--vms 64] [--seed NUMBER] [--write]
 
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     total = f"{len(results) - len(failed)} passed, {len(failed)} failed, in {minutes:.0f} minutes; {counts}"
     print(f"soak: {total}")
     if options.write:
-        today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+        today = dt.datetime.now(dt.UTC).date().isoformat()
         with open(PAGE, "w", encoding="utf-8") as page:
             page.write(f"{INTRODUCTION}\n## Result of {today}\n\n{total}.\n\n{table(results)}")
     return 1 if failed else 0
