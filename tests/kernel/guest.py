@@ -114,6 +114,8 @@ def make_vfs(count: int, *, vgpu: bool = False, driver: str | None = "tbvgpu") -
     if driver != link(f"{pf}/driver"):
         bind(PHYSICAL_FUNCTION, driver)
     write(f"{pf}/sriov_numvfs", "0")
+    if vgpu:  # else nvme probes each VF on its own time, and gives it up while it is being bound to another driver
+        write(f"{pf}/sriov_drivers_autoprobe", "0")
     write(f"{pf}/sriov_numvfs", str(count))
     addresses = [link(f"{pf}/virtfn{index}") or "" for index in range(count)]
     for address in addresses:
