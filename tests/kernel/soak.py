@@ -112,8 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{kernel} {one.suite} {one.test} {one.outcome} {one.seconds:.0f} s {', '.join(one.notes)}",
                     flush=True,
                 )
-                if one.words:
-                    print(one.words, flush=True)
+            for words in dict.fromkeys(one.words for one in done if one.words):  # what ended them all is said once
+                print(words, flush=True)
             results += done
     failed = [one for one in results if one.outcome != "passed"]
     minutes = (time.monotonic() - begin) / 60
