@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PassthruError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader of our output has left: nobody to tell
-        _drop_output()
+        _drop(sys.stdout)
         return 0
     except KeyboardInterrupt:
         return 130
@@ -102,11 +102,11 @@ def _fail(sentence: str, code: int = PassthruError.exit_code) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        _drop_output()
+        _drop(sys.stdout)
     try:
         print(f"pvepassthru: {one_line(sentence)}", file=sys.stderr, flush=True)
     except OSError:  # nobody listens
-        pass
+        _drop(sys.stderr)
     return code
 
 
@@ -117,9 +117,9 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {error}; this is a bug of pvepassthru, please report this"
 
 
-def _drop_output() -> None:
-    """Send what was printed nowhere, so that Python does not complain of it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream: TextIO) -> None:
+    """Send what was printed nowhere, so that Python neither complains of it at its end nor changes the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Output:
