@@ -14,10 +14,10 @@ import sys
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pvepassthru
-from pvepassthru.cli.words import one_line
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle import phases
 from pvepassthru.model.errors import PassthruError, UsageError
+from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence

@@ -11,7 +11,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.words import one_line, print_json, vmid
+from pvepassthru.cli.words import print_json, vmid
 from pvepassthru.host import vms
 from pvepassthru.host.capture import capture
 from pvepassthru.host.host import open_host
@@ -19,6 +19,7 @@ from pvepassthru.lifecycle import hook, quick
 from pvepassthru.lifecycle.phases import Start, config_path
 from pvepassthru.lifecycle.work import Voice
 from pvepassthru.model.errors import EXIT_FINE, PassthruError
+from pvepassthru.model.text import one_line
 from pvepassthru.rules.subject import read_config
 
 if TYPE_CHECKING:

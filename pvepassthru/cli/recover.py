@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.words import one_line, print_json, vmid
+from pvepassthru.cli.words import print_json, vmid
 from pvepassthru.host import state
 from pvepassthru.lifecycle import recover
 from pvepassthru.lifecycle.orphans import orphans as look
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
+from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     import argparse

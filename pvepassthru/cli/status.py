@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pvepassthru.cli.words import one_line, print_json
+from pvepassthru.cli.words import print_json
 from pvepassthru.host import state, vms
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.orphans import orphans as look
 from pvepassthru.lifecycle.undo import describe
 from pvepassthru.model.errors import PassthruError
+from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     import argparse

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pvepassthru.cli.words import one_line, print_json, vmid
+from pvepassthru.cli.words import print_json, vmid
 from pvepassthru.host import vms
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, UsageError
+from pvepassthru.model.text import one_line
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
 

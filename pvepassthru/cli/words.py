@@ -7,7 +7,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from pvepassthru.lifecycle import quick
+from pvepassthru.host.vms import vmid_of
+from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 def vmid(word: str) -> int:
     """The VMID that a word of the command line is; argparse reports what is none as wrong usage."""
-    if not quick.is_vmid(word):
+    number = vmid_of(word)
+    if number is None:
         raise argparse.ArgumentTypeError(f"{word!r} is no VMID: a number from 100 to 999999999")
-    return int(word)
+    return number
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes
@@ -31,8 +33,3 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def one_line(text: str) -> str:
-    """Text with control characters and stray bytes, which a VM's config may hold, made visible."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -13,6 +13,12 @@ class Deadline:
         self.seconds = seconds
         self._end = time.monotonic() + seconds
 
+    def raised(self, seconds: float) -> Deadline:
+        """One from the same moment on, for at least `seconds`."""
+        later = Deadline(max(seconds, self.seconds))
+        later._end = self._end - self.seconds + later.seconds
+        return later
+
     def left(self, most: float | None = None) -> float:
         """Seconds until the deadline, at most `most`; 0 when it has passed."""
         rest = max(0.0, self._end - time.monotonic())

@@ -154,6 +154,14 @@ class Inventory:
         """All mediated device instances, sorted by uuid."""
         return tuple(self.mdev(uuid) for uuid in self.host.names(MDEVS))
 
+    def mdevs_of(self, parent: str) -> tuple[str, ...]:
+        """The UUIDs of a parent's instances, sorted.
+
+        Also of those that /sys/bus/mdev lists no more: a process has them open, and their removal waits for it.
+        """
+        names = self.host.names(f"{DEVICES}/{parent}")
+        return tuple(name for name in names if len(name) == 36 and name.count("-") == 4)
+
     def mdev(self, uuid: str) -> Mdev:
         """One instance; every value but its uuid is None if there is no such instance."""
         folder = f"{MDEVS}/{uuid}"

@@ -13,7 +13,7 @@ import stat
 from pvepassthru.host.state import is_own
 from pvepassthru.host.vms import vmid_of
 from pvepassthru.model.errors import InputError, UnsafeError
-from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import nearest, shown
 
 if TYPE_CHECKING:
@@ -25,32 +25,51 @@ FILES = ("/etc/pve/pvepassthru.yaml", "/etc/pvepassthru.yaml")
 """The cluster's, then this node's."""
 GATES = ("enforce", "warn", "off")
 SECTIONS = ("defaults", "vms")
-SETTINGS = ("gate",)
+SETTINGS = ("gate", "pre_start_seconds")
 """What `defaults` and each VM of `vms` may say."""
+MOST_SECONDS = 3600
 
 NOT_YAML = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 """What yaml's own constructors let through for tags such as `!!int ""`, besides its YAMLError."""
 
 
-def gate(host: Host, vmid: int) -> str:
-    """What pre-start does with errors of a VM: `enforce` (the default), `warn` or `off`.
+class Policy(NamedTuple):
+    """What the owner allows one VM."""
 
-    `vms: {VMID: {gate: ...}}` before `defaults: {gate: ...}`, the node's file before the cluster's. Raises InputError
-    and UnsafeError as `load`.
+    gate: str = "enforce"
+    """What pre-start does with errors: `enforce`, `warn` or `off`."""
+    pre_start_seconds: int = 0
+    """How long pre-start may take, if that is longer than it may anyway."""
+
+
+def of(host: Host, vmid: int) -> Policy:
+    """The policy for a VM: `vms: {VMID: ...}` before `defaults: ...`, the node's file before the cluster's.
+
+    Raises InputError and UnsafeError as `load`.
     """
-    value = "enforce"
+    policy = Policy()
     loaded = [load(host, path) for path in FILES]
     for section in ("defaults", "vms"):
         for path, document in zip(FILES, loaded, strict=True):
-            settings = document[section]
-            if section == "vms":
-                settings = settings.get(vmid, {})
-            chosen = settings.get("gate", value)
-            if chosen is False:  # YAML 1.1 reads a bare `off` as false
-                chosen = "off"
-            if chosen not in GATES:
-                raise InputError(f"{path}: gate is {chosen!r}", f"use one of {', '.join(GATES)}")
-            value = chosen
+            settings = document[section] if section == "defaults" else document[section].get(vmid, {})
+            if "gate" in settings:
+                policy = policy._replace(gate=_gate(path, settings["gate"]))
+            if "pre_start_seconds" in settings:
+                policy = policy._replace(pre_start_seconds=_seconds(path, settings["pre_start_seconds"]))
+    return policy
+
+
+def _gate(path: str, value: object) -> str:
+    if value is False:  # YAML 1.1 reads a bare `off` as false
+        return "off"
+    if not isinstance(value, str) or value not in GATES:
+        raise InputError(f"{path}: gate is {value!r}", f"use one of {', '.join(GATES)}")
+    return value
+
+
+def _seconds(path: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_SECONDS:
+        raise InputError(f"{path}: pre_start_seconds is {value!r}", f"use a number from 1 to {MOST_SECONDS}")
     return value
 
 

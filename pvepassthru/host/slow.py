@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pvepassthru.host.host import Host
     from pvepassthru.host.locks import Lock
 
-HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that would end a hook half way."""
 
 
 class StillBlockedError(Exception):
@@ -36,7 +37,7 @@ def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None
     wait until then too. Raises OSError with the kernel's errno, StillBlockedError, or PassthruError without a process.
     """
     reader, writer = os.pipe()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         caller = os.getpid()
         try:

@@ -9,21 +9,20 @@ import signal
 from pvepassthru.host import locks, state
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.host import open_host
+from pvepassthru.host.slow import ENDING
 from pvepassthru.lifecycle import phases
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.phases import Start
 from pvepassthru.lifecycle.work import Voice, Work
 from pvepassthru.model.errors import EndedError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
     from pvepassthru.host.host import Host
-
-
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(root: str, vmid: int, phase: str, environment: Mapping[str, str], node: str | None = None) -> int:
@@ -113,16 +112,11 @@ class _TaskLog:
 
         syslog.openlog(f"pvepassthru[{self._vmid}]", 0, syslog.LOG_DAEMON)
         priority = syslog.LOG_ERR if level == "error" else syslog.LOG_WARNING
-        syslog.syslog(priority, _one_line(sentence))
+        syslog.syslog(priority, one_line(sentence))
 
 
 def _print(stream: int, sentence: str) -> None:
     try:
-        os.write(stream, (_one_line(sentence) + "\n").encode("utf-8", "backslashreplace"))
+        os.write(stream, (one_line(sentence) + "\n").encode("utf-8", "backslashreplace"))
     except OSError:  # the reader is gone; the work goes on
         pass
-
-
-def _one_line(sentence: str) -> str:
-    """The sentence with control characters, which a VM's config may hold, made visible."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in sentence)

@@ -101,13 +101,12 @@ def users_of(inventory: Inventory, parent: str) -> str:
     """Words for who holds the instances of a parent: "VM 101, 102, and uuid ..."; empty if nobody does."""
     vms: set[int] = set()
     others: list[str] = []
-    for name in inventory.host.names(f"{DEVICES}/{parent}"):  # also those that wait for their removal
-        if len(name) == 36 and name.count("-") == 4:
-            owner = pci.vmid_of_uuid(name)
-            if owner:
-                vms.add(owner[1])
-            else:
-                others.append(name)
+    for uuid in inventory.mdevs_of(parent):
+        owner = pci.vmid_of_uuid(uuid)
+        if owner:
+            vms.add(owner[1])
+        else:
+            others.append(uuid)
     words = [f"VM {', '.join(map(str, sorted(vms)))}"] if vms else []
     return " and ".join(words + ([f"uuid {', '.join(others)}"] if others else []))
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pvepassthru.model.finding import Finding
     from pvepassthru.rules.subject import Subject
 
-PHASES = ("pre-start", "post-start", "pre-stop", "post-stop")
 BUDGET = {"pre-start": 60.0, "post-start": 10.0, "pre-stop": 10.0, "post-stop": 30.0}
-"""Seconds that a phase may take: PVE's `qm cleanup` waits 60 s for the VM's lock, and a start waits for pre-start."""
+"""Seconds that a phase may take: PVE's `qm cleanup` waits 60 s for the VM's lock, and a start waits for pre-start, to
+which the owner's policy may give more."""
 UNDO_BUDGET = 20.0
 """Seconds that a failing pre-start may take to undo itself."""
 PATIENCE = 10.0
@@ -119,12 +119,21 @@ def _prepare(work: Work, start: Start) -> None:
         subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
     if subject.config.template:
         return
-    _judge(work, subject)
-    for want in needed:
-        if want.kind == mdev.KIND:
-            mdev.create(work, want)
-        else:
-            vgpu.set_type(work, want)
+    allowed = policy.of(work.host, work.vmid)
+    work = work._replace(deadline=work.deadline.raised(allowed.pre_start_seconds))
+    try:
+        _judge(work, subject, allowed.gate)
+        for want in needed:
+            if want.kind == mdev.KIND:
+                mdev.create(work, want)
+            else:
+                vgpu.set_type(work, want)
+    except DeviceError:
+        if subject.section.get("lock") == "backup":
+            work.warn(
+                f"a backup starts VM {work.vmid}, which was stopped, with its devices; see when the backup job runs"
+            )
+        raise
 
 
 def _settle(work: Work, needed: tuple[Want, ...]) -> None:
@@ -165,9 +174,8 @@ def _stands_in_the_way(target: str, want: Want) -> bool:
     return uuid == want.uuid if uuid else parent in want.candidates
 
 
-def _judge(work: Work, subject: Subject) -> None:
+def _judge(work: Work, subject: Subject, gate: str) -> None:
     """Run the gate's rules: an error refuses the start, unless the policy says otherwise; all else is a warning."""
-    gate = policy.gate(work.host, work.vmid)
     if gate == "off":
         return
     found = catalogue.findings(subject, gate_only=True)
@@ -176,10 +184,6 @@ def _judge(work: Work, subject: Subject) -> None:
         if not errors or finding is not errors[-1]:  # that one is said by the exception
             work.warn(_words(finding))
     if errors:
-        if subject.section.get("lock") == "backup":
-            work.warn(
-                f"a backup starts VM {work.vmid}, which was stopped, with its devices; see when the backup job runs"
-            )
         raise DeviceError(_words(errors[-1]))
 
 

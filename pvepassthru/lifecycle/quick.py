@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 
 def is_vmid(word: str) -> bool:
-    """Whether a word is a VMID as PVE writes one: 100 to 999999999 (pve-common, format pve-vmid)."""
+    """Whether a word is a VMID as PVE writes one: 100 to 999999999 (pve-common, format pve-vmid). As vms.vmid_of."""
     return 3 <= len(word) <= 9 and word.isascii() and word.isdigit() and word[0] != "0"
 
 

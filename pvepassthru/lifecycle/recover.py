@@ -36,9 +36,10 @@ class Outcome(NamedTuple):
 
     vmid: int
     state: str
-    """`recovered`, `kept` (some steps could not be undone), `alive`, `busy` (PVE works on the VM), `failed`."""
+    """`recovered`, `would-recover` (in a dry run), `kept` (some steps could not be undone), `alive`, `busy` (PVE works
+    on the VM), `failed`."""
     reason: str
-    """Why it is not `recovered`; empty if it is."""
+    """Why it is `alive`, `busy` or `failed`; else empty."""
     undone: tuple[str, ...]
     """Words for each step undone, or, in a dry run, that would be looked at."""
     kept: tuple[str, ...]
@@ -87,7 +88,7 @@ def _recover_locked(host: Host, vmid: int, *, dry_run: bool, warn: Callable[[str
         return Outcome(vmid, "alive", alive, (), ())
     steps = tuple(describe(step) for step in journal.steps)
     if dry_run:
-        return Outcome(vmid, "recovered", "", steps, ())
+        return Outcome(vmid, "would-recover", "", steps, ())
     undone: list[str] = []
     work = Work(host, vmid, journal, Deadline(UNDO_BUDGET), 0.0, undone.append, warn)
     kept = tuple(f"{describe(kept.step)}: {kept.why}" for kept in undo_all(work))

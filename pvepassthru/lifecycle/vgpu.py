@@ -87,7 +87,7 @@ def undo_type(work: Work, step: Step) -> str | None:
         try:
             reservations.reserve(host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
         except DeviceError as error:
-            return error.message
+            return f"the VF is no longer this VM's: {error.message}"
         try:
             end = Deadline(work.deadline.left(work.patience))
             while users := holders.device_holders(host, f"{DEVICES}/{function}"):

@@ -24,11 +24,6 @@ _SHORT = Pattern(r"[0-9a-f]{2}:[0-9a-f]{2}(?:\.[0-9a-f])?", ASCII)
 _UUID = Pattern(r"([0-9]{8})-0000-0000-0000-([0-9]{12})", ASCII)
 
 
-def is_address(text: str) -> bool:
-    """Whether this is a full address as sysfs names functions."""
-    return ADDRESS.fullmatch(text) is not None
-
-
 def with_domain(selector: str) -> str:
     """A selector with its domain: `01:00` becomes `0000:01:00`."""
     return f"0000:{selector}" if _SHORT.fullmatch(selector) else selector

@@ -77,8 +77,8 @@ class Hardware(Protocol):
     def mdev_types(self, address: str) -> Sequence[TypeOffer]:
         """The mdev types of a function."""
 
-    def mdevs(self) -> Sequence[Instance]:
-        """All mediated devices."""
+    def mdevs_of(self, parent: str) -> Sequence[str]:
+        """The UUIDs of a parent's mediated devices, those whose removal waits included."""
 
     def mdev(self, uuid: str) -> Instance:
         """One mediated device."""

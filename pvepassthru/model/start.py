@@ -179,7 +179,7 @@ class _Room:
 
     def _holders(self, parent: str) -> str:
         """Who has instances of a parent, in words."""
-        mine = [made.uuid for made in self.hardware.mdevs() if made.parent == parent]
+        mine = self.hardware.mdevs_of(parent)
         owners = [(uuid, pci.vmid_of_uuid(uuid)) for uuid in mine]
         vms = sorted({owner[1] for _, owner in owners if owner})
         foreign = [uuid for uuid, owner in owners if not owner]

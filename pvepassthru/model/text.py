@@ -27,8 +27,13 @@ def number(text: str | None) -> int | None:
 def shown(text: str) -> str:
     """Foreign text on one line: control characters and broken bytes escaped, cut after 80 characters."""
     cut = text[:LONGEST]
-    safe = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)
+    safe = one_line(cut)
     return safe if cut == text else f"{safe}... ({len(text)} characters)"
+
+
+def one_line(text: str) -> str:
+    """Text, a whole sentence, with control characters and broken bytes made visible."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def listed(words: Iterable[object], most: int = 12) -> str:

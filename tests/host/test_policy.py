@@ -32,7 +32,7 @@ def put(host: Host, path: str, text: str, mode: int = 0o640) -> None:
 
 
 def test_without_files_the_gate_is_enforced(host: Host) -> None:
-    assert policy.gate(host, 100) == "enforce"
+    assert policy.of(host, 100) == ("enforce", 0)
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,22 @@ def test_without_files_the_gate_is_enforced(host: Host) -> None:
 def test_who_wins(host: Host, cluster: str, node: str, expected: str) -> None:
     put(host, CLUSTER, cluster)
     put(host, NODE, node)
-    assert policy.gate(host, 100) == expected
+    assert policy.of(host, 100).gate == expected
+
+
+def test_each_setting_by_itself(host: Host) -> None:
+    put(host, CLUSTER, "defaults: {pre_start_seconds: 90}\nvms: {100: {pre_start_seconds: 300}, 102: }")
+    put(host, NODE, "defaults: {gate: warn}")
+    assert policy.of(host, 100) == ("warn", 300)
+    assert policy.of(host, 101) == ("warn", 90)
+    assert policy.of(host, 102) == ("warn", 90)
 
 
 @pytest.mark.parametrize("mode", [0o660, 0o602])
 def test_file_that_others_can_write_is_refused(host: Host, mode: int) -> None:
     put(host, CLUSTER, "defaults: {gate: off}", mode)
     with pytest.raises(UnsafeError, match=f"mode {mode:04o}.*refused.*chmod go-w {CLUSTER}"):
-        policy.gate(host, 100)
+        policy.of(host, 100)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a file to another user")
@@ -65,7 +73,7 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
     put(host, NODE, "defaults: {gate: off}")
     os.chown(host.path(NODE), 12345, 0)
     with pytest.raises(UnsafeError, match="user 12345"):
-        policy.gate(host, 100)
+        policy.of(host, 100)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +83,11 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
         ("- a list", "must be a mapping"),
         ("vms: 7", "vms must be a mapping"),
         ("defaults: {gate: perhaps}", "gate is 'perhaps'; use one of enforce, warn, off"),
+        ("defaults: {gate: [off]}", r"gate is \[False\]; use one of enforce, warn, off"),
+        ("defaults: {pre_start_seconds: 0}", "pre_start_seconds is 0; use a number from 1 to 3600"),
+        ("defaults: {pre_start_seconds: 3601}", "pre_start_seconds is 3601; use a number"),
+        ("vms: {100: {pre_start_seconds: true}}", "pre_start_seconds is True; use a number"),
+        ("vms: {100: {pre_start_seconds: 2m}}", "pre_start_seconds is '2m'; use a number"),
         ("a: \x00", "is not YAML"),
         ("{" * 5000, "is not YAML"),
         ('a: !!int ""', "is not YAML"),
@@ -92,7 +105,7 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
 def test_malformed_file_is_one_sentence(host: Host, text: str, sentence: str) -> None:
     put(host, NODE, text)
     with pytest.raises(InputError, match=sentence) as caught:
-        policy.gate(host, 100)
+        policy.of(host, 100)
     assert "\n" not in str(caught.value)
     assert NODE in str(caught.value)
 
@@ -100,18 +113,18 @@ def test_malformed_file_is_one_sentence(host: Host, text: str, sentence: str) ->
 def test_unreadable_file(host: Host) -> None:
     os.mkdir(host.path(NODE))
     with pytest.raises(InputError, match="cannot read the policy"):
-        policy.gate(host, 100)
+        policy.of(host, 100)
 
 
 def test_dangling_link_is_not_absent(host: Host) -> None:
     os.symlink("pvepassthru.yaml.disabled", host.path(NODE))
     with pytest.raises(InputError, match=f"cannot read the policy {NODE}: it is a link that leads nowhere"):
-        policy.gate(host, 100)
+        policy.of(host, 100)
 
 
 def test_without_yaml(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    assert policy.gate(host, 100) == "enforce"
+    assert policy.of(host, 100) == ("enforce", 0)
     put(host, CLUSTER, "defaults: {gate: off}")
     with pytest.raises(InputError, match="install python3-yaml"):
-        policy.gate(host, 100)
+        policy.of(host, 100)

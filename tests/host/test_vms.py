@@ -10,6 +10,7 @@ import pytest
 
 from pvepassthru.host import vms
 from pvepassthru.host.host import Host
+from pvepassthru.lifecycle import quick
 from pvepassthru.model.errors import NotFoundError
 from tests import tree
 
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 )
 def test_what_is_no_vmid(word: str) -> None:
     assert vms.vmid_of(word) is None
+    assert not quick.is_vmid(word)
 
 
 @pytest.mark.parametrize("word", ["100", "999999999"])
 def test_what_is_a_vmid(word: str) -> None:
     assert vms.vmid_of(word) == int(word)
+    assert quick.is_vmid(word)
 
 
 def test_vmids_are_sorted_as_numbers(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ class NoHardware:
     def mdev_types(self, address: str) -> tuple[TypeOffer, ...]:
         raise AssertionError(f"the types of {address}, which is not there, were asked for")
 
-    def mdevs(self) -> tuple[Instance, ...]:
-        return ()
+    def mdevs_of(self, parent: str) -> tuple[str, ...]:
+        raise AssertionError(f"the instances of {parent}, which is not there, were asked for")
 
     def mdev(self, uuid: str) -> Instance:
         return Mdev(uuid, None, None, None)

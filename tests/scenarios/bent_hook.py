@@ -44,7 +44,7 @@ how, _, value = sys.argv.pop(1).partition("=")
 if how == "patience":
     wait(float(value))
 elif how == "budget":
-    phases.BUDGET.update(dict.fromkeys(phases.PHASES, float(value)))
+    phases.BUDGET.update(dict.fromkeys(phases.BUDGET, float(value)))
 else:
     fill(int(value))
 

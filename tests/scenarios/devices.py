@@ -258,7 +258,7 @@ def removal_blocks(world: World) -> None:
     log = failed(world.pve.start(100), "hook-failed")
     said(log, f"for an older one on {PARENT} a removal is under way", f"process {pid} (")
     world.pve.define(101, mdev(4))
-    said(failed(world.pve.start(101), "hook-failed"), "tbmdev-4", PARENT)
+    said(failed(world.pve.start(101), "hook-failed"), "tbmdev-4", f"1 in use (VM 100) on {PARENT}")
     world.pve.close()
     check("PVE's remove ended", world.state()["inside the parents"], before["inside the parents"])
     check("phases", went(world.pve.start(100)).phases, START)

@@ -179,6 +179,10 @@ def backup_finds_no_room(world: World) -> None:
     log = failed(world.pve.backup(100), "hook-failed")
     said(log, "a backup starts VM 100", "tbmdev-1", "VM 101")
     check("as before", world.state(), before)
+    world.pve.cluster.put("/etc/pvepassthru.yaml", "defaults: {gate: off}\n")  # then the create finds it
+    log = failed(world.pve.backup(100), "hook-failed")
+    said(log, "a backup starts VM 100", "cannot create mdev tbmdev-1", "VM 101")
+    check("as before", world.state(), before)
 
 
 # ---- migration and HA

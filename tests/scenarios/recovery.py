@@ -80,7 +80,7 @@ def recover_dead(world: World) -> None:
     with _unchanged(world):
         found = _json(world, "recover", "--dry-run")
         outcomes = {vm["vmid"]: (vm["state"], vm["undone"]) for vm in found["vms"]}
-        check("in a dry run", outcomes, {100: ("recovered", [STEP]), 101: ("alive", [])})
+        check("in a dry run", outcomes, {100: ("would-recover", [STEP]), 101: ("alive", [])})
         check("nothing is foreign", found["orphans"], [])
     outcomes = {vm["vmid"]: (vm["state"], vm["kept"]) for vm in _json(world, "recover")["vms"]}
     check("really", outcomes, {100: ("recovered", []), 101: ("alive", [])})

@@ -287,6 +287,24 @@ def parent_lock_is_busy(world: World) -> None:
     check("as before", world.state(), before)
 
 
+def policy_gives_more_time(world: World) -> None:
+    """A create that is too slow for the usual budget, and fits the one that the owner's policy gives."""
+    world.pve.define(100, ONE)
+    world.configure(delay_ms=3000)
+    before = world.state()
+    with world.bent("budget=2"):
+        refused(world, 100, "cannot create mdev tbmdev-1 on", "the kernel has not finished in time")
+        world.configure(delay_ms=0)
+        check("nothing is left of it", world.hook(100, "post-stop").code, 0)
+        check("as before", world.state(), before)
+        world.configure(delay_ms=3000)
+        world.pve.cluster.put(CLUSTER_POLICY, "vms: {100: {pre_start_seconds: 30}}\n")
+        went(world.pve.start(100))
+    world.configure(delay_ms=0)
+    check("its mdev", world.mdevs(), MADE)
+    went(world.pve.stop(100))
+
+
 def ended_while_waiting(world: World) -> None:
     """SIGTERM while it waits for a lock: it ends at once, with one sentence."""
     world.pve.define(100, ONE)
