@@ -24,7 +24,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -149,42 +148,6 @@ def command(script: str, *arguments: str, at: At, python: str = sys.executable) 
             option = "--" + name.replace("_", "-")
             words += [option] if value is True else [option, str(value)]
     return [*words, script, *arguments]
-
-
-def forked(script: str, *arguments: str, at: At, output: str = os.devnull) -> int:
-    """Run a script under a Killer in a fork of this process, and return its exit code, or minus its signal.
-
-    As `command`, but quicker by the start of an interpreter, which counts in the guest: modules that are imported here
-    already are the script's too. `output`: the file to which its standard output and error are appended.
-    """
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            streams = (os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
-            for stream, fd in enumerate((streams[0], streams[1], streams[1])):
-                os.dup2(fd, stream)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - until _exit
-            code = _exit_code(script, arguments, at)
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def _exit_code(script: str, arguments: Sequence[str], at: At) -> int:
-    try:
-        _run(script, arguments, at)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(bool(end.code))
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-    except BaseException:  # noqa: BLE001 - as the interpreter does at the end of a script
-        traceback.print_exc()
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    return code
 
 
 def changes(script: str, *arguments: str, env: Mapping[str, str] | None = None, limit: float = 60.0) -> list[str]:

@@ -8,9 +8,10 @@ import subprocess
 
 from tests.kernel import guest, killed
 from tests.kernel.checks import check
-from tests.scenarios import crashes
+from tests.scenarios import crashes, rounds
 from tests.scenarios.counts import counts, note
-from tests.scenarios.crashes import SITUATIONS, VMID
+from tests.scenarios.crashes import SITUATIONS
+from tests.scenarios.forked import VMID
 from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest, said
 
 prepare, setup = prepare_guest, reset_guest
@@ -81,5 +82,5 @@ def test_at_random() -> None:
     wanted = counts()
     note("seed", wanted.seed)
     note("rounds", wanted.rounds)
-    for kind, number in sorted(crashes.rounds(GuestWorld(), wanted.rounds, wanted.seed).items()):
+    for kind, number in sorted(rounds.play(GuestWorld(), wanted.rounds, wanted.seed).items()):
         note(kind, number)

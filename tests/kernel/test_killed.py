@@ -110,22 +110,3 @@ def test_the_script_sees_its_own_arguments(tmp_path: Path) -> None:
     words = killed.command(str(script), "100", "--before", "pre-start", at=At(before=5))
     done = subprocess.run(words, check=True, timeout=30, stdout=subprocess.PIPE, text=True)
     assert done.stdout == f"{[str(script), '100', '--before', 'pre-start']} __main__ 1\n"
-
-
-@pytest.mark.parametrize("number", range(1, len(STATES)))
-def test_killed_in_a_fork(script: Path, tmp_path: Path, number: int) -> None:
-    tree = tmp_path / "tree"
-    assert killed.forked(str(script), str(tree), "0", at=At(before=number)) == -signal.SIGKILL
-    assert state(tree) == STATES[number - 1][1]
-
-
-def test_a_fork_that_ends_by_itself(tmp_path: Path) -> None:
-    script, output = tmp_path / "script", tmp_path / "output"
-    script.write_text("import sys\nprint(sys.argv[1:])\nsys.exit(sys.argv[1] if sys.argv[2:] else int(sys.argv[1]))\n")
-    assert killed.forked(str(script), "7", at=At(), output=str(output)) == 7
-    assert killed.forked(str(script), "words", "more", at=At(), output=str(output)) == 1
-    assert killed.forked(str(script), "0", at=At(before=1)) == 0
-    assert killed.forked(str(script), "junk", at=At(), output=str(output)) == 1
-    text = output.read_text()
-    assert text.startswith("['7']\n['words', 'more']\nwords\n['junk']\nTraceback")
-    assert "ValueError: invalid literal" in text

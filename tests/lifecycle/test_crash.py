@@ -15,15 +15,17 @@ from hypothesis import strategies as st
 
 from tests.host.machine import memory_folder
 from tests.kernel import killed
-from tests.scenarios import crashes
+from tests.scenarios import crashes, rounds
 from tests.scenarios.counts import counts
-from tests.scenarios.crashes import NEIGHBOUR, SITUATIONS, VMID, forked, hook, ran
+from tests.scenarios.crashes import NEIGHBOUR, SITUATIONS
+from tests.scenarios.forked import VMID, forked, hook, ran, recover
 from tests.scenarios.world import OTHER, PARENTS, VFS, SimWorld, mdev, uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.scenarios.crashes import Situation
+    from tests.scenarios.forked import Done
 
 WAYS = ("recover", "next")
 SWEEPS = [
@@ -52,7 +54,7 @@ def test_recover_killed_at_every_change(world: SimWorld, name: str, how: str) ->
 
 def test_killed_at_random(world: SimWorld) -> None:
     wanted = counts()
-    assert crashes.rounds(world, 3 * wanted.rounds, wanted.seed).total() > 0
+    assert rounds.play(world, 3 * wanted.rounds, wanted.seed).total() > 0
 
 
 # ---- torn and damaged journals
@@ -62,7 +64,7 @@ def journal(world: SimWorld, vmid: int = VMID) -> str:
     return f"{world.root}/run/pvepassthru/{vmid}.journal"
 
 
-def journal_writes(done: crashes.Done) -> list[int]:
+def journal_writes(done: Done) -> list[int]:
     """The numbers of the changes that are writes to the VM's journal."""
     wanted = f"/run/pvepassthru/{VMID}.journal"
     return [number for number, name in enumerate(done.names, 1) if name.startswith("write ") and name.endswith(wanted)]
@@ -137,7 +139,7 @@ def test_a_damaged_journal_harms_nobody_else(
     Path(journal(world)).write_bytes(text)
     phase = data.draw(st.sampled_from(["recover", "recover --dry-run", "post-stop", "pre-start", "post-start"]))
     if phase.startswith("recover"):
-        done = forked(crashes.recover(world, str(VMID), *phase.split()[1:]))
+        done = forked(recover(world, str(VMID), *phase.split()[1:]))
     else:
         done = forked(hook(world, phase))
     assert "Traceback" not in done.output
@@ -158,7 +160,7 @@ def test_a_journal_that_names_what_is_anothers(world: SimWorld) -> None:
     ]
     with open(journal(world), "a", encoding="utf-8") as file:
         file.writelines(json.dumps(step) + "\n" for step in steps)
-    done = ran(forked(crashes.recover(world, str(VMID))), 1)
+    done = ran(forked(recover(world, str(VMID))), 1)
     assert "kept" in done.output
     assert neighbours(world) == theirs
     assert uuid(0, VMID) not in world.mdevs()
@@ -263,7 +265,7 @@ def follow(world: SimWorld, situation: Situation, way: str) -> None:
     if way == "post-stop":
         crashes.stop(world)
     elif way == "recover":
-        ran(forked(crashes.recover(world)))
+        ran(forked(recover(world)))
     else:
         assert any_start(world) != situation.fails
         crashes.stop(world)

@@ -1,45 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Crashes of the hook at any point, and what must be left after them: the host as it was before the start.
 
-The hook runs in a forked process, which spares the start of an interpreter: in the guest that takes ten times as long
-as the work. tests/kernel/killed.py kills it at a change to the outside world. Then either `pvepassthru recover` or the
-VM's next start and stop must leave the host as before. Only the standard library.
+The hook runs in a forked process (forked.py); tests/kernel/killed.py kills it at a change to the outside world. Then
+either `pvepassthru recover` or the VM's next start and stop must leave the host as before. Only the standard library.
 """
 
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
-import random
 import re
 import signal
-import sys
 import tempfile
 import time
-import traceback
-from collections import Counter
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pvepassthru.cli import main as cli
-from pvepassthru.cli import recover as _recover
-from pvepassthru.lifecycle import hook as _hook
-from pvepassthru.lifecycle import quick
 from pvepassthru.model.errors import DeviceError
 from tests.kernel import killed
 from tests.kernel.checks import check, holds
-from tests.scenarios.world import MDEVS, OTHER, PARENT, PARENTS, RESERVATIONS, SCRIPT, VFS, mdev
+from tests.scenarios.forked import VMID, forked, hook, ran, recover
+from tests.scenarios.world import MDEVS, OTHER, PARENT, PARENTS, RESERVATIONS, VFS, mdev
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.scenarios.forked import Done
     from tests.scenarios.world import World
 
-LOADED = (_hook, _recover)
-"""Modules that a forked hook would else load itself, each time anew."""
-VMID = 100
 NEIGHBOUR = 901
-MOST_CHANGES = 4096
 NO_ROOM = re.compile(r"no instance (of \S+ is )?left")
 """Of the driver's answer, or of the gate's, when it counts what an earlier start left."""
 DEVICE_ERROR = DeviceError.exit_code
@@ -68,123 +56,6 @@ SITUATIONS = {
     "vgpu": Situation(f"hostpci0: {VFS[0]},mdev=nvidia-100\n", (VFS[0],)),
     "fails": Situation(mdev(1, 1, 2), (), fails=True),
 }
-
-
-# ---- processes
-
-
-class Done(NamedTuple):
-    """How a forked call ended."""
-
-    code: int
-    """Its exit code, or the negative number of the signal that ended it."""
-    output: str
-    changes: list[str]
-    """Who made each change: `main`, or `child` for a child of its own, in capitals when it failed."""
-    names: list[str]
-    """What each change was, if that was asked for."""
-
-
-class _Counter(killed.Killer):
-    """As the Killer, and notes who made each change."""
-
-    MAKERS: ClassVar = ("", "main", "child", "MAIN", "CHILD")
-
-    def __init__(self, at: killed.At, pause: float) -> None:
-        super().__init__(at)
-        self._pause = pause
-        self._who = mmap.mmap(-1, MOST_CHANGES)
-        self._number = 0
-
-    def _next(self, what: str) -> int:
-        self._number = super()._next(what)
-        self._note()
-        return self._number
-
-    def _around(self, name: str, real: Callable[..., Any], changes: Callable[..., bool]) -> Callable[..., Any]:
-        def trying(*words: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever the real function takes and returns
-            try:
-                return real(*words, **named)
-            except OSError:
-                if changes(*words, **named):
-                    self._note(failed=2)
-                raise
-
-        return super()._around(name, trying, changes)
-
-    def _kill(self) -> None:
-        super()._kill()
-        time.sleep(self._pause)
-
-    def _note(self, failed: int = 0) -> None:
-        self._who[self._number] = (1 if os.getpid() == self.main else 2) + failed
-
-    def changes(self) -> list[str]:
-        count = int.from_bytes(self._count[:8], "little")
-        return [self.MAKERS[place] for place in self._who[1 : count + 1]]
-
-
-def forked(
-    call: Callable[[], int], at: killed.At | None = None, *, when: Callable[[], bool] | None = None, pause: float = 0.0
-) -> Done:
-    """Run a call in a forked process to its end, or kill it: as killed.py does, a spared child going on only after a
-    `pause` of so many seconds, or as soon as `when()` is true.
-    """
-    at = at or killed.At()
-    counter = _Counter(at, pause)
-    output = os.memfd_create("output")
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        code = 99
-        try:
-            os.dup2(output, 1)
-            os.dup2(output, 2)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - until _exit
-            counter.main = os.getpid()
-            counter.install()
-            code = call()
-            sys.stdout.flush()
-        except BaseException:  # noqa: BLE001 - what a real process would end with
-            os.write(2, traceback.format_exc().encode())
-        finally:
-            os._exit(code)
-    if when is not None:
-        while not when() and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            time.sleep(0.001)
-        os.kill(pid, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    text = os.pread(output, 1 << 20, 0).decode("utf-8", "replace")
-    os.close(output)
-    names: list[str] = []
-    if at.log:
-        with open(at.log, encoding="utf-8", errors="replace") as file:
-            names = file.read().splitlines()
-    return Done(code, text, counter.changes(), names)
-
-
-def hook(world: World, phase: str, vmid: int = VMID) -> Callable[[], int]:
-    """The hookscript's work."""
-
-    def call() -> int:
-        os.environ["PVEPASSTHRU_ROOT"] = world.root
-        return quick.main([SCRIPT, str(vmid), phase])
-
-    return call
-
-
-def recover(world: World, *words: str) -> Callable[[], int]:
-    """`pvepassthru recover`, which ends with 1 when it had to keep something."""
-
-    return lambda: cli.main([*(["--root", world.root] if world.root else []), "recover", *words])
-
-
-def ran(done: Done, code: int = 0) -> Done:
-    """A forked call that ended with this exit code and without a traceback; else AssertionError."""
-    holds(f"no traceback: {done.output}", "Traceback" not in done.output)
-    if done.code != code:
-        raise AssertionError(f"exit code {done.code}, expected {code}: {done.output}")
-    return done
 
 
 # ---- the host
@@ -390,96 +261,3 @@ def slow_write(world: World, name: str, phase: str, way: str) -> None:
     holds("waited for the write", time.monotonic() - begin > 0.3)
     world.configure(delay_ms=0)
     as_before(world, before, f"{name}, {phase}, {way}")
-
-
-# ---- rounds
-
-
-class Round(NamedTuple):
-    """A crash at random."""
-
-    name: str
-    phase: str
-    how: str
-    """`before`, `after`, `spared`, or `any time`: a kill that does not look what the hook is doing."""
-    way: str
-    place: float
-    """Of the kill in the phase, from 0 to 1."""
-    pause: float
-    """Seconds after which a spared child goes on."""
-
-
-def rounds(world: World, count: int, seed: int) -> Counter[str]:
-    """Crash at random and go on, so many times; returns how many of each kind there were."""
-    furnish(world, "")
-    usual = {name: _usual(world, situation) for name, situation in SITUATIONS.items()}
-    kinds: Counter[str] = Counter()
-    dice = random.Random(seed)  # noqa: S311 - not for cryptography
-    for number, one in enumerate(itertools.islice(chosen(dice), count), 1):
-        try:
-            code = _play(world, one, usual[one.name])
-        except AssertionError as error:
-            raise AssertionError(f"seed {seed}, round {number} {one}: {error}") from error
-        kinds[f"{one.name} {one.phase}"] += 1
-        kinds[f"killed {one.how}"] += code == -signal.SIGKILL
-        kinds[f"then {one.way}"] += 1
-    return kinds
-
-
-class Usual(NamedTuple):
-    """A VM without crashes."""
-
-    before: dict[str, Any]
-    """What is seen while it is stopped."""
-    makers: dict[str, list[str]]
-    """By phase who makes each change,"""
-    seconds: dict[str, float]
-    """and how long the phase takes."""
-
-
-def _usual(world: World, situation: Situation) -> Usual:
-    world.pve.define(VMID, situation.config)
-    usual = Usual(warm_up(world, situation), {}, {})
-    for phase in phases(situation):
-        lead_up(world, situation, phase)
-        begin = time.monotonic()
-        usual.makers[phase] = forked(call_of(world, phase)).changes
-        usual.seconds[phase] = time.monotonic() - begin
-        stop(world)
-    return usual
-
-
-def phases(situation: Situation) -> tuple[str, ...]:
-    """The phases to kill, of those that do something."""
-    return ("pre-start",) if situation.fails else ("pre-start", "post-stop", "recover")
-
-
-def chosen(dice: random.Random) -> Iterator[Round]:
-    """Rounds without end."""
-    while True:
-        name = dice.choice(list(SITUATIONS))
-        phase = dice.choice(phases(SITUATIONS[name]))
-        how = dice.choice(["before", "after", "spared", "any time"])
-        yield Round(name, phase, how, dice.choice(["recover", "next"]), dice.random(), dice.random() / 5)
-
-
-def _play(world: World, one: Round, usual: Usual) -> int:
-    situation = SITUATIONS[one.name]
-    world.pve.define(VMID, situation.config)
-    lead_up(world, situation, one.phase)
-    call = call_of(world, one.phase)
-    if one.how == "any time":
-        end = time.monotonic() + usual.seconds[one.phase] * one.place
-        done = forked(call, when=lambda: time.monotonic() >= end)
-    else:
-        numbers = points(usual.makers[one.phase], one.how, every=True)
-        number = numbers[int(one.place * len(numbers))]
-        before, after = (None, number) if one.how == "after" else (number, None)
-        done = forked(call, killed.At(before, after, one.how == "spared"), pause=one.pause)
-        # it makes fewer changes when it waits less, and goes on while the kill comes when its child has answered
-        answers = one.how == "after" and usual.makers[one.phase][number - 1] == "child"
-        holds(f"killed: {done}", done.code == -signal.SIGKILL or len(done.changes) < number or answers)
-    holds(f"no traceback: {done.output}", "Traceback" not in done.output)
-    go_on(world, situation, one.way)
-    as_before(world, usual.before, "after it")
-    return done.code
