@@ -12,9 +12,10 @@ _VERSION = r"[0-9]+(?:\.[0-9]+)+(?:\+pve[0-9]+)?(?:\.pxe)?"
 KEYS: dict[str, Key] = {
     "type": Key(
         pattern=Pattern(
-            rf"pc|pc(?:-i440fx)?-{_VERSION}|q35|pc-q35-{_VERSION}|virt(?:-[0-9]+(?:\.[0-9]+)+)?(?:\+pve[0-9]+)?",
+            rf"pc(?:-i440fx)?-{_VERSION}|pc-q35-{_VERSION}|virt(?:-[0-9]+(?:\.[0-9]+)+)?(?:\+pve[0-9]+)?",
             ASCII,
         ),
+        values=("pc", "q35"),
         form="a machine type such as q35, pc or pc-q35-9.0",
         default=True,
         longest=40,

@@ -37,7 +37,6 @@ KEYS: dict[str, Key] = {
 _HEADER = Pattern(r"(\S+)\s*", ASCII)
 _NAME = Pattern(r"[a-zA-Z][a-zA-Z0-9_-]+", ASCII)
 _WORD = Pattern(r"\s+(\S+)", ASCII)
-_COMMENT = Pattern(r"\s*#", ASCII)
 _FLAGS = ("mdev", "live-migration-capable")
 
 
@@ -157,7 +156,7 @@ def parse(data: bytes) -> Mappings:
     section: _Section | None = None
     skipping = False
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
-        if _COMMENT.match(line):
+        if line.lstrip(BLANKS).startswith("#"):
             continue
         if line in {"", "0"}:  # PVE's reader takes a line "0" for an empty one
             section, skipping = None, False

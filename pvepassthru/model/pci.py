@@ -20,13 +20,12 @@ MAX_INDEX = 15
 MIN_VMID = 100
 MAX_VMID = 999_999_999
 
-_SHORT = Pattern(r"[0-9a-f]{2}:[0-9a-f]{2}(?:\.[0-9a-f])?", ASCII)
 _UUID = Pattern(r"([0-9]{8})-0000-0000-0000-([0-9]{12})", ASCII)
 
 
 def with_domain(selector: str) -> str:
     """A selector with its domain: `01:00` becomes `0000:01:00`."""
-    return f"0000:{selector}" if _SHORT.fullmatch(selector) else selector
+    return f"0000:{selector}" if selector.count(":") == 1 else selector
 
 
 def slot(address: str) -> str:

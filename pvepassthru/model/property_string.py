@@ -7,15 +7,15 @@ of tests/conformance/README.md. Source: behaviour of PVE's JSON schema code.
 
 from __future__ import annotations
 
-from pvepassthru.model.pattern import ASCII, IGNORECASE, Pattern
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import BLANKS, LONGEST, listed, nearest, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_ON = Pattern(r"1|on|yes|true", ASCII | IGNORECASE)
-_OFF = Pattern(r"0|off|no|false", ASCII | IGNORECASE)
+_ON = {"1", "on", "yes", "true"}
+_OFF = {"0", "off", "no", "false"}
 _INTEGER = Pattern(r"[-+]?[0-9]+", ASCII)
 _NUMBER = Pattern(r"[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?", ASCII)
 MAX_DIGITS = 300
@@ -34,7 +34,7 @@ class Key(NamedTuple):
     form: str = ""
     """The pattern in words for people, with an example."""
     values: tuple[str, ...] = ()
-    """What an enum allows."""
+    """What an enum allows; what a string may be besides its pattern."""
     default: bool = False
     """The key that a part without `=` sets."""
     required: bool = False
@@ -66,9 +66,8 @@ class PropertyError(ValueError):
 
 def boolean(text: str) -> bool | None:
     """What PVE takes for a boolean, in any ASCII case, or None if it is none."""
-    if _ON.fullmatch(text):
-        return True
-    return False if _OFF.fullmatch(text) else None
+    word = text.lower()
+    return True if word in _ON else False if word in _OFF else None
 
 
 def parse(text: str, keys: Mapping[str, Key]) -> dict[str, str]:
@@ -174,7 +173,7 @@ def _number_fault(name: str, value: str, key: Key) -> Fault | None:
 def _string_fault(name: str, value: str, key: Key) -> Fault | None:
     if key.longest is not None and len(value.encode("utf-8", "surrogateescape")) > key.longest:
         return Fault("bad-length", f"{name} has {len(value)} characters", f"{name} can have {key.longest} at most")
-    if key.pattern and not key.pattern.fullmatch(value):
+    if key.pattern and value not in key.values and not key.pattern.fullmatch(value):
         return Fault(key.reason, f'{name} is "{shown(value)}", which is not {key.form}', _suggest(name, value, key))
     return None
 

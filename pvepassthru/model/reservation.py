@@ -82,7 +82,7 @@ def parse(text: str) -> dict[str, Entry]:
     """The reservations by id. Never raises."""
     found: dict[str, Entry] = {}
     for line in text.split("\n"):
-        if match := _LINE.fullmatch(line):
+        if line and (match := _LINE.fullmatch(line)):
             found[match[1]] = Entry(match[1], match[2], match[3], match[4])
     return found
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pvepassthru.model import mapped, pci, start
 from pvepassthru.model.passed import Passed
-from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.problem import Problem
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import listed, shown
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
     from pvepassthru.model.problem import Hardware
     from pvepassthru.model.vmconfig import Section
 
-_VENDOR_VGPU = Pattern(r"nvidia-([0-9]+)", ASCII)
+_VENDOR_VGPU = "nvidia-"
+"""What an mdev type begins with that can be a number of NVIDIA's vendor interface."""
 
 
 class Resolution(NamedTuple):
@@ -113,9 +113,11 @@ class _Resolver:
             functions = next(functions for functions in alternatives if len(functions) > 1)
             message = f"mdev={shown(mdev)} on several functions ({listed(functions)})"
             self._refuse("mdev-with-multifunction", entry, message, f"name one function, such as {functions[0]}")
-        match = _VENDOR_VGPU.fullmatch(mdev or "")
-        if match and all(self.hardware.has(address, "nvidia") for functions in alternatives for address in functions):
-            mdev, nvidia = None, match[1]
+        number = (mdev or "").removeprefix(_VENDOR_VGPU)
+        if (number.isascii() and number.isdecimal() and number != mdev) and all(
+            self.hardware.has(address, "nvidia") for functions in alternatives for address in functions
+        ):
+            mdev, nvidia = None, number
         return Passed(entry.index, entry, alternatives, (), mdev, nvidia, multifunction, live_migration)
 
     def _functions(self, entry: HostpciEntry, selectors: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ _HEADER = Pattern(r"\[([^\]]*)\]\s*", ASCII)
 _PENDING = Pattern("pending", ASCII | IGNORECASE)
 _LINE = Pattern(r"([a-z][a-z_\-]*[0-9]*):", ASCII)
 _SNAPSTATE = Pattern(r"snapstate:\s*(?:prepare|delete)\s*\Z", ASCII)
-_HOSTPCI = Pattern(r"hostpci(0|[1-9][0-9]?)", ASCII)
+_HOSTPCI = {f"hostpci{index}" for index in range(MAX_INDEX + 1)}
 _LIKE_HOSTPCI = Pattern("[\ufeff \t\v\f\r]*(host[-_ ]?pci[^:=#]{0,8})[:=]", ASCII | IGNORECASE)
 _SEPARATORS = Pattern(r"[\s,;\0]+", ASCII)
 
@@ -158,8 +158,7 @@ class _Reader:
 
 def is_hostpci(key: str) -> bool:
     """Whether a key is one of hostpci0 to hostpci15."""
-    match = _HOSTPCI.fullmatch(key)
-    return match is not None and int(match[1]) <= MAX_INDEX
+    return key in _HOSTPCI
 
 
 def parse(data: bytes) -> VmConfig:
@@ -189,7 +188,7 @@ def parse(data: bytes) -> VmConfig:
                 deletes = text
         else:
             reader.set(match[1], text, number)
-    keys = tuple(key.removeprefix("!") for key in _SEPARATORS.split(deletes) if key)
+    keys = tuple(key.removeprefix("!") for key in _SEPARATORS.split(deletes) if key) if deletes else ()
     return VmConfig(main.section(), pending.section(), keys)
 
 
