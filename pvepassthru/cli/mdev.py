@@ -10,7 +10,7 @@ from pvepassthru.host import holders, reservations, vms
 from pvepassthru.host.inventory import MDEVS, Inventory
 from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import NotFoundError, UsageError
-from pvepassthru.model.pci import ADDRESS
+from pvepassthru.model.pci import is_address
 
 if TYPE_CHECKING:
     import argparse
@@ -54,7 +54,7 @@ def _functions(inventory: Inventory, address: str | None) -> tuple[str, ...]:
     if address is None:
         return inventory.addresses()
     full = address if address.count(":") == 2 else f"0000:{address}"
-    if not ADDRESS.fullmatch(full):
+    if not is_address(full):
         raise UsageError(f"{address!r} is no PCI address", "write it as lspci does: 0000:01:00.0 or 01:00.0")
     if full not in inventory.addresses():
         raise NotFoundError(f"no PCI function {full} on this host", "see lspci -D")

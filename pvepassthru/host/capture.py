@@ -13,8 +13,7 @@ import stat
 
 from pvepassthru.host import reservations
 from pvepassthru.host.inventory import DEVICES, MDEVS
-from pvepassthru.model.pattern import Pattern
-from pvepassthru.model.pci import ADDRESS
+from pvepassthru.model.pci import is_address, is_uuid
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ ATTRIBUTES = frozenset(
 CONTROLS = frozenset({"create", "remove", "reset", "rom"})
 """Files that are empty in the copy, since they can only be written, or cost something to read."""
 FOLDERS = frozenset({"mdev_supported_types", "nvidia", "pci_bus", "vfio-dev"})
-UUID = Pattern(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 PLAIN = (
     "/etc/pvepassthru.yaml",
     "/etc/pve/pvepassthru.yaml",
@@ -171,7 +169,7 @@ class _Copy:
     def devices(self) -> None:
         self.folder(DEVICES)
         for address in self.source.names(DEVICES):
-            if ADDRESS.fullmatch(address):
+            if is_address(address):
                 self._function(address)
         self.folder(MDEVS)
         for uuid in self.source.names(MDEVS):
@@ -192,7 +190,7 @@ class _Copy:
                 other = self.source.link(path)
                 if other:
                     self.link(path, self.real(f"{DEVICES}/{other}"))
-            elif name in FOLDERS or UUID.fullmatch(name):
+            elif name in FOLDERS or is_uuid(name):
                 self._part(path)
         self._bound(folder, DRIVERS)
 
@@ -221,7 +219,7 @@ class _Copy:
             for cdev in self.source.names(path):
                 self.folder(f"{path}/{cdev}")
                 self.link(f"/sys/class/vfio-dev/{cdev}", f"{path}/{cdev}")
-        elif UUID.fullmatch(name):
+        elif is_uuid(name):
             self._instance(path)
 
     def _instance(self, path: str) -> None:
@@ -252,7 +250,7 @@ class _Copy:
         for driver in self.source.names(DRIVERS):
             self.folder(f"{DRIVERS}/{driver}")
             for name in self.source.names(f"{DRIVERS}/{driver}"):
-                if ADDRESS.fullmatch(name):
+                if is_address(name):
                     self.link(f"{DRIVERS}/{driver}/{name}", self.real(f"{DEVICES}/{name}"))
         if self.source.exists("/sys/class/iommu"):
             self.folder("/sys/class/iommu")

@@ -7,7 +7,7 @@ Sources: Linux Documentation/ABI/testing/sysfs-bus-pci, sysfs-bus-vfio-mdev, sys
 
 from __future__ import annotations
 
-from pvepassthru.model.pci import ADDRESS
+from pvepassthru.model.pci import is_address, is_uuid
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import number
 
@@ -59,7 +59,7 @@ class Inventory:
     def addresses(self) -> tuple[str, ...]:
         """The addresses of all functions, sorted as text."""
         if self._addresses is None:
-            self._addresses = tuple(name for name in self.host.names(DEVICES) if ADDRESS.fullmatch(name))
+            self._addresses = tuple(name for name in self.host.names(DEVICES) if is_address(name))
         return self._addresses
 
     def in_slot(self, slot: str) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ class Inventory:
             return ()
         listed = self.host.names(f"{DEVICES}/{address}/iommu_group/devices")
         if listed:
-            return tuple(name for name in listed if ADDRESS.fullmatch(name))
+            return tuple(name for name in listed if is_address(name))
         return tuple(other for other in self.addresses() if self.group(other) == group)
 
     # ---- mediated devices
@@ -159,8 +159,7 @@ class Inventory:
 
         Also of those that /sys/bus/mdev lists no more: a process has them open, and their removal waits for it.
         """
-        names = self.host.names(f"{DEVICES}/{parent}")
-        return tuple(name for name in names if len(name) == 36 and name.count("-") == 4)
+        return tuple(name for name in self.host.names(f"{DEVICES}/{parent}") if is_uuid(name))
 
     def mdev(self, uuid: str) -> Mdev:
         """One instance; every value but its uuid is None if there is no such instance."""
@@ -177,7 +176,7 @@ class Inventory:
         """An instance's parent: the instance is a folder in its parent's, of which /sys/bus/mdev has a link."""
         target = self.host.resolve(folder)
         name = target.rsplit("/", 2)[-2] if target else ""
-        return name if ADDRESS.fullmatch(name) else None
+        return name if is_address(name) else None
 
     # ---- NVIDIA's vendor vGPU interface (kernel 6.8 and newer)
 

@@ -9,7 +9,7 @@ import os
 from pvepassthru.host import sim_bind, sim_mdev, sim_pci, sim_sriov
 from pvepassthru.host.sim_number import parse_switch
 from pvepassthru.host.sim_tree import DRIVERS, fail
-from pvepassthru.model.pci import ADDRESS
+from pvepassthru.model.pci import is_address, is_uuid
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write(tree: Tree, path: str, value: str) -> Entry | None:
 def _is_function(tree: Tree, folder: str) -> bool:
     """Whether this is the folder of a PCI function, with all links followed."""
     name = folder.rpartition("/")[2]
-    return ADDRESS.fullmatch(name) is not None and tree.device(name) == folder
+    return is_address(name) and tree.device(name) == folder
 
 
 def _driver(tree: Tree, head: str) -> str | None:
@@ -113,7 +113,7 @@ def _write_function(tree: Tree, folder: str, name: str, value: str) -> Entry | N
 
 def _write_below_function(tree: Tree, folder: str, name: str, value: str) -> Entry | None:
     function, _, own = folder.rpartition("/")
-    if name == "remove" and sim_mdev.UUID.fullmatch(own):
+    if name == "remove" and is_uuid(own):
         return sim_mdev.remove(tree, folder, value)
     if name == "current_vgpu_type" and own == sim_mdev.VENDOR:
         sim_mdev.set_vgpu(tree, function, value)

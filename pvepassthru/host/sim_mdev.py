@@ -14,7 +14,7 @@ from pvepassthru.host import sim_vfio
 from pvepassthru.host.inventory import MDEVS
 from pvepassthru.host.sim_number import parse_decimal, parse_integer
 from pvepassthru.host.sim_tree import fail
-from pvepassthru.model.pattern import ASCII, IGNORECASE, Pattern
+from pvepassthru.model.pci import is_uuid
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ TYPES = "mdev_supported_types"
 VENDOR = "nvidia"
 """The folder of the vendor vGPU interface."""
 PARENTS = "/sys/class/mdev_bus"
-UUID = Pattern(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", ASCII | IGNORECASE)
 GONE_AT_ONCE = ("driver", "mdev_type", "power", "remove", "subsystem", "uevent")
 """What an instance loses as soon as its removal starts; iommu_group and vfio-dev stay until nobody has it open."""
 
@@ -108,7 +107,7 @@ def create(tree: Tree, parent: str, type_id: str, value: str) -> Entry | None:
     path = f"{parent}/{TYPES}/{type_id}/create"
     if not value:
         return None
-    if len(value.encode()) not in {36, 37} or not UUID.match(value):
+    if len(value.encode()) not in {36, 37} or not is_uuid(value[:36]):
         fail(errno.EINVAL, path)
     uuid = value[:36].lower()
     if any(entry["kind"] in {"unbind", "vanish"} and _name(parent) in entry["devices"] for entry in tree.waiting):

@@ -14,7 +14,7 @@ from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.host.sim_settings import SETTINGS, Settings
 from pvepassthru.model import jsontext
 from pvepassthru.model.errors import InputError
-from pvepassthru.model.pci import ADDRESS
+from pvepassthru.model.pci import is_address
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Tree:
     def device(self, address: str) -> str | None:
         """The folder of a PCI function with all links followed, or None if there is no such function."""
         if address not in self._devices:
-            self._devices[address] = self.disk.resolve(f"{DEVICES}/{address}") if ADDRESS.fullmatch(address) else None
+            self._devices[address] = self.disk.resolve(f"{DEVICES}/{address}") if is_address(address) else None
         return self._devices[address]
 
     def know(self, address: str, folder: str | None) -> None:

@@ -13,17 +13,14 @@ from __future__ import annotations
 import errno
 import os
 import select
-import signal
 
+from pvepassthru.host import signals
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
     from pvepassthru.host.locks import Lock
-
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""Signals that would end a hook half way."""
 
 
 class StillBlockedError(Exception):
@@ -37,7 +34,7 @@ def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None
     wait until then too. Raises OSError with the kernel's errno, StillBlockedError, or PassthruError without a process.
     """
     reader, writer = os.pipe()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    mask = signals.hold_back()
     try:
         caller = os.getpid()
         try:
@@ -58,7 +55,7 @@ def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None
         os.waitpid(child, os.WNOHANG)  # all is done; it need not be waited for while the kernel takes it down
     finally:
         os.close(reader)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signals.let_go(mask)
     number = int(answer) if answer else errno.EINTR  # no answer: the child was killed
     if number:
         raise OSError(number, os.strerror(number), host.path(path))

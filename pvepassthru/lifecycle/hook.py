@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import os
-import signal
 
-from pvepassthru.host import locks, state
+from pvepassthru.host import locks, signals, state
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.host import open_host
-from pvepassthru.host.slow import ENDING
 from pvepassthru.lifecycle import phases
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.phases import Start
@@ -35,10 +33,9 @@ def run_on(host: Host, vmid: int, phase: str, environment: Mapping[str, str]) ->
     _open_streams()
     say = _TaskLog(host, vmid)
     if phase == "pre-start":  # it undoes itself before it ends; the other phases may be killed at any point
-        for number in ENDING:
-            signal.signal(number, _end)
+        signals.handle(_end)
     try:
-        run_phase(host, vmid, phase, Start(environment, finish=_ignore_ending), Voice(say.info, say.warning))
+        run_phase(host, vmid, phase, Start(environment, finish=signals.ignore), Voice(say.info, say.warning))
     except PassthruError as error:
         say.error(str(error))
         return error.exit_code if phase == "pre-start" else 0
@@ -77,14 +74,9 @@ def _open_streams() -> None:
     os.close(fd)
 
 
-def _ignore_ending() -> None:
-    for number in ENDING:
-        signal.signal(number, signal.SIG_IGN)
-
-
 def _end(number: int, _frame: object) -> NoReturn:
-    _ignore_ending()
-    raise EndedError(f"the hook was ended by signal {signal.Signals(number).name}")
+    signals.ignore()
+    raise EndedError(f"the hook was ended by signal {signals.ENDING[number]}")
 
 
 class _TaskLog:

@@ -3,28 +3,32 @@
 
 from __future__ import annotations
 
-from pvepassthru.model import property_string
+from pvepassthru.model import pci, property_string
 from pvepassthru.model.pattern import ASCII, Pattern
-from pvepassthru.model.pci import SELECTOR
 from pvepassthru.model.property_string import Key
 from pvepassthru.model.record import NamedTuple
 
+
+def _is_mdev_type(text: str) -> bool:
+    return bool(text) and not any(char in "/.:" for char in text)
+
+
 _FLAG = Key("boolean", form="1 or 0")
-_ID = Key(pattern=Pattern(r"0x[0-9a-fA-F]{4}", ASCII), form="0x and four hex digits, such as 0x10de")
+_ID = Key(fits=Pattern(r"0x[0-9a-fA-F]{4}", ASCII).fits, form="0x and four hex digits, such as 0x10de")
 KEYS: dict[str, Key] = {
     "host": Key(
-        pattern=Pattern(f"{SELECTOR}(?:;{SELECTOR})*", ASCII),
+        fits=pci.are_selectors,
         form="a PCI address in lower-case hex, such as 0000:01:00.0 or 01:00",
         default=True,
     ),
     "mapping": Key(
-        pattern=Pattern(r"[a-zA-Z][a-zA-Z0-9_-]+", ASCII),
+        fits=Pattern(r"[a-zA-Z][a-zA-Z0-9_-]+", ASCII).fits,
         reason="bad-format",
         form="the name of a mapping (a letter, then letters, digits, - and _)",
     ),
-    "mdev": Key(pattern=Pattern(r"[^/.:]+"), form="an mdev type without / . and :, such as nvidia-63"),
+    "mdev": Key(fits=_is_mdev_type, form="an mdev type without / . and :, such as nvidia-63"),
     "rombar": _FLAG,
-    "romfile": Key(pattern=Pattern(r"[^,;]+"), form="a file name in /usr/share/kvm without , and ;"),
+    "romfile": Key(fits=Pattern(r"[^,;]+").fits, form="a file name in /usr/share/kvm without , and ;"),
     "pcie": _FLAG,
     "x-vga": _FLAG,
     "legacy-igd": _FLAG,

@@ -11,10 +11,10 @@ from pvepassthru.model.record import NamedTuple
 _VERSION = r"[0-9]+(?:\.[0-9]+)+(?:\+pve[0-9]+)?(?:\.pxe)?"
 KEYS: dict[str, Key] = {
     "type": Key(
-        pattern=Pattern(
+        fits=Pattern(
             rf"pc(?:-i440fx)?-{_VERSION}|pc-q35-{_VERSION}|virt(?:-[0-9]+(?:\.[0-9]+)+)?(?:\+pve[0-9]+)?",
             ASCII,
-        ),
+        ).fits,
         values=("pc", "q35"),
         form="a machine type such as q35, pc or pc-q35-9.0",
         default=True,

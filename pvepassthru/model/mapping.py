@@ -15,16 +15,16 @@ from pvepassthru.model.text import BLANKS, listed, shown
 
 # The dot before the function is not escaped in PVE's own pattern, so any character passes there.
 _PATH = r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}(?:.[0-9a-f])?"
-_IDS = Key(pattern=Pattern(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}", ASCII), form="vendor:device, such as 10de:2204")
+_IDS = Key(fits=Pattern(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}", ASCII).fits, form="vendor:device, such as 10de:2204")
 KEYS: dict[str, Key] = {
     "node": Key(
-        pattern=Pattern(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?", ASCII),
+        fits=Pattern(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?", ASCII).fits,
         reason="bad-format",
         form="a node's name",
         required=True,
     ),
     "path": Key(
-        pattern=Pattern(f"{_PATH}(?:;{_PATH})*", ASCII),
+        fits=Pattern(f"{_PATH}(?:;{_PATH})*", ASCII).fits,
         form="a PCI address with domain, in lower-case hex, such as 0000:01:00.0",
         required=True,
     ),

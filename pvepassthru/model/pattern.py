@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A regular expression that is compiled when it is first used.
+"""A regular expression that is compiled when it is first used, and imports `re` only then.
 
-The hook reads one small config and uses a few of the many patterns of these modules; compiling them all would cost it a
-third of its time.
+The hook reads one small config and uses a few of the many patterns of these modules: compiling them all would cost it a
+third of its time, and importing `re` alone costs half of a start of the interpreter. So what every start with a device
+meets (an address, a selector, a UUID, a line of a config) is read without patterns.
 """
 
 from __future__ import annotations
 
-import re
-
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable
 
-ASCII = re.ASCII
-IGNORECASE = re.IGNORECASE
+ASCII = 256
+IGNORECASE = 2
+"""As the flags of `re` (tests/model/test_pci.py compares them)."""
 
 
 class Pattern:
@@ -26,14 +27,20 @@ class Pattern:
     search: Callable[[str], re.Match[str] | None]
     split: Callable[[str], list[str]]
 
-    def __init__(self, pattern: str, flags: re.RegexFlag = re.NOFLAG) -> None:
+    def __init__(self, pattern: str, flags: int = 0) -> None:
         self.pattern = pattern
         self.flags = flags
+
+    def fits(self, text: str) -> bool:
+        """Whether the whole of a text matches."""
+        return self.fullmatch(text) is not None
 
     def __getattr__(self, name: str) -> object:
         """A method of the compiled pattern; all are kept from then on, so that later calls come straight to them."""
         if name not in {"fullmatch", "match", "search", "split"}:
             raise AttributeError(name)
+        import re  # noqa: PLC0415 - see above
+
         compiled = re.compile(self.pattern, self.flags)
         self.fullmatch, self.match = compiled.fullmatch, compiled.match
         self.search, self.split = compiled.search, compiled.split

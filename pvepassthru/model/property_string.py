@@ -12,7 +12,7 @@ from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import BLANKS, LONGEST, listed, nearest, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _ON = {"1", "on", "yes", "true"}
 _OFF = {"0", "off", "no", "false"}
@@ -27,14 +27,14 @@ class Key(NamedTuple):
 
     kind: str = "string"
     """string, boolean, integer, number, or enum."""
-    pattern: Pattern | None = None
-    """What the whole of a string must match."""
+    fits: Callable[[str], bool] | None = None
+    """Whether a string is as it must be."""
     reason: str = "bad-pattern"
-    """Why a string is refused that does not match."""
+    """Why a string is refused that is not."""
     form: str = ""
-    """The pattern in words for people, with an example."""
+    """What fits, in words for people, with an example."""
     values: tuple[str, ...] = ()
-    """What an enum allows; what a string may be besides its pattern."""
+    """What an enum allows; what a string may be besides what fits."""
     default: bool = False
     """The key that a part without `=` sets."""
     required: bool = False
@@ -173,15 +173,14 @@ def _number_fault(name: str, value: str, key: Key) -> Fault | None:
 def _string_fault(name: str, value: str, key: Key) -> Fault | None:
     if key.longest is not None and len(value.encode("utf-8", "surrogateescape")) > key.longest:
         return Fault("bad-length", f"{name} has {len(value)} characters", f"{name} can have {key.longest} at most")
-    if key.pattern and value not in key.values and not key.pattern.fullmatch(value):
+    if key.fits and value not in key.values and not key.fits(value):
         return Fault(key.reason, f'{name} is "{shown(value)}", which is not {key.form}', _suggest(name, value, key))
     return None
 
 
 def _suggest(name: str, value: str, key: Key) -> str:
     """A value that fits and was probably meant, as a hint."""
-    pattern = key.pattern
     for guess in (value.strip(BLANKS), value.strip('"'), value.lower(), f"0x{value}", value.replace(" ", "")):
-        if pattern and len(guess) <= LONGEST and pattern.fullmatch(guess):
+        if key.fits and len(guess) <= LONGEST and key.fits(guess):
             return f"write {name}={guess}"
     return f"write {key.form}"

@@ -8,9 +8,9 @@ qemu-server's reservation code (tests/conformance/reservations.json).
 
 from __future__ import annotations
 
-from pvepassthru.model.pattern import ASCII, Pattern
-from pvepassthru.model.pci import SELECTOR
+from pvepassthru.model import pci
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
+from pvepassthru.model.text import BLANKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 GRACE = 5
 """Seconds that PVE adds to the time asked for."""
-
-_LINE = Pattern(rf"({SELECTOR})\s([0-9]+)\s(time|pid):([0-9]+)", ASCII)
+_BLANKS = dict.fromkeys(map(ord, BLANKS), " ")
 
 
 class Entry(NamedTuple):
@@ -82,9 +81,20 @@ def parse(text: str) -> dict[str, Entry]:
     """The reservations by id. Never raises."""
     found: dict[str, Entry] = {}
     for line in text.split("\n"):
-        if line and (match := _LINE.fullmatch(line)):
-            found[match[1]] = Entry(match[1], match[2], match[3], match[4])
+        if entry := _entry(line):
+            found[entry.id] = entry
     return found
+
+
+def _entry(line: str) -> Entry | None:
+    """The reservation of a line, or None: its three words have one blank between them, of whichever kind."""
+    words = line.translate(_BLANKS).split(" ")
+    if len(words) != 3:
+        return None
+    name, vm, (kind, _, value) = words[0], words[1], words[2].partition(":")
+    if kind not in {"time", "pid"} or not pci.is_selector(name) or not (vm.isdecimal() and value.isdecimal()):
+        return None
+    return Entry(name, vm, kind, value) if line.isascii() else None
 
 
 def write(entries: Iterable[Entry]) -> str:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _HEADER = Pattern(r"\[([^\]]*)\]\s*", ASCII)
 _PENDING = Pattern("pending", ASCII | IGNORECASE)
-_LINE = Pattern(r"([a-z][a-z_\-]*[0-9]*):", ASCII)
 _SNAPSTATE = Pattern(r"snapstate:\s*(?:prepare|delete)\s*\Z", ASCII)
+_IN_KEYS = frozenset("abcdefghijklmnopqrstuvwxyz_-")
 _HOSTPCI = {f"hostpci{index}" for index in range(MAX_INDEX + 1)}
 _LIKE_HOSTPCI = Pattern("[\ufeff \t\v\f\r]*(host[-_ ]?pci[^:=#]{0,8})[:=]", ASCII | IGNORECASE)
 _SEPARATORS = Pattern(r"[\s,;\0]+", ASCII)
@@ -176,20 +176,26 @@ def parse(data: bytes) -> VmConfig:
             continue
         if reader is None or not line or line[0] == "#":
             continue
-        match = _LINE.match(line)
-        text = _value(line[match.end() :]) if match else None
-        if match is None or text is None:
+        key, colon, rest = line.partition(":")
+        text = _value(rest) if colon and _is_key(key) else None
+        if text is None:
             if like := _LIKE_HOSTPCI.match(line):
                 reader.ignored.append(Ignored(number, like[1]))
         elif "snapstate:" in line and _SNAPSTATE.search(line):
             continue
-        elif match[1] == "delete":
+        elif key == "delete":
             if reader is pending:
                 deletes = text
         else:
-            reader.set(match[1], text, number)
+            reader.set(key, text, number)
     keys = tuple(key.removeprefix("!") for key in _SEPARATORS.split(deletes) if key) if deletes else ()
     return VmConfig(main.section(), pending.section(), keys)
+
+
+def _is_key(word: str) -> bool:
+    """Whether this is how PVE writes a key: small letters, `_` and `-`, a letter first, and digits at the end."""
+    letters = word.rstrip("0123456789")
+    return _IN_KEYS.issuperset(letters) and letters[:1].isalpha()
 
 
 def _value(rest: str) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import time
-from functools import cached_property
 
 from pvepassthru.host import reservations, vms
 from pvepassthru.host.inventory import Inventory
@@ -43,18 +42,24 @@ class Surroundings:
         self.now = int(time.time())
         """Seconds since the epoch."""
         self._pids: dict[int, int | None] = {}
+        self._mappings: tuple[Mappings, str | None] | None = None
+        self._reservations: tuple[dict[str, Entry], str | None] | None = None
 
-    @cached_property
+    @property
     def mappings_read(self) -> tuple[Mappings, str | None]:
         """The cluster's PCI mappings, none if there is no such file; and why it could not be read."""
-        data, why = self._read(MAPPINGS)
-        return mapping.parse(data), why
+        if self._mappings is None:
+            data, why = self._read(MAPPINGS)
+            self._mappings = (mapping.parse(data), why)
+        return self._mappings
 
-    @cached_property
+    @property
     def reservations_read(self) -> tuple[dict[str, Entry], str | None]:
         """PVE's reservations by address, none if there is no such file; and why it could not be read."""
-        data, why = self._read(reservations.FILE)
-        return reservation.parse(data.decode("utf-8", "replace")), why
+        if self._reservations is None:
+            data, why = self._read(reservations.FILE)
+            self._reservations = (reservation.parse(data.decode("utf-8", "replace")), why)
+        return self._reservations
 
     def running(self, vmid: int) -> int | None:
         """The pid of a running VM, or None."""

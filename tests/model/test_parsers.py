@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from pvepassthru.model import hostpci, machine, mapping, pci, property_string, r
 from pvepassthru.model.property_string import PropertyError
 from pvepassthru.model.text import LONGEST, nearest, shown
 from tests.model.hardware import NO_HARDWARE
+from tests.model.test_pci import SELECTOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_machine_raises_its_own_error_only(text: str) -> None:
         assert found.type is None or len(found.type) <= 40
 
 
-SELECTORS = st.from_regex(re.compile(pci.SELECTOR, re.ASCII), fullmatch=True)
+SELECTORS = st.from_regex(SELECTOR, fullmatch=True)
 FLAGS = st.sampled_from(["0", "1", "on", "No", "TRUE"])
 ENTRY = st.fixed_dictionaries(
     {},

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The signals that may end a hook, without the module signal.
+
+That one makes enums of all signals, for which it imports enum and six more modules: a third of a start of the
+interpreter. What it wraps is in _signal, of every CPython.
+"""
+
+from __future__ import annotations
+
+from pvepassthru.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from signal import SIG_BLOCK, SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal
+else:
+    from _signal import SIG_BLOCK, SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ENDING = {int(SIGTERM): "SIGTERM", int(SIGINT): "SIGINT", int(SIGHUP): "SIGHUP"}
+"""Signals that would end a hook half way, by number."""
+
+
+def hold_back() -> set[int]:
+    """Let these signals wait from now on; returns what `let_go` takes."""
+    return set(pthread_sigmask(SIG_BLOCK, ENDING))
+
+
+def let_go(mask: set[int]) -> None:
+    """Take in what was held back, as before `hold_back`."""
+    pthread_sigmask(SIG_SETMASK, mask)
+
+
+def handle(handler: Callable[[int, object], object]) -> None:
+    """Call `handler`, with the number, when one of them comes."""
+    for number in ENDING:
+        signal(number, handler)
+
+
+def ignore() -> None:
+    """Take no notice of them any more."""
+    for number in ENDING:
+        signal(number, SIG_IGN)
