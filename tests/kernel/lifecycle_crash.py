@@ -47,6 +47,13 @@ def test_a_failing_start() -> None:
     _sweep("fails", "pre-start", "before")
 
 
+def test_torn_journals() -> None:
+    world = GuestWorld()
+    crashes.furnish(world, SITUATIONS["mdev"].config)
+    for phase in ("pre-start", "post-stop"):
+        note(f"journal torn at {phase}", crashes.torn_writes(world, "mdev", phase, sizes=(1, 30)))
+
+
 def test_a_slow_write_outlives_its_hook() -> None:
     world = GuestWorld()
     crashes.furnish(world, SITUATIONS["mdevs"].config)

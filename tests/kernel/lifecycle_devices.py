@@ -8,7 +8,7 @@ from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
 
 prepare, setup = prepare_guest, reset_guest
 TEST_LIMIT = 120.0
-SUITE_LIMIT = 420.0
+SUITE_LIMIT = 600.0
 
 
 def test_first_alternative_is_full() -> None:
@@ -29,6 +29,14 @@ def test_room_of_the_core() -> None:
 
 def test_parent_loses_driver_while_running() -> None:
     devices.parent_loses_driver_while_running(GuestWorld())
+
+
+def test_types_vanish_after_a_start_that_failed() -> None:
+    devices.types_vanish_after_a_start_that_failed(GuestWorld())
+
+
+def test_advice_is_wrong() -> None:
+    devices.advice_is_wrong(GuestWorld())
 
 
 def test_held_while_torn_down() -> None:

@@ -145,9 +145,9 @@ def warm_up(world: World, situation: Situation) -> dict[str, Any]:
 # ---- crash and way on
 
 
-def torn(world: World, size: int, vmid: int = VMID) -> None:
-    """Cut the last line of a VM's journal to so many bytes, as a kill in the middle of its write leaves it."""
-    path = f"{world.root}/run/pvepassthru/{vmid}.journal"
+def torn(world: World, size: int) -> None:
+    """Cut the last line of the VM's journal to so many bytes."""
+    path = f"{world.root}/run/pvepassthru/{VMID}.journal"
     with open(path, "rb+") as file:
         whole = file.read()
         first = whole.rfind(b"\n", 0, -1) + 1
@@ -244,6 +244,25 @@ def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bo
         except AssertionError as error:
             raise AssertionError(f"{kill} ({makers[number - 1]}), then {way}: {error}") from error
     return len(numbers)
+
+
+def torn_writes(world: World, name: str, phase: str, sizes: tuple[int, ...]) -> int:
+    """Kill a phase after each line of its journal, the line cut to so many bytes, as a kill in the middle of its write
+    leaves it, and go on; returns how many crashes there were.
+    """
+    situation = SITUATIONS[name]
+    before = warm_up(world, situation)
+    journal = f"/run/pvepassthru/{VMID}.journal"
+    names = changes(world, situation, phase).names
+    numbers = [number for number, what in enumerate(names, 1) if what.startswith("write ") and what.endswith(journal)]
+    ways = itertools.cycle(("recover", "next"))
+    for number, size in itertools.product(numbers, sizes):
+        crash(world, situation, Kill(phase, number, after=True))
+        torn(world, size)
+        way = next(ways)
+        go_on(world, situation, way)
+        as_before(world, before, f"{phase} killed at change {number}, its line cut to {size} bytes, then {way}")
+    return len(numbers) * len(sizes)
 
 
 def slow_write(world: World, name: str, phase: str, way: str) -> None:
