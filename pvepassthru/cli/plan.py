@@ -12,7 +12,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from pvepassthru.cli.words import print_json, vmid
-from pvepassthru.host import vms
+from pvepassthru.host import state, vms
 from pvepassthru.host.capture import capture
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle import hook, quick
@@ -42,9 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, host: Host) -> int:
     """Run the phase on a copy and print what it said; returns its exit code.
 
-    Raises NotFoundError when there is no such VM, InputError when its config cannot be read.
+    Raises NotFoundError when there is no such VM, InputError when its config cannot be read, PassthruError when the
+    journals cannot.
     """
     vms.need_pve(host)
+    state.journals(host)  # a plan that knows nothing of them would be wrong
     if args.phase == "pre-start":
         read_config(host, args.vmid, config_path(args.vmid, os.environ))
     said: list[tuple[str, str]] = []

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from pvepassthru.cli.main import main
 from tests import tree
+from tests.host.machine import memory_folder, unprivileged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +36,17 @@ def test_pending_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     root = tree.build(tmp_path, configs={100: f"memory: 512\n[PENDING]\n{GONE}"})
     assert main(["--root", root, "plan", "100"]) == 5
     assert "PVP201" in capsys.readouterr().out
+
+
+def test_journals_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan without them would say that there is nothing to undo."""
+    with memory_folder() as folder:
+        os.chmod(folder, 0o755)
+        root = tree.build(folder, configs={100: "memory: 512\n"})
+        os.chmod(tree.folder(folder, "run/pvepassthru"), 0o000)
+        with unprivileged():
+            assert main(["--root", root, "plan", "100", "post-stop"]) == 5
+    assert "cannot read /run/pvepassthru: Permission denied; run this as root" in capsys.readouterr().err
 
 
 def test_config_that_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
