@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import signal
+import subprocess
+import tempfile
 from typing import TYPE_CHECKING
 
 from tests.kernel import guest
@@ -14,6 +17,8 @@ from tests.scenarios.hook_process import HookProcess
 from tests.scenarios.world import MDEVS, OTHER, PARENT, PCI, START, failed, mdev, refused, said, uuid, went
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.scenarios.world import World
 
 ONE = mdev(1)
@@ -336,8 +341,8 @@ def advice_is_wrong(world: World) -> None:
     foreign = world.fill()
     world.map("gpu", [PARENT, OTHER])
     world.pve.define(100, MAPPED)
-    _promise(world)
-    log = went(world.pve.start(100))
+    with _promised(world):
+        log = went(world.pve.start(100))
     said(log, f"created mdev tbmdev-1 on {OTHER}")
     check("mdevs", world.mdevs(), {foreign: f"{PARENT} tbmdev-4", OURS: f"{OTHER} tbmdev-1"})
     went(world.pve.stop(100))
@@ -353,8 +358,8 @@ def advice_is_wrong_and_no_other(world: World) -> None:
         world.configure(**parameters)
         foreign = world.fill()
         world.pve.define(100, ONE)
-        _promise(world)
-        refused(world, 100, words, f"uuid {foreign}" if "left" in words else "the kernel says", PARENT)
+        with _promised(world):
+            refused(world, 100, words, f"uuid {foreign}" if "left" in words else "the kernel says", PARENT)
         world.host.write(f"{MDEVS}/{foreign}/remove", "1")
 
 
@@ -362,11 +367,24 @@ def second_entry_fails(world: World) -> None:
     """The gate saw room for it, and there was none: the first one's instance goes again."""
     world.fill(OTHER)
     world.pve.define(100, mdev(1) + f"hostpci1: {OTHER},mdev=tbmdev-1\n")
-    _promise(world, OTHER)
-    said(refused(world, 100, "hostpci1", "no instance left", OTHER), "created mdev", "gave back mdev")
+    with _promised(world, OTHER):
+        said(refused(world, 100, "hostpci1", "no instance left", OTHER), "created mdev", "gave back mdev")
 
 
-def _promise(world: World, parent: str = PARENT) -> None:
+@contextlib.contextmanager
+def _promised(world: World, parent: str = PARENT) -> Iterator[None]:
+    """Let a parent's available_instances say 3; a real kernel's is covered by another file for as long."""
     path = f"{world.root}{PCI}/{parent}/mdev_supported_types/tbmdev-1/available_instances"
-    with open(path, "w", encoding="ascii") as file:
+    if world.simulated:
+        with open(path, "w", encoding="ascii") as file:
+            file.write("3\n")
+        yield
+        return
+    with tempfile.NamedTemporaryFile("w", encoding="ascii") as file:
         file.write("3\n")
+        file.flush()
+        subprocess.run(["mount", "-o", "bind", file.name, path], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", path], check=True)
