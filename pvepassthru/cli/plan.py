@@ -24,6 +24,7 @@ from pvepassthru.rules.subject import read_config
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from pvepassthru.host.host import Host
 
@@ -37,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     phase = "one of %(choices)s (default: pre-start)"
     parser.add_argument("phase", metavar="PHASE", nargs="?", choices=quick.PHASES, default="pre-start", help=phase)
     parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+
+
+def _teller(said: list[tuple[str, str]], kind: str) -> Callable[[str], None]:
+    return lambda words: said.append((kind, words))
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
                 args.vmid,
                 args.phase,
                 Start(os.environ, pending=True),
-                Voice(lambda words: said.append(("step", words)), lambda words: said.append(("warning", words))),
+                Voice(*(_teller(said, kind) for kind in ("step", "warning", "error"))),
             )
         except PassthruError as error:
             failure = error

@@ -7,6 +7,7 @@ Semantics: model/reservation.py; source: qemu-server, PVE::QemuServer::PCI. The 
 from __future__ import annotations
 
 import errno
+import os
 import time
 
 from pvepassthru.host import locks, vms
@@ -38,11 +39,22 @@ def text(host: Host) -> str:
         raise InputError(f"cannot read {FILE}: {error.strerror}") from error
 
 
+def _make_folder(host: Host) -> None:
+    """Make PVE's folder, which it makes itself when it is first used after a boot. Raises PassthruError."""
+    try:
+        os.mkdir(host.path(os.path.dirname(FILE)), 0o755)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise PassthruError(f"cannot make {os.path.dirname(FILE)}: {error.strerror}", "see /run") from error
+
+
 def reserve(host: Host, addresses: Iterable[str], vmid: int, seconds: int, deadline: Deadline) -> None:
     """Reserve functions for a VM that is about to start, for `seconds` and what PVE adds to it.
 
     Raises DeviceError when another VM has one of them, BusyError when the lock is not to be had.
     """
+    _make_folder(host)
     with locks.take(host, LOCK, deadline, "PVE's PCI reservations", RESERVE_WAIT):
         result = reservation.reserve(
             text(host),
@@ -71,6 +83,7 @@ def own(host: Host, address: str, vmid: int) -> str | None:
 
 def release(host: Host, addresses: Iterable[str], vmid: int, deadline: Deadline) -> None:
     """Drop a VM's reservations of these functions; others' and absent ones are left. Raises as `reserve`."""
+    _make_folder(host)
     with locks.take(host, LOCK, deadline, "PVE's PCI reservations", REMOVE_WAIT):
         before = text(host)
         after = reservation.remove(before, vmid, addresses=tuple(addresses))

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from signal import SIG_BLOCK, SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal
+    from signal import SIG_BLOCK, SIG_DFL, SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal
 else:
-    from _signal import SIG_BLOCK, SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal
+    from _signal import SIG_BLOCK, SIG_DFL, SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +35,11 @@ def handle(handler: Callable[[int, object], object]) -> None:
     """Call `handler`, with the number, when one of them comes."""
     for number in ENDING:
         signal(number, handler)
+
+
+def usual_interrupt() -> None:
+    """Let Ctrl-C end the process at once, as it does any program; Python's own handler would print a traceback."""
+    signal(SIGINT, SIG_DFL)
 
 
 def ignore() -> None:

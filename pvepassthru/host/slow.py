@@ -30,8 +30,9 @@ class StillBlockedError(Exception):
 def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None:
     """Write `value` to the attribute `path`, waiting at most `seconds`.
 
-    Of the caller's open files the child keeps only `lock`, until the write returns. Signals that would end the caller
-    wait until then too. Raises OSError with the kernel's errno, StillBlockedError, or PassthruError without a process.
+    Of the caller's open files the child keeps only `lock`, until the write returns. A signal that ends the caller ends
+    its wait, and not the write. Raises OSError with the kernel's errno, StillBlockedError, or PassthruError when there
+    is no process for it or that process was killed: the write may have been done then, or not.
     """
     reader, writer = os.pipe()
     mask = signals.hold_back()
@@ -49,14 +50,21 @@ def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None
         os.close(writer)
         poll = select.poll()
         poll.register(reader, select.POLLIN | select.POLLHUP)
-        if not poll.poll(max(0, int(seconds * 1000))):
+        signals.let_go(mask)
+        try:
+            ended = poll.poll(max(0, int(seconds * 1000)))
+        finally:
+            signals.hold_back()
+        if not ended:
             raise StillBlockedError
         answer = os.read(reader, 16)
         os.waitpid(child, os.WNOHANG)  # all is done; it need not be waited for while the kernel takes it down
     finally:
         os.close(reader)
         signals.let_go(mask)
-    number = int(answer) if answer else errno.EINTR  # no answer: the child was killed
+    if not answer:
+        raise PassthruError(f"the process that wrote {path} was killed", "see the kernel log, then try again")
+    number = int(answer)
     if number:
         raise OSError(number, os.strerror(number), host.path(path))
 

@@ -25,9 +25,14 @@ def journal_path(vmid: int) -> str:
     return f"{FOLDER}/{vmid}.journal"
 
 
-def damaged_path(vmid: int) -> str:
-    """Where a journal is kept of whose steps some are unknown."""
-    return f"{FOLDER}/{vmid}.damaged"
+def damaged_path(host: Host, vmid: int) -> str:
+    """Where a journal can be kept of whose steps some are unknown: where no other one lies yet."""
+    path = f"{FOLDER}/{vmid}.damaged"
+    number = 1
+    while os.path.lexists(host.path(path)):
+        number += 1
+        path = f"{FOLDER}/{vmid}.damaged.{number}"
+    return path
 
 
 def vm_lock_path(vmid: int) -> str:
@@ -36,7 +41,7 @@ def vm_lock_path(vmid: int) -> str:
 
 
 def device_lock_path(address: str) -> str:
-    """The lock of one mdev parent or PF."""
+    """The lock of one mdev parent or PF, or, by its UUID, of one mdev."""
     return f"{FOLDER}/{address}.lock"
 
 

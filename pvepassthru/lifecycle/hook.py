@@ -34,8 +34,10 @@ def run_on(host: Host, vmid: int, phase: str, environment: Mapping[str, str]) ->
     say = _TaskLog(host, vmid)
     if phase == "pre-start":  # it undoes itself before it ends; the other phases may be killed at any point
         signals.handle(_end)
+    else:
+        signals.usual_interrupt()
     try:
-        run_phase(host, vmid, phase, Start(environment, finish=signals.ignore), Voice(say.info, say.warning))
+        run_phase(host, vmid, phase, Start(environment, finish=signals.ignore), Voice(say.info, say.warning, say.error))
     except PassthruError as error:
         say.error(str(error))
         return error.exit_code if phase == "pre-start" else 0
@@ -45,18 +47,23 @@ def run_on(host: Host, vmid: int, phase: str, environment: Mapping[str, str]) ->
     return 0
 
 
-def run_phase(
+def run_phase(  # noqa: PLR0913 - what varies is by keyword
     host: Host,
     vmid: int,
     phase: str,
     start: Start,
     voice: Voice,
+    *,
+    patience: float = phases.PATIENCE,
 ) -> None:
-    """Run one phase under the VM's lock, telling `voice` of it; `start` is for pre-start. Raises PassthruError."""
+    """Run one phase under the VM's lock, telling `voice` of it. Raises PassthruError.
+
+    `start` is for pre-start; `patience` is how many seconds a post-stop waits for a QEMU that is still going.
+    """
     deadline = Deadline(phases.BUDGET[phase])
     state.prepare(host)
     with locks.take(host, state.vm_lock_path(vmid), deadline, f"VM {vmid}"):
-        work = Work(host, vmid, Journal(host, vmid), deadline, phases.PATIENCE, voice.say, voice.warn)
+        work = Work(host, vmid, Journal(host, vmid), deadline, patience, voice)
         if phase == "pre-start":
             phases.pre_start(work, start)
         elif phase == "post-start":

@@ -39,7 +39,7 @@ class Step(NamedTuple):
 
     number: int
     kind: str
-    """Which steps.Kind does and undoes it."""
+    """What was done: mdev.KIND, vgpu.KIND or vgpu.RESERVE_KIND; undo.UNDO knows how to undo it."""
     target: str
     before: str | None
     after: str | None
@@ -111,13 +111,15 @@ class Journal:
         """Remove the journal: nothing is left to undo. Kept as VMID.damaged if steps are lost. Raises PassthruError."""
         try:
             if self.lost:
-                os.rename(self.host.path(self.path), self.host.path(state.damaged_path(self.vmid)))
+                os.rename(self.host.path(self.path), self.host.path(state.damaged_path(self.host, self.vmid)))
             else:
                 self.host.remove(self.path)
         except OSError as error:
             raise PassthruError(f"cannot remove {self.path}: {error.strerror}") from error
         self.exists = False
         self._steps.clear()
+        self.lost.clear()
+        self.damaged.clear()
         self._last = 0
         self._torn = False
 
@@ -216,9 +218,11 @@ class Journal:
             self.lost.discard(number)
 
 
-def _is_target(text: str) -> bool:
+def _is_target(text: object) -> bool:
     """Whether this can be what a step is done to: part of a path, without blanks and `..`. Else it is damage."""
-    return 0 < len(text) <= LONGEST_TARGET and ".." not in text and all("!" <= char <= "~" for char in text)
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST_TARGET:
+        return False
+    return ".." not in text and all("!" <= char <= "~" for char in text)
 
 
 def _boot_id(host: Host) -> str:

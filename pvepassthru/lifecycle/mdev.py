@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of a mediated device: create it under PVE's UUID, and remove it when nobody has it open.
 
-Source: Linux Documentation/driver-api/vfio-mediated-device.rst; what each write answers was measured (docs/kernel.md).
+Source: Linux Documentation/driver-api/vfio-mediated-device.rst; tests/kernel/sysfs_mdev.py has what each write answers.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def undo(work: Work, step: Step) -> str | None:
     owner = pci.vmid_of_uuid(uuid)
     if owner is None or owner[1] != work.vmid:
         return f"its UUID is not one of VM {work.vmid}"
-    _await_create(work, parent)
+    if not step.done:
+        _await_create(work, parent)
     with _instance_lock(work, uuid, (parent,)) as lock:
         return _undo(work, step, parent, uuid, lock)
 
@@ -74,7 +75,8 @@ def undo(work: Work, step: Step) -> str | None:
 def await_writes(work: Work, step: Step) -> None:
     """Wait for a create or remove that outlived its hook. Raises BusyError, DeviceError when it waits for a process."""
     parent, _, uuid = step.target.partition("/")
-    _await_create(work, parent)
+    if not step.done:
+        _await_create(work, parent)
     _instance_lock(work, uuid, (parent,)).release()
 
 
@@ -86,14 +88,14 @@ def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | N
     if found.type is None:  # removing it now would answer EAGAIN and take its `remove` file away for good
         return "the kernel is still creating it"
     if (found.parent, found.type) != (parent, step.after):
-        work.warn(f"mdev {uuid} is now {found.type} on {found.parent}, not the one made here: left alone")
+        work.voice.warn(f"mdev {uuid} is now {found.type} on {found.parent}, not the one made here: left alone")
         return None
     users = _wait_until_closed(work, f"{MDEVS}/{uuid}")
     if users:
         return f"{holders.describe(users)} has it open"
     why = _remove(host, uuid, parent, work.deadline, lock)
     if why is None:
-        work.say(f"gave back mdev {step.after} {step.target}")
+        work.voice.say(f"gave back mdev {step.after} {step.target}")
     return why
 
 
@@ -150,7 +152,7 @@ def _adopt(work: Work, want: Want) -> bool:
     users = holders.device_holders(work.host, f"{MDEVS}/{want.uuid}")
     if users:
         raise DeviceError(f"{what}: {holders.describe(users)} has it open", "end that process, then start again")
-    work.say(f"adopted mdev {want.type} on {found.parent} ({want.uuid})")
+    work.voice.say(f"adopted mdev {want.type} on {found.parent} ({want.uuid})")
     return True
 
 
@@ -187,7 +189,7 @@ def _create_on(work: Work, want: Want, parent: str, lock: Lock) -> str | None:
     if (made.parent, made.type) != (parent, want.type):
         return f"it was created but is not there as {want.type} on {parent}; see the kernel log"
     work.journal.done(step)
-    work.say(f"created mdev {want.type} on {parent} ({want.uuid})")
+    work.voice.say(f"created mdev {want.type} on {parent} ({want.uuid})")
     return None
 
 

@@ -34,13 +34,17 @@ PATIENCE = 10.0
 NODE_NAME = Pattern(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?", ASCII)
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Start(NamedTuple):
     """How a pre-start is run."""
 
     environment: Mapping[str, str]
     pending: bool = False
     """Whether to take pending changes as applied. PVE applies them before pre-start, so only a dry run needs it."""
-    finish: Callable[[], object] = bool
+    finish: Callable[[], object] = _nothing
     """Called when all is done, or is to be undone: from then on no signal may end the phase half way."""
 
 
@@ -58,7 +62,7 @@ def pre_start(work: Work, start: Start) -> None:
     except BaseException:
         start.finish()
         for kept in undo_all(work._replace(deadline=Deadline(UNDO_BUDGET), patience=0)):
-            work.warn(_kept_sentence(kept))
+            work.voice.warn(_kept_sentence(kept))
         raise
 
 
@@ -72,13 +76,13 @@ def pre_stop(work: Work) -> None:
     """Say that the VM is about to stop; its devices are in use until it has."""
     if work.journal.steps:
         count = len(work.journal.steps)
-        work.say(f"{count} step{'s' if count > 1 else ''} will be undone after the stop")
+        work.voice.say(f"{count} step{'s' if count > 1 else ''} will be undone after the stop")
 
 
 def post_stop(work: Work) -> None:
     """Undo everything in the journal that is still ours; needs no config, and none may be there any more."""
     for kept in undo_all(work):
-        work.warn(_kept_sentence(kept))
+        work.voice.warn(_kept_sentence(kept))
 
 
 def config_path(vmid: int, environment: Mapping[str, str]) -> str:
@@ -114,13 +118,13 @@ def _prepare(work: Work, start: Start) -> None:
     pending = start.pending and path == vms.config_path(work.vmid)  # a migration target starts the main section
     subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
     needed = wants(subject)
+    allowed = policy.Policy() if subject.config.template else policy.of(work.host, work.vmid)
+    work = work._replace(deadline=work.deadline.raised(allowed.pre_start_seconds))
     if work.journal.exists:
         _settle(work, needed)
         subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
     if subject.config.template:
         return
-    allowed = policy.of(work.host, work.vmid)
-    work = work._replace(deadline=work.deadline.raised(allowed.pre_start_seconds))
     try:
         _judge(work, subject, allowed.gate)
         for want in needed:
@@ -130,7 +134,7 @@ def _prepare(work: Work, start: Start) -> None:
                 vgpu.set_type(work, want)
     except DeviceError:
         if subject.section.get("lock") == "backup":
-            work.warn(
+            work.voice.warn(
                 f"a backup starts VM {work.vmid}, which was stopped, with its devices; see when the backup job runs"
             )
         raise
@@ -142,9 +146,9 @@ def _settle(work: Work, needed: tuple[Want, ...]) -> None:
     A write that outlived its hook has ended then. Raises DeviceError when a step that cannot be undone stands in the
     way of a device that this start needs, and BusyError when such a write does not end.
     """
-    work.say("an earlier start left a journal: settling it first")
+    work.voice.say("an earlier start left a journal: settling it first")
     for line in work.journal.damaged:
-        work.warn(f"line {line} of {work.journal.path} is damaged and was passed over")
+        work.voice.warn(f"line {line} of {work.journal.path} is damaged and was passed over")
     spare = {
         step.number
         for step in work.journal.steps
@@ -161,7 +165,7 @@ def _settle(work: Work, needed: tuple[Want, ...]) -> None:
                 f"cannot undo {describe(kept.step)} of an earlier start: {kept.why}",
                 f"end what holds it, then: pvepassthru recover {work.vmid}",
             )
-        work.warn(_kept_sentence(kept))
+        work.voice.warn(_kept_sentence(kept))
 
 
 def _is_target(target: str, want: Want) -> bool:
@@ -181,8 +185,10 @@ def _judge(work: Work, subject: Subject, gate: str) -> None:
     found = catalogue.findings(subject, gate_only=True)
     errors = [finding for finding in found if finding.severity == "error"] if gate == "enforce" else []
     for finding in found:
-        if not errors or finding is not errors[-1]:  # that one is said by the exception
-            work.warn(_words(finding))
+        if finding not in errors:
+            work.voice.warn(_words(finding))
+        elif finding is not errors[-1]:  # that one is said by the exception
+            work.voice.fail(_words(finding))
     if errors:
         raise DeviceError(_words(errors[-1]))
 

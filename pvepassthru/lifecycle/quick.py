@@ -40,7 +40,7 @@ def is_vmid(word: str) -> bool:
 def nothing_to_do(root: str, vmid: str, phase: str, source: str) -> bool:
     """Whether the VM has no journal and, at pre-start, no line that could be a hostpci entry. Doubt is a no."""
     try:
-        os.stat(f"{root}/run/pvepassthru/{vmid}.journal")
+        os.lstat(f"{root}/run/pvepassthru/{vmid}.journal")
     except FileNotFoundError:
         pass
     except OSError:

@@ -13,7 +13,7 @@ from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.undo import describe, undo_all
-from pvepassthru.lifecycle.work import Work
+from pvepassthru.lifecycle.work import Voice, Work
 from pvepassthru.model.errors import BusyError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
@@ -90,6 +90,6 @@ def _recover_locked(host: Host, vmid: int, *, dry_run: bool, warn: Callable[[str
     if dry_run:
         return Outcome(vmid, "would-recover", "", steps, ())
     undone: list[str] = []
-    work = Work(host, vmid, journal, Deadline(UNDO_BUDGET), 0.0, undone.append, warn)
+    work = Work(host, vmid, journal, Deadline(UNDO_BUDGET), 0.0, Voice(undone.append, warn, warn))
     kept = tuple(f"{describe(kept.step)}: {kept.why}" for kept in undo_all(work))
     return Outcome(vmid, "kept" if kept else "recovered", "", tuple(undone), kept)

@@ -49,9 +49,9 @@ def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
     """
     kept = []
     if work.journal.lost:
-        work.warn(
+        work.voice.warn(
             f"{work.journal.path} is damaged: what its step {', '.join(map(str, sorted(work.journal.lost)))} did is "
-            f"not known and not undone; see pvepassthru mdev list, and {state.damaged_path(work.vmid)}"
+            f"not known and not undone; see pvepassthru mdev list, and {state.damaged_path(work.host, work.vmid)}"
         )
     for step in reversed(work.journal.steps):
         if step.number in spare:
@@ -65,7 +65,7 @@ def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
         try:
             work.journal.remove()
         except PassthruError as error:
-            work.warn(str(error))
+            work.voice.warn(str(error))
     return kept
 
 
@@ -85,4 +85,4 @@ def _note(work: Work, step: Step) -> None:
     try:
         work.journal.undone(step, "undone")
     except PassthruError as error:  # the next look finds nothing of it
-        work.warn(str(error))
+        work.voice.warn(str(error))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pvepassthru.host import holders, locks, reservations, slow, state
 from pvepassthru.host.deadline import Deadline, pause
+from pvepassthru.host.host import ABSENT
 from pvepassthru.host.inventory import DEVICES, Inventory
-from pvepassthru.model.errors import BusyError, DeviceError, PassthruError
+from pvepassthru.model.errors import BusyError, DeviceError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 KIND = "vgpu"
 RESERVE_KIND = "reserve"
+GPU_LOCK_WAIT = 10.0
+"""Seconds for an undo to wait for another VM's work on the same GPU."""
 RESET_WAIT = 10.0
 """Seconds to go on trying to write 0, as PVE does: the driver refuses while it still tears the vGPU down."""
 
@@ -46,7 +49,7 @@ def set_type(work: Work, want: Want) -> None:
                 "end that process, then start again",
             )
         if current == want.type:
-            work.say(f"vGPU type {want.type} is already set on {function}")
+            work.voice.say(f"vGPU type {want.type} is already set on {function}")
             return
         work.journal.gone(KIND, function)  # PVE or another VM has set something else since an earlier start
         step = work.journal.intend(KIND, function, current, want.type)
@@ -59,7 +62,7 @@ def set_type(work: Work, want: Want) -> None:
                 "see what the driver says in the kernel log",
             )
         work.journal.done(step)
-    work.say(f"set vGPU type {want.type} on {function}")
+    work.voice.say(f"set vGPU type {want.type} on {function}")
 
 
 def reserve(work: Work, function: str) -> None:
@@ -78,9 +81,26 @@ def undo_type(work: Work, step: Step) -> str | None:
 
     Returns None when nothing of it remains, else why it was kept.
     """
+    function = step.target
+    if step.done and _current(work.host, function) != step.after:
+        return None
+    end = Deadline(work.deadline.left(work.patience))
+    while holders.device_holders(work.host, f"{DEVICES}/{function}") and pause(end, 0.1):
+        pass  # without the lock, which other VMs need
+    end = Deadline(work.deadline.left(RESET_WAIT))
+    while True:
+        try:
+            return _reset(work, step)
+        except DeviceError as error:  # the driver refuses while it still tears the vGPU down
+            if not pause(end, 0.2):
+                return error.message
+
+
+def _reset(work: Work, step: Step) -> str | None:
+    """As `undo_type`, once. Raises DeviceError when the driver refuses, and BusyError."""
     host = work.host
     function = step.target
-    with _gpu_lock(work, function) as lock:
+    with _gpu_lock(work, function, GPU_LOCK_WAIT) as lock:
         if _current(host, function) != step.after:
             return None  # 0 already, gone with its driver, or another VM's by now
         before = reservations.own(host, function, work.vmid)
@@ -89,63 +109,65 @@ def undo_type(work: Work, step: Step) -> str | None:
         except DeviceError as error:
             return f"the VF is no longer this VM's: {error.message}"
         try:
-            end = Deadline(work.deadline.left(work.patience))
-            while users := holders.device_holders(host, f"{DEVICES}/{function}"):
-                if not pause(end, 0.1):
-                    return f"{holders.describe(users)} has it open"
-            _write(work, function, "0", lock, RESET_WAIT)
-        except PassthruError as error:
-            return error.message
+            users = holders.device_holders(host, f"{DEVICES}/{function}")
+            if users:
+                return f"{holders.describe(users)} has it open"
+            _write(work, function, "0", lock)
         finally:
             if before is None:
                 reservations.release(host, [function], work.vmid, work.deadline)
         if _current(host, function) == step.after:
             return "the driver took the write, but the type is still set"
-    work.say(f"gave back vGPU type {step.after} on {function}")
+    work.voice.say(f"gave back vGPU type {step.after} on {function}")
     return None
 
 
 def await_writes(work: Work, step: Step) -> None:
     """Wait for a write that outlived its hook. Raises BusyError."""
-    _gpu_lock(work, step.target).release()
+    _gpu_lock(work, step.target, GPU_LOCK_WAIT).release()
 
 
 def undo_reserve(work: Work, step: Step) -> str | None:
-    """Drop the reservation that `reserve` made, unless the VM had one before. Returns None."""
-    if step.before is None:
+    """Drop the reservation that `reserve` made, unless the VM had one before or runs with it. Returns None."""
+    held = reservations.own(work.host, step.target, work.vmid)
+    if step.before is None and not (held or "").startswith("pid:"):  # PVE's own, of the VM's QEMU
         reservations.release(work.host, [step.target], work.vmid, work.deadline)
     return None
 
 
-def _gpu_lock(work: Work, function: str) -> Lock:
-    """The lock of the VF's physical function: its VFs share one capacity."""
+def _gpu_lock(work: Work, function: str, most: float | None = None) -> Lock:
+    """The lock of the VF's physical function: its VFs share one capacity. Raises BusyError."""
     parent = Inventory(work.host).physical_function(function) or function
-    return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"the GPU of {function}")
+    return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"the GPU of {function}", most)
 
 
 def _current(host: Host, function: str) -> str | None:
-    return host.text(f"{DEVICES}/{function}/nvidia/current_vgpu_type")
+    """The type that is set, or None: no such file any more. Raises DeviceError when it cannot be read."""
+    path = f"{DEVICES}/{function}/nvidia/current_vgpu_type"
+    try:
+        return host.read(path).decode("utf-8", "replace").strip()
+    except OSError as error:
+        if error.errno in ABSENT:
+            return None
+        raise DeviceError(
+            f"cannot read {path}: {error.strerror}", "see what the driver says in the kernel log"
+        ) from error
 
 
-def _write(work: Work, function: str, value: str, lock: Lock, retry: float = 0.0) -> None:
-    """Write a type, again for `retry` seconds while the driver refuses. Raises DeviceError, BusyError."""
+def _write(work: Work, function: str, value: str, lock: Lock) -> None:
+    """Write a type. Raises DeviceError when the driver refuses, and BusyError."""
     path = f"{DEVICES}/{function}/nvidia/current_vgpu_type"
     if not work.deadline:
         raise BusyError(f"cannot set vGPU type {value} on {function}: no time was left for it", "start again")
-    end = Deadline(work.deadline.left(retry))
-    while True:
-        try:
-            slow.write(work.host, path, value, work.deadline.left(), lock)
-        except slow.StillBlockedError:
-            raise BusyError(
-                f"cannot set vGPU type {value} on {function}: the driver has not answered in time",
-                "see what the driver says in the kernel log",
-            ) from None
-        except OSError as error:
-            if pause(end, 0.2):
-                continue
-            raise DeviceError(
-                f"cannot set vGPU type {value} on {function}: the driver says {error.strerror}",
-                "see which types it offers now: pvepassthru mdev types " + function,
-            ) from error
-        return
+    try:
+        slow.write(work.host, path, value, work.deadline.left(), lock)
+    except slow.StillBlockedError:
+        raise BusyError(
+            f"cannot set vGPU type {value} on {function}: the driver has not answered in time",
+            "see what the driver says in the kernel log",
+        ) from None
+    except OSError as error:
+        raise DeviceError(
+            f"cannot set vGPU type {value} on {function}: the driver says {error.strerror}",
+            "see which types it offers now: pvepassthru mdev types " + function,
+        ) from error

@@ -20,6 +20,8 @@ class Voice(NamedTuple):
     """What was done."""
     warn: Callable[[str], None]
     """What is wrong, though it does not stop the phase."""
+    fail: Callable[[str], None]
+    """What stops the phase, where that is more than what its PassthruError says."""
 
 
 class Work(NamedTuple):
@@ -31,10 +33,7 @@ class Work(NamedTuple):
     deadline: Deadline
     patience: float
     """Seconds to wait for a process that still has a device open, before its step is kept."""
-    say: Callable[[str], None]
-    """Takes one sentence on what was done."""
-    warn: Callable[[str], None]
-    """Takes one sentence on what is wrong, though it does not stop the phase."""
+    voice: Voice
 
 
 class Want(NamedTuple):

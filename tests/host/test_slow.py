@@ -16,7 +16,7 @@ import pytest
 from pvepassthru.host import locks, slow
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.host import Host
-from pvepassthru.model.errors import BusyError
+from pvepassthru.model.errors import BusyError, PassthruError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,15 +99,41 @@ def test_killed_caller_frees_all_but_the_lock_on_the_target(tmp_path: Path) -> N
     assert (tmp_path / "file").exists()
 
 
-def test_ending_signal_waits_for_the_write(tmp_path: Path) -> None:
-    caught: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: caught.append(number))
+class EndedError(Exception):
+    pass
+
+
+def end(number: int, _frame: object) -> None:
+    raise EndedError(number)
+
+
+def test_ending_signal_ends_the_wait_and_not_the_write(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGTERM, end)
     try:
         host = Stuck(str(tmp_path))
         killer = "import os,sys,time; time.sleep(0.2); os.kill(int(sys.argv[1]), 15)"
         with subprocess.Popen([sys.executable, "-c", killer, str(os.getpid())]), lock_on(host) as lock:
-            slow.write(host, "/file", "0.8", 5, lock)
-            assert (tmp_path / "file").exists()
-        assert caught == [signal.SIGTERM]
+            with pytest.raises(EndedError):
+                slow.write(host, "/file", "1.2", 5, lock)
+            assert not (tmp_path / "file").exists()
+        locks.take(host, "/lock", Deadline(20), "it").release()
+        assert (tmp_path / "file").exists()
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class Killed(Host):
+    """A host whose writes are done by a process that is killed then."""
+
+    def write(self, path: str, value: str) -> None:
+        super().write(path, value)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_writer(tmp_path: Path) -> None:
+    """Whether it wrote nobody knows, so it must not pass for an errno of the kernel."""
+    (tmp_path / "file").write_text("")
+    host = Killed(str(tmp_path))
+    with lock_on(host) as lock, pytest.raises(PassthruError, match="the process that wrote /file was killed"):
+        slow.write(host, "/file", "text", 5, lock)
