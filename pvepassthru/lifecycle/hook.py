@@ -54,16 +54,18 @@ def run_phase(  # noqa: PLR0913 - what varies is by keyword
     start: Start,
     voice: Voice,
     *,
-    patience: float = phases.PATIENCE,
+    patience: float | None = None,
 ) -> None:
     """Run one phase under the VM's lock, telling `voice` of it. Raises PassthruError.
 
-    `start` is for pre-start; `patience` is how many seconds a post-stop waits for a QEMU that is still going.
+    `start` is for pre-start; `patience` is how many seconds a post-stop waits for a QEMU that is still going
+    (phases.PATIENCE, if not given).
     """
     deadline = Deadline(phases.BUDGET[phase])
+    waits = phases.PATIENCE if patience is None else patience
     state.prepare(host)
     with locks.take(host, state.vm_lock_path(vmid), deadline, f"VM {vmid}"):
-        work = Work(host, vmid, Journal(host, vmid), deadline, patience, voice)
+        work = Work(host, vmid, Journal(host, vmid), deadline, waits, voice)
         if phase == "pre-start":
             phases.pre_start(work, start)
         elif phase == "post-start":

@@ -64,6 +64,8 @@ class Journal:
         """Numbers of lines, other than a torn last one, that could not be understood."""
         self.lost: set[int] = set()
         """Numbers of steps that were done, and whose intent is in a damaged line: nobody knows what they are."""
+        self.told_of_lost = False
+        """Whether people were told of them."""
         self._steps: dict[int, Step] = {}
         self._last = 0
         self._torn = False

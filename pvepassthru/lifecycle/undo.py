@@ -48,7 +48,8 @@ def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
     Returns what had to be kept. Raises nothing of its own: a failure keeps the step.
     """
     kept = []
-    if work.journal.lost:
+    if work.journal.lost and not work.journal.told_of_lost:
+        work.journal.told_of_lost = True
         work.voice.warn(
             f"{work.journal.path} is damaged: what its step {', '.join(map(str, sorted(work.journal.lost)))} did is "
             f"not known and not undone; see pvepassthru mdev list, and {state.damaged_path(work.host, work.vmid)}"

@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The hookscript under conditions that are hard to bring about: bent_hook.py HOW VMID PHASE.
 
-HOW is `patience=SECONDS`, for waits for other processes that would take 10 s; `budget=SECONDS`, for the whole phase; or
-`lines=N`, for a /run that is full once N lines of a journal are written: the next line ends in its middle.
+HOW is `patience=SECONDS`, for waits for other processes that would take 10 s; `budget=SECONDS`, for the whole phase;
+`lines=N`, for a /run that is full once N lines of a journal are written: the next line ends in its middle; `eio=NAME`,
+for attributes of that name that cannot be read; or `killed=NAME`, where whoever writes to one of that name is killed
+when the kernel has done it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from pvepassthru.host.host import Host
+from pvepassthru.host.sim import SimHost
 from pvepassthru.lifecycle import mdev, phases, quick, vgpu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def wait(seconds: float) -> None:
@@ -40,11 +48,40 @@ def fill(lines: int) -> None:
     setattr(Host, "append", full)  # noqa: B010 - mypy knows of no other method in its place
 
 
+def fail_to_read(name: str) -> None:
+    """Let files of this name answer EIO."""
+    read = Host.read
+
+    def failing(host: Host, path: str, *more: int) -> bytes:
+        if path.endswith(f"/{name}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return read(host, path, *more)
+
+    setattr(Host, "read", failing)  # noqa: B010 - as above
+
+
+def kill_writers(name: str) -> None:
+    """Kill the process that has written to an attribute of this name, as the kernel's OOM killer may."""
+    for kind in (Host, SimHost):
+        write = kind.write
+
+        def killed(host: Host, path: str, value: str, write: Callable[..., None] = write) -> None:
+            write(host, path, value)
+            if path.endswith(f"/{name}"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(kind, "write", killed)  # noqa: B010 - as above
+
+
 how, _, value = sys.argv.pop(1).partition("=")
 if how == "patience":
     wait(float(value))
 elif how == "budget":
     phases.BUDGET.update(dict.fromkeys(phases.BUDGET, float(value)))
+elif how == "eio":
+    fail_to_read(value)
+elif how == "killed":
+    kill_writers(value)
 else:
     fill(int(value))
 

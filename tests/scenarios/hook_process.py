@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from tests.kernel import guest
 from tests.kernel.checks import holds
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ class HookProcess:
     """A hook phase that goes on beside the test."""
 
     def __init__(self, world: World, vmid: int, phase: str) -> None:
+        self._phase = phase
         self._reader, writer = os.pipe()
         self.output = ""
         self.code: int | None = None
@@ -31,6 +33,16 @@ class HookProcess:
             finally:
                 os._exit(127)
         os.close(writer)
+
+    def has_open(self, name: str) -> bool:
+        """Whether the hook, and not the test's child that becomes it, has a file of this name open."""
+        folder = f"/proc/{self.pid}"
+        try:
+            if not guest.read(f"{folder}/cmdline").endswith(f"{self._phase}\0"):
+                return False
+            return any(os.readlink(f"{folder}/fd/{fd}").endswith(f"/{name}") for fd in os.listdir(f"{folder}/fd"))
+        except OSError:
+            return False
 
     def end(self, number: int = 0) -> None:
         """Send a signal, wait for the end, and read what was said."""

@@ -313,23 +313,12 @@ def ended_while_waiting(world: World) -> None:
         with open(f"{world.root}{FOLDER}/{PARENT}.lock", "a", encoding="ascii") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             hook = HookProcess(world, 100, "pre-start")
-            holds("it waits", guest.wait_for(functools.partial(_waits, hook.pid), 30))
+            holds("it waits", guest.wait_for(functools.partial(hook.has_open, f"{PARENT}.lock"), 30))
             hook.end(number)
         check(f"exit code: {hook.output}", hook.code, 8)
         one_sentence(hook.output)
         said(hook.output, name)
         check("nothing is made", (world.mdevs(), world.journals()), ({}, []))
-
-
-def _waits(pid: int) -> bool:
-    """Whether a hook, and not the test's child that becomes it, has the parent's lock file open."""
-    try:
-        if not guest.read(f"/proc/{pid}/cmdline").endswith("pre-start\0"):
-            return False
-        links = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-    except OSError:
-        return False
-    return any(link.endswith(f"{PARENT}.lock") for link in links)
 
 
 # ---- what it is fed
