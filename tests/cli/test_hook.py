@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pvepassthru.cli.main import main
 from pvepassthru.lifecycle.quick import PHASES
 from tests import tree
 from tests.kernel import guest
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOOKSCRIPT = os.path.join(guest.PROJECT, "hookscripts/pvepassthru")
+PROGRAMS = ("command", "hookscript")
 
 
 @pytest.fixture
@@ -29,26 +29,38 @@ def root(tmp_path: Path) -> str:
     return root
 
 
-def hookscript(root: str, vmid: int, phase: str) -> int:
-    environment = {**os.environ, "PVEPASSTHRU_ROOT": root}
-    command = [sys.executable, HOOKSCRIPT, str(vmid), phase]
-    return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+def run(program: str, root: str, vmid: int, phase: str, **variables: str) -> tuple[int, bytes]:
+    """Run a phase with the `command` or the `hookscript`; returns the exit code and all that was said."""
+    command = ["-m", "pvepassthru", "hook"] if program == "command" else [HOOKSCRIPT]
+    environment = {**os.environ, "PVEPASSTHRU_ROOT": root, **variables}
+    done = subprocess.run(
+        [sys.executable, *command, str(vmid), phase],
+        cwd=guest.PROJECT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return done.returncode, done.stdout
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_nothing_to_do(phase: str, root: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_to_do(program: str, phase: str, root: str) -> None:
     """Neither the policy nor the state folder matters then."""
-    assert main(["--root", root, "hook", "100", phase]) == hookscript(root, 100, phase) == 0
-    assert capfd.readouterr() == ("", "")
+    assert run(program, root, 100, phase) == (0, b"")
     assert not os.path.exists(os.path.join(root, "run/pvepassthru"))
 
 
-def test_something_to_do(root: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["--root", root, "hook", "101", "pre-start"]) == hookscript(root, 101, "pre-start") == 4
-    assert "defaults must be a mapping" in capfd.readouterr().err
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_something_to_do(program: str, root: str) -> None:
+    code, said = run(program, root, 101, "pre-start")
+    assert code == 4
+    assert b"defaults must be a mapping" in said
 
 
-def test_migrated_from(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_migrated_from(program: str, root: str) -> None:
+    """Then the source node's config counts."""
     tree.put(root, "etc/pve/nodes/other/qemu-server/100.conf", "hostpci0: 0000:0f:00.0\n")
-    monkeypatch.setenv("PVE_MIGRATED_FROM", "other")
-    assert main(["--root", root, "hook", "100", "pre-start"]) == 4
+    assert run(program, root, 100, "pre-start", PVE_MIGRATED_FROM="other")[0] == 4
