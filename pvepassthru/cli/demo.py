@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from typing import TYPE_CHECKING
 
+from pvepassthru.cli.words import scratch
 from pvepassthru.host import example
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, PassthruError, UsageError
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     if args.keep is not None:
         _need_empty(args.keep)
         return _run(os.path.abspath(args.keep))
-    with tempfile.TemporaryDirectory(prefix="pvepassthru-demo-") as root:
+    with scratch("pvepassthru-demo-") as root:
         return _run(root)
 
 

@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands have in common: types of arguments, and how things are printed."""
+"""What the commands have in common: types of arguments, how things are printed, where a host's files are copied to."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from pvepassthru.host.vms import vmid_of
+from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+MEMORY = "/dev/shm"  # noqa: S108 - a private folder is made in it
+"""Where the many small files of a host lie best."""
 
 
 def vmid(word: str) -> int:
@@ -33,3 +38,19 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def scratch(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """A private folder for a host's files, in memory where that can be written; it goes with its `with` block.
+
+    Raises PassthruError when there is no place for it.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=MEMORY)
+    except OSError:  # absent, or not for us
+        pass
+    try:
+        return tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError as error:
+        hint = "make /tmp writable, or set TMPDIR to a folder that is"
+        raise PassthruError(f"cannot make a temporary folder: {error.strerror}", hint) from error
