@@ -7,11 +7,11 @@ Every line that starts with `$` is a command that you can run on a real host too
 from __future__ import annotations
 
 import os
-import sys
+import signal
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.words import scratch
-from pvepassthru.host import example
+from pvepassthru.cli.words import print_error, scratch
+from pvepassthru.host import example, signals
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, PassthruError, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _run(root: str) -> int:
     stage.command("status", expect=0)
     stage.command("mdev list", expect=0)
     if stage.wrong:
-        print(f"\nThe demo did not go as it must: {'; '.join(stage.wrong)}", file=sys.stderr)
+        print_error(f"pvepassthru: the demo did not go as it must: {'; '.join(stage.wrong)}")
         return EXIT_FINDINGS
     print("\nNothing is left behind.")
     return EXIT_FINE
@@ -101,11 +101,15 @@ class _Stage:
         print(f"\n# {words}")
 
     def command(self, words: str, *, expect: int) -> None:
-        from pvepassthru.cli.main import main  # noqa: PLC0415 - main loads this module
+        from pvepassthru.cli.main import run  # noqa: PLC0415 - main loads this module
 
         print(f"\n$ pvepassthru {words}", flush=True)
-        code = main(["--root", self.root, "--node", example.NODE, *words.split()])
-        sys.stdout.flush()
+        handlers = {number: signal.getsignal(number) for number in signals.ENDING}
+        try:
+            code = run(["--root", self.root, "--node", example.NODE, *words.split()])
+        finally:
+            for number, handler in handlers.items():  # a hook that is done takes no notice of Ctrl-C any more
+                signal.signal(number, handler)
         if code != expect:
             self.wrong.append(f"`{words}` ended with {code}, not {expect}")
         elif code:

@@ -7,10 +7,9 @@ has its devices open. A VM that PVE works on is skipped. Exit code 1 when someth
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.words import print_json, vmid
+from pvepassthru.cli.words import print_error, print_json, vmid
 from pvepassthru.host import state
 from pvepassthru.lifecycle import recover
 from pvepassthru.lifecycle.orphans import orphans as look
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     for orphan in orphans:
         print(f"not ours, left alone: {one_line(orphan.what)}; {one_line(orphan.hint)}")
     for warning in warnings:
-        print(f"warning: {one_line(warning)}", file=sys.stderr)
+        print_error(f"warning: {warning}")
     if not outcomes and not orphans:
         print(
             "nothing to recover" if args.vmid is None else f"nothing to recover for VM {args.vmid}: it has no journal"

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pvepassthru.host.vms import vmid_of
 from pvepassthru.model.errors import PassthruError
@@ -25,6 +27,20 @@ def vmid(word: str) -> int:
     if number is None:
         raise argparse.ArgumentTypeError(f"{word!r} is no VMID: a number from 100 to 999999999")
     return number
+
+
+def print_error(words: str) -> None:
+    """Print words as one line on standard error; where that is closed or full nobody listens."""
+    try:
+        if sys.stderr is not None:  # print would take standard output for None
+            print(one_line(words), file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
+
+
+def drop(stream: TextIO) -> None:
+    """Send what was printed nowhere, so that Python neither complains of it at its end nor changes the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes

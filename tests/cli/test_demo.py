@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -61,3 +62,14 @@ def test_keep_where_nothing_may_be_written(capsys: pytest.CaptureFixture[str]) -
         with unprivileged():
             assert main(["demo", "--keep", f"{folder}/demo"]) == 5
     assert "Permission denied; give a folder that you may write" in capsys.readouterr().err
+
+
+def test_signals_are_as_before(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pre-start that is done takes no notice of Ctrl-C, but the demo goes on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["demo"]) == 0
+        capsys.readouterr()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
