@@ -19,10 +19,12 @@ from pvepassthru.cli.words import drop, print_error
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle import phases
 from pvepassthru.model.errors import PassthruError, UsageError
-from pvepassthru.model.text import one_line
+from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
+
+    from pvepassthru.host.host import Host
 
 COMMANDS = {
     "validate": "check what a start of a VM would pass through",
@@ -35,6 +37,7 @@ COMMANDS = {
     "demo": "the life of some VMs on a simulated host",
 }
 """Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
+NODES = "/etc/pve/nodes"
 PACKAGES = {"filelock": "python3-filelock", "yaml": "python3-yaml", "proxmoxer": "python3-proxmoxer"}
 """Python module to the Debian package that has it."""
 
@@ -45,7 +48,8 @@ def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pvepassthru {pvepassthru.__version__}")
     root = "the host's files (default: PVEPASSTHRU_ROOT of the environment, or /)"
     parser.add_argument("--root", default=os.environ.get("PVEPASSTHRU_ROOT") or "/", metavar="DIR", help=root)
-    parser.add_argument("--node", metavar="NAME", help="the node's name (default: the host name of that root)")
+    node = "whose entries of the cluster's mappings count (default: the host name of that root)"
+    parser.add_argument("--node", metavar="NAME", help=node)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         if name not in only:
@@ -88,12 +92,21 @@ def run(words: Sequence[str]) -> int:
         raise
     if not os.path.isdir(args.root):
         raise UsageError(f"--root {args.root} is not a folder", "give a folder that holds a host's files")
-    if args.node is not None and not phases.NODE_NAME.fullmatch(args.node):
-        raise UsageError(f"--node {one_line(args.node)} is no node's name", "give a host name without its domain")
     host = open_host(os.path.abspath(args.root), args.node)
+    if args.node is not None:
+        _need_node(host, args.node)
     code = importlib.import_module(f"pvepassthru.cli.{args.command}").run(args, host)
     sys.stdout.flush()
     return int(code)
+
+
+def _need_node(host: Host, node: str) -> None:
+    """Raise UsageError when this is no node's name, or not one of the host's cluster where its nodes are known."""
+    if not phases.NODE_NAME.fullmatch(node):
+        raise UsageError(f"--node {one_line(node)} is no node's name", "give a host name without its domain")
+    nodes = host.names(NODES)
+    if nodes and node not in nodes:
+        raise UsageError(f"--node {node} is no node of this cluster", f"{host.path(NODES)} has {listed(nodes)}")
 
 
 def _open_streams() -> None:

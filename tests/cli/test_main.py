@@ -151,8 +151,18 @@ def test_node_is_no_path(node: str, root: str, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("node", ["a", "pve-1", "1"])
-def test_node(node: str, root: str) -> None:
+def test_node(node: str, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--root", root, "--node", node, "status"]) == 2
+    assert capsys.readouterr().err == (
+        f"pvepassthru: --node {node} is no node of this cluster; {root}/etc/pve/nodes has pve\n"
+    )
+    tree.folder(root, f"etc/pve/nodes/{node}")
     assert main(["--root", root, "--node", node, "status"]) == 0
+
+
+def test_node_where_no_nodes_are_known(tmp_path: Path) -> None:
+    """A captured tree need not have them."""
+    assert main(["--root", str(tmp_path), "--node", "a", "status"]) == 0
 
 
 def test_every_command_has_a_module(capsys: pytest.CaptureFixture[str]) -> None:
