@@ -171,3 +171,13 @@ def test_every_command_has_a_module(capsys: pytest.CaptureFixture[str]) -> None:
             main([name, "--help"])
         assert caught.value.code == 0
         assert f"pvepassthru {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_argument_has_its_help(name: str) -> None:
+    subparsers = build_parser([name])._subparsers
+    assert subparsers is not None
+    (commands,) = subparsers._group_actions
+    assert isinstance(commands.choices, dict)
+    for action in commands.choices[name]._actions:
+        assert action.help or action.choices, action
