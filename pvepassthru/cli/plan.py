@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
         lines = [{"kind": kind, "text": text} for kind, text in said]
         print_json({"vmid": args.vmid, "phase": args.phase, "ok": failure is None, "lines": lines})
         return code
-    print(f"{args.phase} of VM {args.vmid} on node {host.node}, on a copy of the host; nothing is changed:")
+    print(f"{args.phase} of VM {args.vmid} would say, on node {host.node} (it ran on a copy; nothing is changed):")
     for kind, text in said:
         print(f"  {'' if kind == 'step' else kind + ': '}{one_line(text)}")
     if not said:

@@ -38,7 +38,9 @@ def test_pending_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     """PVE applies them before the next start, which is what is planned."""
     root = tree.build(tmp_path, configs={100: f"memory: 512\n[PENDING]\n{GONE}"})
     assert main(["--root", root, "plan", "100"]) == 5
-    assert "PVP201" in capsys.readouterr().out
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "pre-start of VM 100 would say, on node pve (it ran on a copy; nothing is changed):"
+    assert "PVP201" in lines[-1]
 
 
 def test_journals_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
