@@ -61,7 +61,9 @@ def test_usage_names_every_command() -> None:
 @pytest.mark.parametrize("arguments", [[], ["nonsense"]])
 def test_wrong_usage_is_2(dev: ModuleType, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert dev.main(arguments) == 2
-    assert "usage: ./dev COMMAND" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "usage: ./dev COMMAND" in err
+    assert ("there is no command 'nonsense'" in err) == bool(arguments)
 
 
 def test_lint_takes_no_arguments(dev: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

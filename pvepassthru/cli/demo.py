@@ -6,12 +6,13 @@ Every line that starts with `$` is a command that you can run on a real host too
 
 from __future__ import annotations
 
-import sys
-import tempfile
+import os
+import signal
 from typing import TYPE_CHECKING
 
-from pvepassthru.host import example
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
+from pvepassthru.cli.words import print_error, scratch
+from pvepassthru.host import example, signals
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, PassthruError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -21,20 +22,42 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("--keep", metavar="DIR", help="make the host's files in this new folder, and leave them there")
+    keep = "make the host's files in this folder, which is new or empty, and leave them there"
+    parser.add_argument("--keep", metavar="DIR", help=keep)
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Run the demo; returns 0 if every command ended as it must and nothing is left at the end."""
+    """Run the demo; returns 0 if every command ended as it must and nothing is left at the end, else 1.
+
+    Raises UsageError when the folder to keep it in is not new or empty, PassthruError when it cannot be written.
+    """
     del host  # the demo brings its own
-    if args.keep:
-        return _run(args.keep)
-    with tempfile.TemporaryDirectory(prefix="pvepassthru-demo-") as root:
+    if args.keep is not None:
+        _need_empty(args.keep)
+        return _run(os.path.abspath(args.keep))
+    with scratch("pvepassthru-demo-") as root:
         return _run(root)
 
 
+def _need_empty(folder: str) -> None:
+    """Raise UsageError unless `folder` is an empty folder, or there is nothing of that name yet."""
+    hint = "give a new or an empty folder"
+    try:
+        if os.listdir(folder):
+            raise UsageError(f"cannot make the demo's host in {folder}: it is not empty", hint)
+    except FileNotFoundError:
+        if not folder or os.path.islink(folder):
+            raise UsageError(f"cannot make the demo's host in {folder!r}: that leads nowhere", hint) from None
+    except OSError as error:
+        raise UsageError(f"cannot make the demo's host in {folder}: {error.strerror}", hint) from error
+
+
 def _run(root: str) -> int:
-    example.build(root)
+    try:
+        example.build(root)
+    except OSError as error:
+        hint = "give a folder that you may write, on a disk with room"
+        raise PassthruError(f"cannot make the demo's host in {root}: {error.strerror}", hint) from error
     stage = _Stage(root)
     stage.scene("Which VMs would start as they are meant to? VM 103 has an old config.")
     stage.command("validate --all", expect=1)
@@ -61,7 +84,7 @@ def _run(root: str) -> int:
     stage.command("status", expect=0)
     stage.command("mdev list", expect=0)
     if stage.wrong:
-        print(f"\nThe demo did not go as it must: {'; '.join(stage.wrong)}", file=sys.stderr)
+        print_error(f"pvepassthru: the demo did not go as it must: {'; '.join(stage.wrong)}")
         return EXIT_FINDINGS
     print("\nNothing is left behind.")
     return EXIT_FINE
@@ -78,11 +101,15 @@ class _Stage:
         print(f"\n# {words}")
 
     def command(self, words: str, *, expect: int) -> None:
-        from pvepassthru.cli.main import main  # noqa: PLC0415 - main loads this module
+        from pvepassthru.cli.main import run  # noqa: PLC0415 - main loads this module
 
         print(f"\n$ pvepassthru {words}", flush=True)
-        code = main(["--root", self.root, "--node", example.NODE, *words.split()])
-        sys.stdout.flush()
+        handlers = {number: signal.getsignal(number) for number in signals.ENDING}
+        try:
+            code = run(["--root", self.root, "--node", example.NODE, *words.split()])
+        finally:
+            for number, handler in handlers.items():  # a hook that is done takes no notice of Ctrl-C any more
+                signal.signal(number, handler)
         if code != expect:
             self.wrong.append(f"`{words}` ended with {code}, not {expect}")
         elif code:

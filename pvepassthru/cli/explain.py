@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pvepassthru.rules.catalogue import Rule
 
 ORIGINS = {"pve": "PVE itself refuses or drops it", "own": "this tool's own judgement"}
+PARTS = {"checks": "What it checks: ", "matters": "Why it matters: ", "fix": "How to fix: "}
+"""The parts of a rule's explanation in their order: key in JSON to the words that each begins with."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - every command is called alike
     """Print the rules behind codes; returns 0. Raises NotFoundError for an unknown code, UsageError without one."""
-    if args.all == bool(args.code):
+    if args.all and args.code:
+        raise UsageError("explain takes codes or --all, not both", "leave one of them out")
+    if not args.all and not args.code:
         raise UsageError("explain needs one or more codes, or --all", "pvepassthru explain PVP201")
-    codes = sorted(BY_CODE) if args.all else [_known(word) for word in args.code]
+    codes = sorted(BY_CODE) if args.all else list(dict.fromkeys(_known(word) for word in args.code))
     rules = [BY_CODE[code] for code in codes]
     if args.json:
-        print_json([_shape(rule) for rule in rules])
+        shapes = [shape(rule) for rule in rules]
+        print_json(shapes if args.all or len(shapes) != 1 else shapes[0])
     else:
         print("\n\n".join(text(rule) for rule in rules))
     return 0
@@ -45,9 +50,34 @@ def text(rule: Rule) -> str:
     return f"{rule.code}: {rule.severity}; {ORIGINS[rule.origin]}{gate}\n\n{rule.explanation}"
 
 
-def _shape(rule: Rule) -> dict[str, Any]:
-    values = {name: value for name, value in rule._asdict().items() if name != "check"}
-    return {**values, "explanation": rule.explanation}
+def shape(rule: Rule) -> dict[str, Any]:
+    """The JSON shape of a rule (docs/json.md)."""
+    return {
+        "code": rule.code,
+        "severity": rule.severity,
+        "origin": rule.origin,
+        "gate": rule.gate,
+        **parts(rule.explanation),
+    }
+
+
+def parts(explanation: str) -> dict[str, str]:
+    """The parts of an explanation, without the words that they begin with: a line a paragraph.
+
+    Raises ValueError when one of the parts is missing.
+    """
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for paragraph in explanation.split("\n\n"):
+        words = paragraph.replace("\n", " ")
+        for name, label in PARTS.items():
+            if words.startswith(label):
+                current = found[name] = []
+                words = words.removeprefix(label)
+        current.append(words)
+    if list(found) != list(PARTS):
+        raise ValueError(f"an explanation has the parts {', '.join(found)}, not {', '.join(PARTS)}")
+    return {name: "\n".join(paragraphs) for name, paragraphs in found.items()}
 
 
 def _known(word: str) -> str:

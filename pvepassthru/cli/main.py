@@ -9,18 +9,22 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pvepassthru
+from pvepassthru.cli.words import drop, print_error
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle import phases
 from pvepassthru.model.errors import PassthruError, UsageError
-from pvepassthru.model.text import one_line
+from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
+
+    from pvepassthru.host.host import Host
 
 COMMANDS = {
     "validate": "check what a start of a VM would pass through",
@@ -30,9 +34,10 @@ COMMANDS = {
     "mdev": "mediated device types and instances",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
-    "demo": "the life of two VMs on a simulated host",
+    "demo": "the life of some VMs on a simulated host",
 }
 """Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
+NODES = "/etc/pve/nodes"
 PACKAGES = {"filelock": "python3-filelock", "yaml": "python3-yaml", "proxmoxer": "python3-proxmoxer"}
 """Python module to the Debian package that has it."""
 
@@ -41,10 +46,10 @@ def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser; with `only`, that of these commands, which spares loading the others."""
     parser = argparse.ArgumentParser(prog="pvepassthru", description=pvepassthru.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"pvepassthru {pvepassthru.__version__}")
-    parser.add_argument(
-        "--root", default=os.environ.get("PVEPASSTHRU_ROOT", "/"), metavar="DIR", help="the host's files (default: /)"
-    )
-    parser.add_argument("--node", metavar="NAME", help="the node's name (default: the host name of that root)")
+    root = "the host's files (default: PVEPASSTHRU_ROOT of the environment, or /)"
+    parser.add_argument("--root", default=os.environ.get("PVEPASSTHRU_ROOT") or "/", metavar="DIR", help=root)
+    node = "whose entries of the cluster's mappings count (default: the host name of that root)"
+    parser.add_argument("--node", metavar="NAME", help=node)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         if name not in only:
@@ -58,15 +63,17 @@ def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors become one sentence on standard error."""
     words = sys.argv[1:] if argv is None else argv
+    _open_streams()
     try:
-        if sys.stdout is None:
-            return _run(words)
-        with contextlib.redirect_stdout(cast("TextIO", _Output(sys.stdout))):
-            return _run(words)
+        with (
+            contextlib.redirect_stdout(cast("TextIO", _Output(sys.stdout))),
+            contextlib.redirect_stderr(sys.stderr or io.StringIO()),  # argparse would take standard output for None
+        ):
+            return run(words)
     except PassthruError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:  # the reader of our output has left: nobody to tell
-        _drop(sys.stdout)
+        drop(sys.stdout)
         return 0
     except KeyboardInterrupt:
         return 130
@@ -76,24 +83,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_why(error))
 
 
-def _run(words: Sequence[str]) -> int:
+def run(words: Sequence[str]) -> int:
+    """Run one command and return its exit code. Raises what the command raises, and PassthruError."""
     try:
         args = build_parser(words).parse_args(words)
     except SystemExit:  # --help and --version have printed
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
         raise
     if not os.path.isdir(args.root):
         raise UsageError(f"--root {args.root} is not a folder", "give a folder that holds a host's files")
-    if args.node is not None and not phases.NODE_NAME.fullmatch(args.node):
-        raise UsageError(f"--node {one_line(args.node)} is no node's name", "give a host name without its domain")
     host = open_host(os.path.abspath(args.root), args.node)
+    if args.node is not None:
+        _need_node(host, args.node)
     code = importlib.import_module(f"pvepassthru.cli.{args.command}").run(args, host)
-    if sys.stdout is not None:
-        sys.stdout.flush()
-    elif args.command != "hook":  # which tells the task log itself, and whose exit code PVE goes by
-        raise PassthruError("cannot write the output: standard output is closed")
+    sys.stdout.flush()
     return int(code)
+
+
+def _need_node(host: Host, node: str) -> None:
+    """Raise UsageError when this is no node's name, or not one of the host's cluster where its nodes are known."""
+    if not phases.NODE_NAME.fullmatch(node):
+        raise UsageError(f"--node {one_line(node)} is no node's name", "give a host name without its domain")
+    nodes = host.names(NODES)
+    if nodes and node not in nodes:
+        raise UsageError(f"--node {node} is no node of this cluster", f"{host.path(NODES)} has {listed(nodes)}")
+
+
+def _open_streams() -> None:
+    """Open what the caller closed of stdin, stdout and stderr, so that no file of ours gets its number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
 
 
 def _fail(sentence: str, code: int = PassthruError.exit_code) -> int:
@@ -102,11 +122,8 @@ def _fail(sentence: str, code: int = PassthruError.exit_code) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
-        _drop(sys.stdout)
-    try:
-        print(f"pvepassthru: {one_line(sentence)}", file=sys.stderr, flush=True)
-    except OSError:  # nobody listens
-        _drop(sys.stderr)
+        drop(sys.stdout)
+    print_error(f"pvepassthru: {sentence}")
     return code
 
 
@@ -117,27 +134,28 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {error}; this is a bug of pvepassthru, please report this"
 
 
-def _drop(stream: TextIO) -> None:
-    """Send what was printed nowhere, so that Python neither complains of it at its end nor changes the exit code."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 class _Output:
-    """Standard output; what goes wrong with it is told from what goes wrong with a host's files."""
+    """Standard output, None if it is closed.
 
-    def __init__(self, stream: TextIO) -> None:
+    What goes wrong with it is told from what goes wrong with a host's files.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a stream has
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
+        if self._stream is None:
+            raise PassthruError("cannot write the output: standard output is closed")
         with _telling():
             return self._stream.write(text)
 
     def flush(self) -> None:
-        with _telling():
-            self._stream.flush()
+        if self._stream is not None:
+            with _telling():
+                self._stream.flush()
 
 
 @contextlib.contextmanager

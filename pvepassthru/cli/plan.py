@@ -8,10 +8,9 @@ code: that of the phase.
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.words import print_json, vmid
+from pvepassthru.cli.words import print_json, scratch, vmid
 from pvepassthru.host import state, vms
 from pvepassthru.host.capture import capture
 from pvepassthru.host.host import open_host
@@ -28,13 +27,10 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.host import Host
 
-SCRATCH = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 - a private folder in it, in memory
-"""Where the copy is made: it is many small files."""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("vmid", metavar="VMID", type=vmid)
+    parser.add_argument("vmid", metavar="VMID", type=vmid, help="a VM of this node")
     phase = "one of %(choices)s (default: pre-start)"
     parser.add_argument("phase", metavar="PHASE", nargs="?", choices=quick.PHASES, default="pre-start", help=phase)
     parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
@@ -48,7 +44,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     """Run the phase on a copy and print what it said; returns its exit code.
 
     Raises NotFoundError when there is no such VM, InputError when its config cannot be read, PassthruError when the
-    journals cannot.
+    journals cannot, or when there is no place for the copy.
     """
     vms.need_pve(host)
     state.journals(host)  # a plan that knows nothing of them would be wrong
@@ -56,9 +52,14 @@ def run(args: argparse.Namespace, host: Host) -> int:
         read_config(host, args.vmid, config_path(args.vmid, os.environ))
     said: list[tuple[str, str]] = []
     failure: PassthruError | None = None
-    with tempfile.TemporaryDirectory(prefix="pvepassthru-plan-", dir=SCRATCH) as copy:
-        os.makedirs(f"{copy}/run")
-        capture(host, copy, [args.vmid])
+    with scratch("pvepassthru-plan-") as copy:
+        try:
+            os.makedirs(f"{copy}/run")
+            capture(host, copy, [args.vmid])
+        except OSError as error:
+            raise PassthruError(
+                f"cannot copy the host's files to {copy}: {error.strerror}", "see that its file system has room"
+            ) from error
         try:
             hook.run_phase(
                 open_host(copy, host.node),
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
         lines = [{"kind": kind, "text": text} for kind, text in said]
         print_json({"vmid": args.vmid, "phase": args.phase, "ok": failure is None, "lines": lines})
         return code
-    print(f"{args.phase} of VM {args.vmid} on node {host.node}, on a copy of the host; nothing is changed:")
+    print(f"{args.phase} of VM {args.vmid} would say, on node {host.node} (it ran on a copy; nothing is changed):")
     for kind, text in said:
         print(f"  {'' if kind == 'step' else kind + ': '}{one_line(text)}")
     if not said:

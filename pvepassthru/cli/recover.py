@@ -2,15 +2,15 @@
 """Undo what the hooks of dead VMs left behind; report what looks left behind but was not made by this tool.
 
 A VM counts as dead only while PVE's own lock on its config is held by this command, no process of it lives and nobody
-has its devices open. A VM that PVE works on is skipped. Exit code 1 when something had to be kept.
+has its devices open. A VM that runs or that PVE works on is skipped. Exit code 1 when something had to be kept, or a
+VM's journal or locks cannot be used.
 """
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.words import print_json, vmid
+from pvepassthru.cli.words import print_error, print_json, vmid
 from pvepassthru.host import state
 from pvepassthru.lifecycle import recover
 from pvepassthru.lifecycle.orphans import orphans as look
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("vmid", metavar="VMID", type=vmid, nargs="?", help="only this VM (default: every open journal)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be undone, and change nothing")
+    dry_run = "say what would be undone, and undo nothing; only lock files may be made"
+    parser.add_argument("--dry-run", action="store_true", help=dry_run)
     parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
 
 
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     for orphan in orphans:
         print(f"not ours, left alone: {one_line(orphan.what)}; {one_line(orphan.hint)}")
     for warning in warnings:
-        print(f"warning: {one_line(warning)}", file=sys.stderr)
+        print_error(f"warning: {warning}")
     if not outcomes and not orphans:
         print(
             "nothing to recover" if args.vmid is None else f"nothing to recover for VM {args.vmid}: it has no journal"
@@ -62,8 +63,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
 
 
 def _print(outcome: recover.Outcome, *, dry_run: bool) -> None:
-    if outcome.state in {"alive", "busy", "failed"}:
-        print(f"VM {outcome.vmid}: skipped, {one_line(outcome.reason)}")
+    if outcome.reason:
+        print(f"VM {outcome.vmid}: {'failed' if outcome.state == 'failed' else 'skipped'}, {one_line(outcome.reason)}")
         return
     print(f"VM {outcome.vmid}: {'would undo' if dry_run else outcome.state}")
     for words in outcome.undone:

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
         print(f"VM {row['vmid']}: {one_line(row['words'])}")
         for step in row["steps"]:
             print(f"  {one_line(step['what'])}{'' if step['done'] else ' (begun, perhaps not done)'}")
+        for line in row["damaged_lines"]:
+            print(f"  line {line} of {state.journal_path(row['vmid'])} is damaged and was passed over")
     for orphan in orphans:
         print(f"not ours: {one_line(orphan.what)}; {one_line(orphan.hint)}")
     if not rows and not orphans:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pvepassthru.cli.words import print_json, vmid
+from pvepassthru.cli.words import print_error, print_json, vmid
 from pvepassthru.host import vms
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, UsageError
 from pvepassthru.model.text import one_line
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pvepassthru.host.host import Host
+    from pvepassthru.model.errors import PassthruError
     from pvepassthru.model.finding import Finding
     from pvepassthru.model.passed import Passed
     from pvepassthru.rules.subject import Subject
@@ -32,33 +33,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, host: Host) -> int:
     """Print what the rules find; returns 0, or 1 when there is an error among it.
 
-    Raises NotFoundError for an unknown VM or without PVE, InputError for a config that cannot be read (with --all it is
-    a finding instead), UsageError without a VM.
+    A VM that cannot be judged does not stop the others: its error is said, and the first one's exit code returned.
+    Raises NotFoundError without PVE, InputError when the VMs cannot be listed, UsageError without a VM.
     """
-    if args.all == bool(args.vmid):
+    if args.all and args.vmid:
+        raise UsageError("validate takes VMIDs or --all, not both", "leave one of them out")
+    if not args.all and not args.vmid:
         raise UsageError("validate needs one or more VMIDs, or --all", "pvepassthru validate 100")
-    around = subjects.Surroundings(host)
-    ids = _all(host) if args.all else args.vmid
-    judged = []
-    for number in ids:
-        try:
-            subject = subjects.load(host, number, pending=True, around=around, lenient=args.all)
-        except NotFoundError:
-            if not args.all:
-                raise
-            vms.need_pve(host)
-            continue  # it was removed or migrated since it was listed
-        judged.append((subject, catalogue.findings(subject)))
-    if args.json:
-        shapes = [shape(subject, found) for subject, found in judged]
-        print_json(shapes if args.all or len(shapes) != 1 else shapes[0])
-    else:
+    ids = _all(host) if args.all else list(dict.fromkeys(args.vmid))
+    judged, failures = _judge(host, ids, every=args.all)
+    for failure in failures:
+        print_error(f"pvepassthru: {failure}")
+    if args.json and (args.all or len(ids) > 1):
+        print_json([shape(subject, found) for subject, found in judged])
+    elif args.json:
+        for subject, found in judged:
+            print_json(shape(subject, found))
+    elif judged or not failures:
         for subject, found in judged:
             _print_vm(subject, found, devices=not args.all)
         everything = [finding for _, found in judged for finding in found]
-        print(f"{_count(len(judged), 'VM')} checked: {_counts(everything)}")
+        missing = f"; {len(failures)} not checked" if failures else ""
+        print(f"{_count(len(judged), 'VM')} checked: {_counts(everything)}{missing}")
+    if failures:
+        return failures[0].exit_code
     wrong = any(finding.severity == "error" for _, found in judged for finding in found)
     return EXIT_FINDINGS if wrong else EXIT_FINE
+
+
+def _judge(
+    host: Host, ids: list[int], *, every: bool
+) -> tuple[list[tuple[Subject, list[Finding]]], list[PassthruError]]:
+    """The VMs with what the rules find, and the errors of those that cannot be judged.
+
+    With `every` VM of the node a config that cannot be read is a finding, and one that is gone is none. Raises
+    NotFoundError without PVE.
+    """
+    around = subjects.Surroundings(host)
+    judged: list[tuple[Subject, list[Finding]]] = []
+    failures: list[PassthruError] = []
+    for number in ids:
+        try:
+            subject = subjects.load(host, number, pending=True, around=around, lenient=every)
+        except NotFoundError as error:
+            vms.need_pve(host)
+            if not every:  # else it was removed or migrated since it was listed
+                failures.append(error)
+        except InputError as error:
+            failures.append(error)
+        else:
+            judged.append((subject, catalogue.findings(subject)))
+    return judged, failures
 
 
 def shape(subject: Subject, found: list[Finding]) -> dict[str, Any]:

@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands have in common: types of arguments, and how things are printed."""
+"""What the commands have in common: types of arguments, how things are printed, where a host's files are copied to."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pvepassthru.host.vms import vmid_of
+from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+MEMORY = "/dev/shm"  # noqa: S108 - a private folder is made in it
+"""Where the many small files of a host lie best."""
 
 
 def vmid(word: str) -> int:
@@ -20,6 +27,20 @@ def vmid(word: str) -> int:
     if number is None:
         raise argparse.ArgumentTypeError(f"{word!r} is no VMID: a number from 100 to 999999999")
     return number
+
+
+def print_error(words: str) -> None:
+    """Print words as one line on standard error; where that is closed or full nobody listens."""
+    try:
+        if sys.stderr is not None:  # print would take standard output for None
+            print(one_line(words), file=sys.stderr, flush=True)
+    except OSError:
+        drop(sys.stderr)
+
+
+def drop(stream: TextIO) -> None:
+    """Send what was printed nowhere, so that Python neither complains of it at its end nor changes the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes
@@ -33,3 +54,19 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def scratch(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """A private folder for a host's files, in memory where that can be written; it goes with its `with` block.
+
+    Raises PassthruError when there is no place for it.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=MEMORY)
+    except OSError:  # absent, or not for us
+        pass
+    try:
+        return tempfile.TemporaryDirectory(prefix=prefix)
+    except OSError as error:
+        hint = "make /tmp writable, or set TMPDIR to a folder that is"
+        raise PassthruError(f"cannot make a temporary folder: {error.strerror}", hint) from error

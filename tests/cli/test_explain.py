@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from pvepassthru.cli.explain import PARTS, parts
 from pvepassthru.cli.main import main
 from pvepassthru.rules.catalogue import BY_CODE, RULES
 
@@ -30,10 +31,43 @@ def test_all_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "PVP309", "--json"]) == 0
-    (answer,) = json.loads(capsys.readouterr().out)
-    assert answer.keys() == {"code", "severity", "origin", "gate", "explanation"}
-    assert (answer["code"], answer["severity"], answer["origin"], answer["gate"]) == ("PVP309", "warning", "own", False)
+    assert main(["explain", "PVP303", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "code": "PVP303",
+        "severity": "error",
+        "origin": "pve",
+        "gate": True,
+        "checks": "whether a key is given twice in a hostpci entry. A word without `=` counts as `host`.\n"
+        "So `01:00,pcie` has two hosts: `01:00` and `pcie`.",
+        "matters": "PVE drops the whole entry with a warning, and the VM starts without its device.",
+        "fix": "keep one value; write flags with `=1`, as in `01:00,pcie=1`.",
+    }
+
+
+def test_json_of_several(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "PVP309", "PVP201", "pvp309", "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [(answer["code"], answer["gate"]) for answer in answers] == [("PVP309", False), ("PVP201", True)]
+
+
+def test_json_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each rule has all three parts, and none is lost or said twice."""
+    assert main(["explain", "--all", "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["code"] for answer in answers] == sorted(BY_CODE)
+    for answer in answers:
+        assert list(answer) == ["code", "severity", "origin", "gate", "checks", "matters", "fix"]
+        said = [label + answer[name] for name, label in PARTS.items()]
+        assert all(answer[name].endswith(".") for name in PARTS), answer["code"]
+        assert " ".join(said).split() == BY_CODE[answer["code"]].explanation.split()
+
+
+@pytest.mark.parametrize(
+    "explanation", ["", "What it checks: a.\n\nHow to fix: b.", "Why it matters: a.\n\nWhat it checks: b."]
+)
+def test_explanation_without_a_part(explanation: str) -> None:
+    with pytest.raises(ValueError, match="an explanation has the parts"):
+        parts(explanation)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +81,10 @@ def test_unknown_code(word: str, hint: str, capsys: pytest.CaptureFixture[str]) 
     assert hint in err
 
 
-@pytest.mark.parametrize("words", [[], ["PVP201", "--all"]])
-def test_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words, why",
+    [([], "explain needs one or more codes, or --all"), (["PVP201", "--all"], "takes codes or --all, not both")],
+)
+def test_wrong_usage(words: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", *words]) == 2
-    assert "explain needs one or more codes, or --all" in capsys.readouterr().err
+    assert why in capsys.readouterr().err

@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from typing import TYPE_CHECKING
 
+import pytest
+
+from pvepassthru.cli import plan, words
 from pvepassthru.cli.main import main
 from tests import tree
 from tests.host.machine import memory_folder, unprivileged
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 GONE = "hostpci0: 0000:0f:00.0\n"
 
@@ -35,7 +38,9 @@ def test_pending_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     """PVE applies them before the next start, which is what is planned."""
     root = tree.build(tmp_path, configs={100: f"memory: 512\n[PENDING]\n{GONE}"})
     assert main(["--root", root, "plan", "100"]) == 5
-    assert "PVP201" in capsys.readouterr().out
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading == "pre-start of VM 100 would say, on node pve (it ran on a copy; nothing is changed):"
+    assert "PVP201" in lines[-1]
 
 
 def test_journals_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,3 +61,44 @@ def test_config_that_is_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[s
     err = capsys.readouterr().err
     assert "cannot read the config of VM 100" in err
     assert "Is a directory" in err
+
+
+@pytest.mark.parametrize("command", [["plan", "100"], ["demo"]], ids=["plan", "demo"])
+@pytest.mark.parametrize("memory", ["read-only", "absent"])
+def test_memory_that_cannot_be_written(
+    memory: str, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Then the files lie where temporary files go."""
+    with memory_folder() as folder:
+        os.chmod(folder, 0o755)
+        root = tree.build(folder, configs={100: "memory: 512\n"})
+        os.chmod(tree.folder(folder, "read-only"), 0o555)
+        monkeypatch.setattr(words, "MEMORY", f"{folder}/{memory}")
+        with unprivileged():
+            assert main(["--root", root, *command]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_no_place_for_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tree.build(tmp_path, configs={100: "memory: 512\n"})
+    monkeypatch.setattr(words, "MEMORY", f"{tmp_path}/absent")
+    monkeypatch.setattr(tempfile, "tempdir", f"{tmp_path}/absent")
+    assert main(["--root", root, "plan", "100"]) == 5
+    err = capsys.readouterr().err
+    assert err.startswith("pvepassthru: cannot make a temporary folder: No such file or directory; ")
+
+
+def test_no_room_for_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    root = tree.build(tmp_path, configs={100: "memory: 512\n"})
+    monkeypatch.setattr(plan, "capture", full)
+    assert main(["--root", root, "plan", "100"]) == 5
+    err = capsys.readouterr().err
+    assert err.startswith("pvepassthru: cannot copy the host's files to ")
+    assert err.endswith(": No space left on device; see that its file system has room\n")

@@ -55,7 +55,26 @@ def test_states(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "VM 100: running (process 42)" in lines
     (line,) = [line for line in lines if line.startswith("VM 101: ")]
     assert "is not a plain file that only root can write" in line
+    damaged = lines.index("  line 5 of /run/pvepassthru/104.journal is damaged and was passed over")
+    assert [line for line in lines[:damaged] if line.startswith("VM ")][-1].startswith("VM 104: ")
     assert [row["words"] for row in rows] == [line.partition(": ")[2] for line in lines if line.startswith("VM ")]
+
+
+def test_recover_tells_failed_from_skipped(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A journal that is not trusted or newer than this program is something to look at; a VM that runs is not."""
+    journal(root, 100)
+    assert main(["--root", root, "recover"]) == 0
+    assert capsys.readouterr().out == "VM 100: skipped, it runs as process 42\n"
+    os.chmod(journal(root, 101), 0o666)
+    tree.put(root, f"{STATE}/102.journal", '{"v": 99}\n')
+    assert main(["--root", root, "recover", "--dry-run"]) == 1
+    skipped, unsafe, newer = capsys.readouterr().out.splitlines()
+    assert skipped.startswith("VM 100: skipped, ")
+    assert unsafe.startswith("VM 101: failed, the journal /run/pvepassthru/101.journal is not a plain file")
+    assert newer.startswith("VM 102: failed, the journal /run/pvepassthru/102.journal has format 99")
+    assert main(["--root", root, "recover", "--json"]) == 1
+    states = {vm["vmid"]: vm["state"] for vm in json.loads(capsys.readouterr().out)["vms"]}
+    assert states == {100: "alive", 101: "failed", 102: "failed"}
 
 
 @pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["recover"], ["recover", "100"]])

@@ -191,7 +191,7 @@ def test_all_without_vms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == "0 VMs checked: fine\n"
 
 
-@pytest.mark.parametrize("words", [["105"], ["100", "105", "--json"]])
+@pytest.mark.parametrize("words", [["105"], ["105", "--json"]])
 def test_unknown_vm(words: list[str], root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(root, *words) == 3
     captured = capsys.readouterr()
@@ -200,10 +200,44 @@ def test_unknown_vm(words: list[str], root: str, capsys: pytest.CaptureFixture[s
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("words", [["100"], ["--all"]])
+def test_some_that_cannot_be_judged(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The others are judged, and the first error gives the exit code."""
+    tree.folder(root, "etc/pve/qemu-server/150.conf")
+    words = ("102", "999", "150", "100")
+    assert _run(root, *words) == 3
+    out, err = capsys.readouterr()
+    assert [line for line in out.splitlines() if line.startswith("VM ")] == ["VM 102: 1 warning", "VM 100: 2 errors"]
+    assert out.endswith("\n2 VMs checked: 2 errors, 1 warning; 2 not checked\n")
+    first, second = err.splitlines()
+    assert first.startswith("pvepassthru: there is no VM 999 on node pve")
+    assert second.startswith("pvepassthru: cannot read the config of VM 150")
+    assert _run(root, *words, "--json") == 3
+    assert [answer["vmid"] for answer in json.loads(capsys.readouterr().out)] == [102, 100]
+    assert _run(root, "150", "100", "999", "--json") == 4
+    assert [answer["vmid"] for answer in json.loads(capsys.readouterr().out)] == [100]
+
+
+def test_none_that_can_be_judged(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(root, "998", "999") == 3
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 2)
+    assert _run(root, "998", "999", "--json") == 3
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_vm_given_twice(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(root, "1000", "1000") == 0
+    assert capsys.readouterr().out == "VM 1000: fine\n1 VM checked: fine\n"
+    assert _run(root, "1000", "1000", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["vmid"] == 1000
+
+
+@pytest.mark.parametrize("words", [["100"], ["100", "101"], ["--all"]])
 def test_without_pve(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(str(tmp_path), *words) == 3
-    assert capsys.readouterr().err.startswith("pvepassthru: no Proxmox VE on this machine: ")
+    err = capsys.readouterr().err
+    assert err.startswith("pvepassthru: no Proxmox VE on this machine: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("word", ["../../etc/passwd", "0", "99", "1000000000", "0100", "x", "", "\u0663\u0660\u0660"])
@@ -220,10 +254,13 @@ def test_negative_vmid(root: str) -> None:
     assert caught.value.code == 2
 
 
-@pytest.mark.parametrize("words", [[], ["100", "--all"]])
-def test_wrong_usage(words: list[str], root: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words, why",
+    [([], "validate needs one or more VMIDs, or --all"), (["100", "--all"], "takes VMIDs or --all, not both")],
+)
+def test_wrong_usage(words: list[str], why: str, root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(root, *words) == 2
-    assert "validate needs one or more VMIDs, or --all" in capsys.readouterr().err
+    assert why in capsys.readouterr().err
 
 
 BAD_CONFIGS: dict[str, bytes] = {
