@@ -11,7 +11,7 @@ import os
 import re
 import stat
 
-from pvepassthru.host import reservations
+from pvepassthru.host import reservations, vms
 from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.model.pci import is_address, is_uuid
 from pvepassthru.model.record import TYPE_CHECKING
@@ -49,18 +49,18 @@ PLAIN = (
 ROMFILE = re.compile(rb"romfile=([^,\s]+)")
 
 
-def capture(host: Host, destination: str, vmids: Iterable[int]) -> None:
+def capture(host: Host, destination: str, vmids: Iterable[int], *, ended: int | None = None) -> None:
     """Copy a host into the folder `destination`, with the configs of these VMs. Raises OSError where it cannot write.
 
     Copied are PCI functions, drivers, IOMMU groups, mediated devices; the VMs' configs on all nodes, mappings, policy;
     reservations, running VMs, journals, who has VFIO devices open; the ROM images that the configs name, and of all
-    others in /usr/share/kvm the size.
+    others in /usr/share/kvm the size. The QEMU of the VM `ended` is left out, as if it had ended.
     """
     copy = _Copy(host, destination)
     copy.devices()
     copy.drivers_and_groups()
     copy.configs(set(vmids))
-    copy.processes(set(vmids))
+    copy.processes(set(vmids), ended)
     for path in PLAIN:
         copy.file(path)
     copy.tree("/run/pvepassthru")
@@ -298,17 +298,20 @@ class _Copy:
 
     # ---- processes
 
-    def processes(self, vmids: set[int]) -> None:
-        """Copy running VMs, and who has VFIO devices open."""
+    def processes(self, vmids: set[int], ended: int | None) -> None:
+        """Copy running VMs, and who has VFIO devices open, but not the VM `ended`."""
+        self.folder("/run/qemu-server")
+        gone = None if ended is None else vms.running_pid(self.source, ended)
         running = {name for name in self.source.names("/run/qemu-server") if name.endswith(".pid")}
+        running.discard(f"{ended}.pid")
         pids = set()
         for name in running:
             self.file(f"/run/qemu-server/{name}")
             pids.add((self.source.text(f"/run/qemu-server/{name}") or "").partition("\n")[0].strip())
-        for name in running | {f"{vmid}.pid" for vmid in vmids}:
+        for name in (running | {f"{vmid}.pid" for vmid in vmids}) - {f"{ended}.pid"}:
             self.attribute(f"/sys/fs/cgroup/qemu.slice/{name[: -len('.pid')]}.scope/cgroup.procs")
         for pid in self.source.names("/proc"):
-            if pid.isdecimal() and self._open_devices(pid) | (pid in pids):
+            if pid.isdecimal() and int(pid) != gone and self._open_devices(pid) | (pid in pids):
                 for name in ("cmdline", "comm", "stat"):
                     self.attribute(f"/proc/{pid}/{name}")
 

@@ -93,7 +93,7 @@ def test_no_place_for_the_copy(
 def test_no_room_for_the_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **_named: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     root = tree.build(tmp_path, configs={100: "memory: 512\n"})

@@ -259,6 +259,9 @@ def plan_of_nothing(world: World) -> None:
     with _unchanged(world):
         said(world.run("plan", "101", code=5), "it is running as process")
         said(world.run("plan", "101", "pre-stop"), "1 step")
+        begin = time.monotonic()
+        said(world.run("plan", "101", "post-stop"), f"gave back mdev tbmdev-1 {PARENT}")
+        holds("it waits for nobody", time.monotonic() - begin < 8)
 
 
 def _lines(world: World, *words: str) -> list[str]:
