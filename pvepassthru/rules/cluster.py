@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pvepassthru.model import pci
+from pvepassthru.model import pci, reservation
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
 from pvepassthru.rules.subject import MAPPINGS, Hit, chosen
@@ -155,24 +155,38 @@ def _taken(subject: Subject, code: str) -> Iterator[Hit]:
         for address in functions if len(device.alternatives) == 1 else ():
             found = subject.in_the_way(address)
             if found and found[0] == code:
-                message = f"{address} is not free: {_who(subject, [address])}"
+                message = f"{address} is not free: {reservation.describe(found[1], subject.around.now)}"
                 yield _hit(subject, device, message, f"stop VM {found[1].vmid}, or use a mapping with several devices")
 
 
 def all_taken(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether other VMs leave one device of a mapping to each of this VM's entries.
 
+    For a vGPU it must be one that offers the type, too: a GPU that other VMs fill offers it no more.
+
     Why it matters: PVE finds no free device and refuses to start the VM.
 
     How to fix: stop a VM that has one (the message names them), or add devices to the mapping.
     """
-    used: set[str] = set()
+    told = {problem.key for problem in subject.resolution.problems if problem.code == "vgpu-no-alternative"}
+    used: dict[str, str] = {}
     for device, functions in chosen(subject):
-        if len(device.alternatives) > 1 and (used & set(functions) or subject.held(functions)):
-            names = [address for alternative in device.alternatives for address in alternative]
-            message = f"no device of mapping {device.entry.mapping} is free: {_who(subject, names)}"
+        key = device.entry.key
+        if not functions and key not in told:
+            words = [_why_not(subject, device, alternative, used) for alternative in device.alternatives]
+            message = f"no device of mapping {device.entry.mapping} is free: {listed(words)}"
             yield _hit(subject, device, message, "stop one of these VMs, or add devices to the mapping")
-        used.update(functions)
+        used.update(dict.fromkeys(functions, key))
+
+
+def _why_not(subject: Subject, device: Passed, functions: tuple[str, ...], used: dict[str, str]) -> str:
+    """Why PVE does not take this alternative: an earlier entry or another VM has it, or it lacks the vGPU type."""
+    for address, who in subject.held(functions):
+        return f"{address}: {who}"
+    for address in functions:
+        if address in used:
+            return f"{address}: {used[address]} takes it"
+    return f"{functions[0]}: it does not offer vGPU type {device.nvidia} now"
 
 
 def group_in_use(subject: Subject) -> Iterator[Hit]:
@@ -186,7 +200,7 @@ def group_in_use(subject: Subject) -> Iterator[Hit]:
     """
     mine = {address for _, functions in chosen(subject) for address in functions}
     for device, functions in chosen(subject):
-        if not device.bound_to_vfio:
+        if not (functions and device.bound_to_vfio):
             continue
         mates = {mate for address in functions for mate in subject.inventory.group_members(address)}
         others = sorted(mate for mate in mates - mine if not subject.inventory.has(mate, "pci_bus"))
@@ -207,10 +221,6 @@ def _mdev_users(subject: Subject, addresses: Iterable[str]) -> list[str]:
         if made.parent in parents and owner and owner[1] != subject.vmid and subject.around.running(owner[1]):
             words.append(f"{made.parent}: VM {owner[1]} has an mdev {made.type} on it")
     return words
-
-
-def _who(subject: Subject, addresses: Iterable[str]) -> str:
-    return listed(f"{who} ({address})" for address, who in subject.held(addresses))
 
 
 def _hit(subject: Subject, device: Passed, message: str, hint: str) -> Hit:

@@ -166,8 +166,10 @@ def vgpu_other_type(subject: Subject) -> Iterator[Hit]:
     How to fix: nothing, if no VM uses it; else stop that VM.
     """
     for device, functions in chosen(subject):
-        current = subject.inventory.vgpu_current(functions[0]) if device.nvidia else None
-        if current not in {None, "0", device.nvidia} and len(device.alternatives) == 1:
+        if not device.nvidia or len(device.alternatives) > 1:
+            continue
+        current = subject.inventory.vgpu_current(functions[0])
+        if current not in {None, "0", device.nvidia}:
             message = f"{functions[0]} has vGPU type {current} set, not {device.nvidia}: PVE resets it first"
             yield Hit(subject.at(device.entry.key, device.entry.line), message, "see that no other VM uses it")
 

@@ -126,7 +126,7 @@ class Subject(NamedTuple):
     def held(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
         """(address, who has it) for each of these functions that another VM has."""
         blocked = ((address, self.in_the_way(address)) for address in addresses)
-        return [(address, reservation.describe(found[1])) for address, found in blocked if found]
+        return [(address, reservation.describe(found[1], self.around.now)) for address, found in blocked if found]
 
 
 def load(  # noqa: PLR0913 - what varies is by keyword
@@ -168,7 +168,7 @@ def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
     """The functions that PVE would reserve for each device that is passed whole or as a vendor vGPU.
 
     Of several alternatives the first that no other VM has, no earlier entry takes and, for a vGPU, that offers its
-    type; the first of all if there is none.
+    type; none if there is no such one (cluster.all_taken tells of that).
     """
     used: set[str] = set()
     found = []
@@ -182,7 +182,7 @@ def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
             and not any(subject.in_the_way(address) for address in functions)
             and (device.nvidia is None or start.vgpu_fits(subject.inventory, functions[0], device.nvidia))
         )
-        functions = next(free, device.addresses) if len(device.alternatives) > 1 else device.addresses
+        functions = next(free, ()) if len(device.alternatives) > 1 else device.addresses
         used.update(functions)
         found.append((device, functions))
     return found

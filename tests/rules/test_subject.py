@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,6 +97,89 @@ def test_a_parent_of_other_vms_instances_is_in_use(tmp_path: Path) -> None:
         assert "VM 200 has an mdev nvidia-63 on it" in finding.message
         tree.stop(tmp_path / selector, 200)
         assert _judge(tmp_path / selector) == []
+
+
+def _vf(number: int, current: str, *offers: str) -> dict[str, Any]:
+    creatable = [{"id": offer, "name": f"type {offer}"} for offer in offers]
+    plain = {"vendor": "0x10de", "device": "0x25b6", "class": "0x030200", "physfn": "0000:a1:00.0"}
+    return {**plain, "iommu_group": number, "nvidia": {"creatable": creatable, "current": current}}
+
+
+def _vgpu_mapping(*functions: int) -> str:
+    maps = (f"\tmap node=pve,path=0000:a1:00.{number},id=10de:25b6,iommugroup={number}\n" for number in functions)
+    return "gpu\n\tmdev 1\n" + "".join(maps)
+
+
+def test_a_full_gpu_has_no_free_device(tmp_path: Path) -> None:
+    """VM 200 has the type that fills the GPU on one VF of the mapping; the other one is free and offers nothing."""
+    host = _host(devices={"0000:a1:00.4": _vf(4, "0"), "0000:a1:00.5": _vf(5, "35")})
+    for order in ((4, 5), (5, 4)):
+        tree.build(
+            tmp_path,
+            host,
+            configs={100: "hostpci0: mapping=gpu,mdev=nvidia-35\n"},
+            mapping=_vgpu_mapping(*order),
+            reservations="0000:a1:00.5 200 pid:42\n",
+            running={200: 42},
+        )
+        (finding,) = _judge(tmp_path)
+        assert (finding.code, finding.severity) == ("PVP422", "error")
+        assert "0000:a1:00.4: it does not offer vGPU type 35 now" in finding.message
+        assert "0000:a1:00.5: VM 200 is running with it (process 42)" in finding.message
+
+
+def test_an_earlier_entry_and_another_vm_leave_no_device(tmp_path: Path) -> None:
+    host = _host(devices={"0000:a1:00.4": _vf(4, "0", "35"), "0000:a1:00.5": _vf(5, "35")})
+    tree.build(
+        tmp_path,
+        host,
+        configs={100: "hostpci0: mapping=gpu,mdev=nvidia-35\nhostpci1: mapping=gpu,mdev=nvidia-35\n"},
+        mapping=_vgpu_mapping(4, 5),
+        reservations="0000:a1:00.5 200 pid:42\n",
+        running={200: 42},
+    )
+    (finding,) = _judge(tmp_path)
+    assert (finding.code, finding.where) == ("PVP422", "/etc/pve/qemu-server/100.conf:2 hostpci1")
+    assert "0000:a1:00.4: hostpci0 takes it, 0000:a1:00.5: VM 200 is running with it" in finding.message
+
+
+def test_a_type_that_nobody_offers_is_told_once(tmp_path: Path) -> None:
+    host = _host(devices={"0000:a1:00.4": _vf(4, "0", "35"), "0000:a1:00.5": _vf(5, "0")})
+    tree.build(
+        tmp_path,
+        host,
+        configs={100: "hostpci0: mapping=gpu,mdev=nvidia-99\n"},
+        mapping=_vgpu_mapping(4, 5),
+        reservations="0000:a1:00.5 200 pid:42\n",
+        running={200: 42},
+    )
+    assert [finding.code for finding in _judge(tmp_path)] == ["PVP222"]
+
+
+def test_a_mapping_that_is_all_taken_is_told_once(tmp_path: Path) -> None:
+    """And nothing is said of the IOMMU group of a device that the VM would not get."""
+    plain = {"vendor": "0x10de", "device": "0x1db4", "class": "0x030200"}
+    host = _host(devices={f"0000:03:00.{number}": {**plain, "iommu_group": 9} for number in (0, 1)})
+    maps = "".join(f"\tmap node=pve,path=0000:03:00.{number},id=10de:1db4,iommugroup=9\n" for number in (0, 1))
+    tree.build(
+        tmp_path,
+        host,
+        configs={100: "hostpci0: mapping=two\n"},
+        mapping=f"two\n{maps}",
+        reservations="0000:03:00.0 200 pid:42\n0000:03:00.1 200 pid:42\n",
+        running={200: 42},
+    )
+    assert [finding.code for finding in _judge(tmp_path)] == ["PVP422"]
+
+
+def test_a_start_of_another_vm_is_told_in_seconds_left(tmp_path: Path) -> None:
+    reserved = f"0000:02:00.0 200 time:{int(time.time()) + 30}\n"
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n"}, reservations=reserved)
+    (finding,) = _judge(tmp_path)
+    assert finding.code == "PVP421"
+    assert re.fullmatch(
+        r"0000:02:00\.0 is not free: VM 200 has reserved it for a start, for (28|29|30) s more", finding.message
+    )
 
 
 def test_a_zombie_does_not_run(tmp_path: Path) -> None:
