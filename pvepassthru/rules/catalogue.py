@@ -99,6 +99,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP421", "error", "pve", cluster.starting),
     Rule("PVP422", "error", "pve", cluster.all_taken),
     Rule("PVP423", "error", "own", cluster.group_in_use),
+    Rule("PVP424", "error", "own", cluster.open_elsewhere),
     Rule("PVP104", "warning", "own", hosts.unreadable, gate=False),  # last: it tells what the others could not read
 )
 BY_CODE = {rule.code: rule for rule in RULES}

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from pvepassthru.host import holders, vms
+from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model import pci, reservation
+from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
 from pvepassthru.rules.subject import MAPPINGS, Hit, chosen
@@ -202,14 +205,74 @@ def group_in_use(subject: Subject) -> Iterator[Hit]:
     for device, functions in chosen(subject):
         if not (functions and device.bound_to_vfio):
             continue
-        mates = {mate for address in functions for mate in subject.inventory.group_members(address)}
-        others = sorted(mate for mate in mates - mine if not subject.inventory.has(mate, "pci_bus"))
+        others = [mate for mate in _mates(subject, functions) if mate not in mine]
         words = [f"{address}: {who}" for address, who in subject.held(others)]
         words += _mdev_users(subject, [*functions, *others])
         if words:
             group = subject.inventory.group(functions[0])
             message = f"{functions[0]} is in IOMMU group {group} with what another VM uses ({listed(words)})"
             yield _hit(subject, device, message, "stop that VM, or move one of the devices to another slot")
+
+
+def open_elsewhere(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether a process has a device open through VFIO that this VM gets whole.
+
+    Or a device that PVE binds with it, of its IOMMU group, or a mediated device on one of them. This VM's own QEMU does
+    not count, nor what another rule names another VM for.
+
+    Why it matters: QEMU cannot open what another process has open, and PVE would wait for ever when it takes a device
+    from its driver while a mediated device on it is open.
+
+    How to fix: end that process, or pass another device.
+    """
+    host = subject.host
+    wanted = [
+        (device, functions, nodes)
+        for device, functions in chosen(subject)
+        if not device.nvidia and (nodes := _nodes(subject, device, functions))
+    ]
+    try:
+        users = holders.holders(host, [node for _, _, nodes in wanted for node in nodes])  # one look at all processes
+        own = {subject.around.running(subject.vmid), *vms.scope_pids(host, subject.vmid)} if users else set()
+        if all(user.pid in own for user in users):
+            return
+        for device, functions, nodes in wanted:
+            if _is_told(subject, device, functions):
+                continue
+            for node, what in nodes.items():
+                others = tuple(user for user in holders.holders(host, [node]) if user.pid not in own)
+                if others:
+                    message = f"{what} is in use: {holders.describe(others)} has it open ({node})"
+                    yield _hit(subject, device, message, "end that process, or pass another device")
+    except PassthruError:
+        host.names("/proc")  # notes why it cannot be read: hosts.unreadable tells
+
+
+def _nodes(subject: Subject, device: Passed, functions: tuple[str, ...]) -> dict[str, str]:
+    """The VFIO device nodes of all that PVE or QEMU takes with these functions, each with what it is."""
+    found: dict[str, str] = {}
+    mates = _mates(subject, functions) if device.bound_to_vfio else []
+    for address in (*functions, *mates):
+        for node in holders.vfio_nodes(subject.host, f"{DEVICES}/{address}"):
+            found.setdefault(node, address)
+        for uuid in subject.inventory.mdevs_of(address) if device.bound_to_vfio else ():
+            for node in holders.vfio_nodes(subject.host, f"{DEVICES}/{address}/{uuid}"):
+                found.setdefault(node, f"mdev {uuid} on {address}")
+    return found
+
+
+def _is_told(subject: Subject, device: Passed, functions: tuple[str, ...]) -> bool:
+    """Whether another rule says already which VM has one of these functions, or what goes with it."""
+    if not device.bound_to_vfio:
+        return bool(subject.held(functions))
+    taken = (*functions, *_mates(subject, functions))
+    return bool(subject.held(taken) or _mdev_users(subject, taken))
+
+
+def _mates(subject: Subject, functions: tuple[str, ...]) -> list[str]:
+    """What else PVE binds to vfio-pci with these functions: the rest of their IOMMU groups but bridges, sorted."""
+    mates = {mate for address in functions for mate in subject.inventory.group_members(address)}
+    return sorted(mate for mate in mates.difference(functions) if not subject.inventory.has(mate, "pci_bus"))
 
 
 def _mdev_users(subject: Subject, addresses: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.rules.subject import Subject
 
-_GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers")
+_GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers", "/proc")
 
 
 def no_iommu(subject: Subject) -> Iterator[Hit]:

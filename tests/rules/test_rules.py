@@ -94,6 +94,11 @@ def _folder(path: str) -> Callable[[str], object]:
     return lambda root: tree.folder(root, path)
 
 
+def _open(node: str) -> Callable[[str], object]:
+    """Let process 4711 have a device node open."""
+    return lambda root: tree.hold(root, 4711, node)
+
+
 def _loadable(root: str) -> None:
     tree.put(root, "proc/sys/kernel/osrelease", "6.8.12-1-pve\n")
     tree.put(root, "lib/modules/6.8.12-1-pve/modules.dep", "kernel/drivers/vfio/pci/vfio-pci.ko: kernel/x.ko\n")
@@ -286,6 +291,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP423": (
         Tree("hostpci0: 01:00.0\n", reservations="0000:01:00.1 200 pid:42\n", running={200: 42}),
         Tree("hostpci0: 01:00.0\n", reservations="0000:01:00.1 100 pid:42\n", running={100: 42}),
+    ),
+    "PVP424": (
+        Tree("hostpci0: 02:00.0\n", change=_open("/dev/vfio/4")),
+        Tree("hostpci0: 02:00.0\n", running={100: 4711}, change=_open("/dev/vfio/4")),
     ),
 }
 

@@ -182,6 +182,106 @@ def test_a_start_of_another_vm_is_told_in_seconds_left(tmp_path: Path) -> None:
     )
 
 
+def _held(root: Path, node: str, config: str, *, instances: dict[str, str] | None = None) -> list[Finding]:
+    """Judge VM 100 while process 4242 has a device node open."""
+    host = _host(instances)
+    host["devices"]["0000:41:00.2"] = {"vendor": "0x10de", "device": "0x1db4", "iommu_group": 50, "pci_bus": True}
+    tree.build(root, host, configs={100: config})
+    tree.hold(root, 4242, node)
+    return _judge(root)
+
+
+@pytest.mark.parametrize("config", ["hostpci0: 02:00.0\n", "hostpci0: 02:00.0,driver=keep\n"])
+def test_a_process_has_a_device_open_that_is_passed_whole(config: str, tmp_path: Path) -> None:
+    (finding,) = _held(tmp_path, "/dev/vfio/4", config)
+    assert (finding.code, finding.severity) == ("PVP424", "error")
+    assert finding.message == "0000:02:00.0 is in use: process 4242 (holder) has it open (/dev/vfio/4)"
+
+
+def test_a_process_has_a_cdev_of_the_group_open(tmp_path: Path) -> None:
+    """Of 41:00.1, which PVE binds with 41:00.0; but with driver=keep it binds nothing."""
+    tree.folder(tmp_path, "sys/bus/pci/devices/0000:41:00.1/vfio-dev/vfio3")
+    (finding,) = _held(tmp_path, "/dev/vfio/devices/vfio3", "hostpci0: 41:00.0\n")
+    assert finding.code == "PVP424"
+    assert finding.message.startswith("0000:41:00.1 is in use: process 4242 (holder) has it open")
+    tree.put(tmp_path, "etc/pve/nodes/pve/qemu-server/100.conf", "hostpci0: 41:00.0,driver=keep\n")
+    assert _judge(tmp_path) == []
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_process_has_a_foreign_instance_open_on_a_parent_that_is_passed_whole(
+    listed: bool,  # noqa: FBT001 - a parameter of the table
+    tmp_path: Path,
+) -> None:
+    """PVE's unbind would wait for it for ever; so too when /sys/bus/mdev lists it no more, as its removal waits."""
+    foreign = "c0ffee00-1111-2222-3333-444455556666"
+    tree.link(tmp_path, f"sys/bus/pci/devices/0000:41:00.0/{foreign}/iommu_group", "sys/kernel/iommu_groups/77")
+    config = "hostpci0: 41:00.1\nhostpci1: 02:00.0\n"
+    (finding,) = _held(tmp_path, "/dev/vfio/77", config, instances={foreign: "nvidia-63"})
+    if not listed:
+        os.unlink(os.path.join(tmp_path, f"sys/bus/mdev/devices/{foreign}"))
+        (finding,) = _judge(tmp_path)
+    assert (finding.code, finding.where) == ("PVP424", "/etc/pve/qemu-server/100.conf:1 hostpci0")
+    assert f"mdev {foreign} on 0000:41:00.0 is in use: process 4242 (holder) has it open" in finding.message
+
+
+def test_what_is_not_passed_whole_may_be_open(tmp_path: Path) -> None:
+    """The hook itself sees whether this VM's instance or vGPU is open (lifecycle/mdev.py, vgpu.py)."""
+    config = "hostpci0: 41:00.0,mdev=nvidia-65\nhostpci1: a1:00.4,mdev=nvidia-35\n"
+    for node in ("/dev/vfio/50", "/dev/vfio/61", "/dev/vfio/99"):
+        assert _held(tmp_path / node[-2:], node, config) == []
+
+
+def test_own_qemu_and_what_is_in_its_scope_may_have_the_device_open(tmp_path: Path) -> None:
+    for pid, place in ((42, "run/qemu-server/100.pid"), (43, "sys/fs/cgroup/qemu.slice/100.scope/cgroup.procs")):
+        tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n"}, running={100: 42})
+        tree.hold(tmp_path, pid, "/dev/vfio/4")
+        tree.put(tmp_path, place, f"{pid}\n")
+        assert _judge(tmp_path) == []
+    tree.put(tmp_path, "sys/fs/cgroup/qemu.slice/100.scope/cgroup.procs", "")
+    assert [finding.code for finding in _judge(tmp_path)] == ["PVP424"]
+
+
+def test_a_vm_that_has_the_device_open_is_told_once(tmp_path: Path) -> None:
+    """By PVE's reservation, in the group too, or by the UUID of its instance."""
+    host = _host({UUID.format(200): "nvidia-63"})
+    for config, reserved, node, code in (
+        ("hostpci0: 02:00.0\n", "0000:02:00.0 200 pid:42\n", "/dev/vfio/4", "PVP420"),
+        ("hostpci0: 02:00.0,driver=keep\n", "0000:02:00.0 200 pid:42\n", "/dev/vfio/4", "PVP420"),
+        ("hostpci0: 41:00.1\n", "", "/dev/vfio/50", "PVP423"),
+    ):
+        tree.build(tmp_path, host, configs={100: config}, reservations=reserved, running={200: 42})
+        tree.hold(tmp_path, 42, node)
+        assert [finding.code for finding in _judge(tmp_path)] == [code]
+
+
+def test_processes_that_cannot_be_listed(tmp_path: Path) -> None:
+    """Nobody can tell then: that is told, and is no reason to refuse the start."""
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n"})
+    host = Host(str(tmp_path))
+    os.symlink("proc", tmp_path / "proc")
+    (finding,) = findings(subjects.load(host, 100, pending=True))
+    assert (finding.code, finding.severity, finding.where) == ("PVP104", "warning", "/proc")
+
+
+def test_one_look_at_all_processes_serves_all_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none is taken where no device is passed whole: the hook waits for it."""
+    looks: list[str] = []
+    listdir = os.listdir
+
+    def look(path: str) -> list[str]:
+        looks.append(path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", look)
+    proc = str(tmp_path / "proc")
+    for config, expected in (("hostpci0: 02:00.0\nhostpci1: 41:00\n", 1), ("hostpci0: 41:00.0,mdev=nvidia-65\n", 0)):
+        tree.build(tmp_path, _host(), configs={100: config})
+        looks.clear()
+        _judge(tmp_path)
+        assert looks.count(proc) == expected
+
+
 def test_a_zombie_does_not_run(tmp_path: Path) -> None:
     reserved = "0000:02:00.0 200 pid:42\n"
     tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n"}, reservations=reserved, running={200: 42})
