@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pvepassthru.model.hostpci import HostpciEntry
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.problem import Hardware
+    from pvepassthru.model.start import Guest
     from pvepassthru.model.vmconfig import Section
 
 _VENDOR_VGPU = "nvidia-"
@@ -36,12 +37,20 @@ class Resolution(NamedTuple):
 EMPTY = Resolution((), ())
 
 
-def resolve(section: Section, mappings: Mappings, hardware: Hardware, node: str, vmid: int | None = None) -> Resolution:
+def resolve(  # noqa: PLR0913 - all that a start depends on
+    section: Section,
+    mappings: Mappings,
+    hardware: Hardware,
+    node: str,
+    vmid: int | None = None,
+    guest: Guest | None = None,
+) -> Resolution:
     """The devices that a start with this section passes through on `node`, and what is wrong with them.
 
-    With a `vmid` its own mediated devices that exist already count as there. Reservations are not looked at.
+    With a `vmid` its own mediated devices that exist already count as there. Reservations are not looked at. What
+    `guest` says of other VMs goes into hints only.
     """
-    return _Resolver(section, mappings, hardware, node).resolve(vmid)
+    return _Resolver(section, mappings, hardware, node).resolve(vmid, guest)
 
 
 class _Resolver:
@@ -55,7 +64,7 @@ class _Resolver:
         self.machine = section.machine
         self.problems: list[Problem] = []
 
-    def resolve(self, vmid: int | None) -> Resolution:
+    def resolve(self, vmid: int | None, guest: Guest | None) -> Resolution:
         fault = self.machine.fault
         if fault:
             self.problems.append(Problem("machine-invalid", "machine", self.section.line("machine"), *fault))
@@ -71,7 +80,7 @@ class _Resolver:
             if device:
                 devices.append(device)
         passed = self._choose(devices)
-        self.problems += start.problems(passed, self.hardware, vmid)
+        self.problems += start.problems(passed, self.hardware, vmid, guest)
         return Resolution(tuple(passed), tuple(self.problems))
 
     def _refuse(self, code: str, entry: HostpciEntry, message: str, hint: str) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import time
 
-from pvepassthru.host import reservations, vms
+from pvepassthru.host import reservations, state, vms
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model import mapping, reservation, resolve, start, vmconfig
 from pvepassthru.model.errors import InputError, NotFoundError
@@ -14,6 +14,7 @@ from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Literal
 
     from pvepassthru.host.host import Host
     from pvepassthru.model.mapping import Mappings
@@ -66,6 +67,12 @@ class Surroundings:
         if vmid not in self._pids:
             self._pids[vmid] = vms.running_pid(self.host, vmid)
         return self._pids[vmid]
+
+    def guest(self, vmid: int) -> Literal["running", "journal", "stopped"]:
+        """Whether a VM runs; if not, whether it left a journal."""
+        if self.running(vmid) is not None:
+            return "running"
+        return "journal" if self.host.exists(state.journal_path(vmid)) else "stopped"
 
     def _read(self, path: str) -> tuple[bytes, str | None]:
         try:
@@ -160,7 +167,7 @@ def load(  # noqa: PLR0913 - what varies is by keyword
     if not config.template and (section.entries or section.get("machine")):
         uses_mapping = any(entry.mapping for entry in section.entries.values())
         mappings = around.mappings_read[0] if uses_mapping else mapping.EMPTY
-        resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid)
+        resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid, around.guest)
     return Subject(around, host.node, vmid, path, config, section, pending, resolution, why)
 
 

@@ -63,6 +63,35 @@ def test_no_instance_left_names_who_has_them(tmp_path: Path) -> None:
     assert "nvidia-65" in finding.hint
 
 
+@pytest.mark.parametrize(
+    "running, journals, hint",
+    [
+        ({101: 41, 102: 42}, (), "stop a VM that uses one, or use a mapping with more devices"),
+        (
+            {101: 41},
+            (102,),
+            "VM 102 does not run: pvepassthru recover gives back what it left; stop a VM that uses one, or use a "
+            "mapping with more devices",
+        ),
+        (
+            {},
+            (),
+            "VM 101, 102 do not run: pvepassthru mdev list shows what they left; use a mapping with more devices",
+        ),
+    ],
+)
+def test_a_vm_that_does_not_run_is_not_to_be_stopped(
+    running: dict[int, int], journals: tuple[int, ...], hint: str, tmp_path: Path
+) -> None:
+    host = _host({UUID.format(101): "nvidia-63", UUID.format(102): "nvidia-63"})
+    tree.build(tmp_path, host, configs={100: "hostpci0: 41:00.0,mdev=nvidia-63\n"}, running=running)
+    for vmid in journals:
+        tree.put(tmp_path, f"run/pvepassthru/{vmid}.journal")
+    (finding,) = _judge(tmp_path)
+    assert finding.code == "PVP212"
+    assert finding.hint == f"{hint}; still to be had on 0000:41:00.0: nvidia-65"
+
+
 def test_entries_of_one_vm_together_need_more_than_there_is(tmp_path: Path) -> None:
     config = "hostpci0: 41:00.0,mdev=nvidia-65\nhostpci1: 41:00.0,mdev=nvidia-65\n"
     tree.build(tmp_path, _host(), configs={100: config})
