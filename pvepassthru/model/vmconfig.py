@@ -23,7 +23,9 @@ _PENDING = Pattern("pending", ASCII | IGNORECASE)
 _SNAPSTATE = Pattern(r"snapstate:\s*(?:prepare|delete)\s*\Z", ASCII)
 _IN_KEYS = frozenset("abcdefghijklmnopqrstuvwxyz_-")
 _HOSTPCI = {f"hostpci{index}" for index in range(MAX_INDEX + 1)}
-_LIKE_HOSTPCI = Pattern("[\ufeff \t\v\f\r]*(host[-_ ]?pci[^:=#]{0,8})[:=]", ASCII | IGNORECASE)
+BOM = "\ufeff"
+"""A byte order mark, which some editors put before the first line."""
+_LIKE_HOSTPCI = Pattern(f"[{BOM} \t\v\f\r]*(host[-_ ]?pci[^:=#]{{0,8}})[:=]", ASCII | IGNORECASE)
 _SEPARATORS = Pattern(r"[\s,;\0]+", ASCII)
 
 
@@ -52,7 +54,10 @@ class Ignored(NamedTuple):
     """A line that looks like a hostpci entry, and that PVE reads as nothing at all."""
 
     line: int
+    key: str
+    """What stands before its colon or `=`."""
     text: str
+    """The whole line."""
 
 
 class Section(NamedTuple):
@@ -180,7 +185,7 @@ def parse(data: bytes) -> VmConfig:
         text = _value(rest) if colon and _is_key(key) else None
         if text is None:
             if like := _LIKE_HOSTPCI.match(line):
-                reader.ignored.append(Ignored(number, like[1]))
+                reader.ignored.append(Ignored(number, like[1], line))
         elif "snapstate:" in line and _SNAPSTATE.search(line):
             continue
         elif key == "delete":

@@ -360,6 +360,42 @@ def test_hints_give_the_corrected_text(config: str, code: str, hint: str, tmp_pa
     assert any(finding.code == code and hint in finding.hint for finding in _judge(tmp_path)), _judge(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "line, reasons, right",
+    [
+        (" hostpci0: 02:00.0,pcie=1", "it starts with a blank", "hostpci0: 02:00.0,pcie=1"),
+        ("\thostpci12: 02:00", "it starts with a blank", "hostpci12: 02:00"),
+        (
+            "\ufeffhostpci0: 02:00.0",
+            "a byte order mark stands before it, without which the file must be saved",
+            "hostpci0: 02:00.0",
+        ),
+        ("HostPCI0: 02:00.0", "its key has capital letters", "hostpci0: 02:00.0"),
+        ("hostpci0 : 02:00.0", "a blank stands before the colon", "hostpci0: 02:00.0"),
+        ("hostpci0=02:00.0,pcie=1", "it has = instead of the colon", "hostpci0: 02:00.0,pcie=1"),
+        ("hostpci0 = 02:00.0", "it has = instead of the colon", "hostpci0: 02:00.0"),
+        ("hostpci0 02:00.0", "no colon follows its key", "hostpci0: 02:00.0"),
+        ("hostpci0 host=02:00.0", "no colon follows its key", "hostpci0: host=02:00.0"),
+        ("hostpci0:", "it has no value", "a value, such as hostpci0: 01:00.0"),
+        ("host pci0: 02:00.0", "its key is not hostpci0", "hostpci0: 02:00.0"),
+        ("hostpci 3: 02:00.0", "its key is not hostpci3", "hostpci3: 02:00.0"),
+        ("hostpci0x: 02:00.0", "its key is not hostpci0", "hostpci0: 02:00.0"),
+        ("HOSTPCI: 02:00.0", "its key has capital letters, its key is not hostpciN", "hostpciN: 02:00.0"),
+        ("  Hostpci99=", None, "a value, such as hostpciN: 01:00.0"),
+        ("hostpci0\xa0: 02:00.0", "its key is not hostpci0", "hostpci0: 02:00.0"),
+        ("hostpci0\u0130: 02:00.0", "its key is not hostpci0", "hostpci0: 02:00.0"),
+        (" hostpci0: \x1b[31m", "it starts with a blank", "hostpci0: \\x1b[31m"),
+    ],
+)
+def test_what_makes_pve_pass_over_a_line_is_told(line: str, reasons: str | None, right: str, tmp_path: Path) -> None:
+    tree.build(tmp_path, _host(), configs={100: f"{line}\nname: a\n"})
+    (finding,) = _judge(tmp_path)
+    assert finding.code == "PVP309"
+    told = reasons or "it starts with a blank, its key has capital letters, its key is not hostpciN, it has no value"
+    assert finding.message.endswith(f", though it looks like a hostpci entry: {told}")
+    assert finding.hint == f"write {right}, or put # before it"
+
+
 def test_all_problems_are_told_not_only_the_first(tmp_path: Path) -> None:
     config = "hostpci0: 09:00.0,pcie=1\nhostpci1: mapping=none\nhostpci2: zz\nhostpci3: 02:00.0;02:00.0\n"
     tree.build(tmp_path, _host(), configs={100: config})
