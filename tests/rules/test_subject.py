@@ -344,6 +344,7 @@ def test_a_template_is_left_alone(tmp_path: Path) -> None:
     [
         ("hostpci0: 02:00.0,pcie\n", "PVP303", "write pcie=1"),
         ("hostpci0: 02:00.0,xvga=1\n", "PVP305", "write x-vga=1 if that is meant"),
+        ("hostpci0: 02:00.0,pice=1\n", "PVP305", "write pcie=1 if that is meant"),
         ("hostpci0: 02:00.0, rombar=0\n", "PVP305", "write rombar=0: a blank before or after a key belongs to it"),
         ("hostpci0: 0A:00.0\n", "PVP301", "write host=0a:00.0"),
         ("hostpci0: 02:00.0,vendor-id=10de\n", "PVP301", "write vendor-id=0x10de"),
