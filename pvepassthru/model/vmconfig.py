@@ -93,6 +93,8 @@ class VmConfig(NamedTuple):
     pending: Section
     deletes: tuple[str, ...]
     """Keys that pending changes delete."""
+    foreign: bool
+    """Whether the file holds something, but not one line that PVE takes for a line of a VM config."""
 
     @property
     def template(self) -> bool:
@@ -172,29 +174,35 @@ def parse(data: bytes) -> VmConfig:
     pending = _Reader()
     deletes = ""
     reader: _Reader | None = main
+    holds = understood = False
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
         if line[:1] == "[" and (header := _HEADER.fullmatch(line)):
             if _PENDING.fullmatch(header[1]):  # a second [PENDING] replaces the first
                 reader, deletes = (pending := _Reader()), ""
             else:  # a snapshot, a special section, or one that PVE skips
                 reader = None
+            holds = True
             continue
         if reader is None or not line or line[0] == "#":
             continue
         key, colon, rest = line.partition(":")
         text = _value(rest) if colon and _is_key(key) else None
         if text is None:
+            holds = holds or bool(line.strip(BLANKS))
             if like := _LIKE_HOSTPCI.match(line):
                 reader.ignored.append(Ignored(number, like[1], line))
-        elif "snapstate:" in line and _SNAPSTATE.search(line):
+                understood = True  # by people, who are told of it
             continue
-        elif key == "delete":
+        understood = True
+        if "snapstate:" in line and _SNAPSTATE.search(line):
+            continue
+        if key == "delete":
             if reader is pending:
                 deletes = text
         else:
             reader.set(key, text, number)
     keys = tuple(key.removeprefix("!") for key in _SEPARATORS.split(deletes) if key) if deletes else ()
-    return VmConfig(main.section(), pending.section(), keys)
+    return VmConfig(main.section(), pending.section(), keys, holds and not understood)
 
 
 def _is_key(word: str) -> bool:

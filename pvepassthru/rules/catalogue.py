@@ -84,6 +84,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP327", "error", "pve", config.igd_alternatives),
     Rule("PVP328", "error", "pve", config.igd_address),
     Rule("PVP330", "error", "own", config.unreadable, gate=False),
+    Rule("PVP331", "warning", "own", config.no_config, gate=False),
     Rule("PVP401", "error", "pve", cluster.mapping_not_found),
     Rule("PVP402", "error", "pve", cluster.mapping_not_on_node),
     Rule("PVP403", "error", "pve", cluster.mapping_device_not_found),

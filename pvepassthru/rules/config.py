@@ -26,6 +26,18 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
         yield Hit(subject.config_path, subject.config_error, "see that it is a readable file and that pmxcfs runs")
 
 
+def no_config(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether anything in the file is a line of a VM config.
+
+    Why it matters: PVE passes over all other lines without an error, and starts a VM that has nothing.
+
+    How to fix: see what the file is; take the config from a backup.
+    """
+    if subject.config.foreign:
+        message = "no line of this file is a line of a VM config, and PVE takes it for a VM that has nothing"
+        yield Hit(subject.config_path, message, "see what the file is; a backup of the VM holds its config")
+
+
 def _dropped(subject: Subject, *reasons: str) -> Iterator[Hit]:
     """The hostpci lines that PVE drops for one of these reasons."""
     for dropped in subject.section.dropped:
