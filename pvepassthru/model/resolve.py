@@ -43,6 +43,7 @@ def resolve(  # noqa: PLR0913 - all that a start depends on
     hardware: Hardware,
     node: str,
     vmid: int | None = None,
+    *,
     guest: Guest | None = None,
 ) -> Resolution:
     """The devices that a start with this section passes through on `node`, and what is wrong with them.

@@ -42,6 +42,8 @@ class Surroundings:
         self.inventory = inventory or Inventory(host)
         self.now = int(time.time())
         """Seconds since the epoch."""
+        self.roms: dict[str, tuple[str, str]] = {}
+        """The state of each ROM file that was looked at, and why it is so (rules/devices.py)."""
         self._pids: dict[int, int | None] = {}
         self._mappings: tuple[Mappings, str | None] | None = None
         self._reservations: tuple[dict[str, Entry], str | None] | None = None
@@ -167,7 +169,7 @@ def load(  # noqa: PLR0913 - what varies is by keyword
     if not config.template and (section.entries or section.get("machine")):
         uses_mapping = any(entry.mapping for entry in section.entries.values())
         mappings = around.mappings_read[0] if uses_mapping else mapping.EMPTY
-        resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid, around.guest)
+        resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid, guest=around.guest)
     return Subject(around, host.node, vmid, path, config, section, pending, resolution, why)
 
 
