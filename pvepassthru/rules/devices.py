@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
+from pvepassthru.model.hostpci import ROMS
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import shown
 from pvepassthru.rules.subject import Hit, chosen
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.host import Host
     from pvepassthru.rules.subject import Subject
-
-ROMS = "/usr/share/kvm"
-"""PVE puts this folder before every romfile."""
 
 
 def not_found(subject: Subject) -> Iterator[Hit]:
