@@ -61,7 +61,6 @@ class Mapping(NamedTuple):
     name: str
     line: int
     mdev: bool
-    live_migration: bool
     entries: tuple[MapEntry, ...]
 
     def on(self, node: str) -> tuple[MapEntry, ...]:
@@ -146,8 +145,7 @@ class _Section:
 
     def mapping(self) -> Mapping:
         """What was collected."""
-        mdev, live_migration = (self.flags.get(flag, False) for flag in _FLAGS)
-        return Mapping(self.name, self.line, mdev, live_migration, tuple(self.entries))
+        return Mapping(self.name, self.line, self.flags.get("mdev", False), tuple(self.entries))
 
 
 def parse(data: bytes) -> Mappings:

@@ -94,12 +94,10 @@ class _Resolver:
         if entry.host and entry.mapping:
             self._refuse("host-and-mapping", entry, "both a PCI address and mapping= are given", "keep one of them")
             return None
-        live_migration = False
         if entry.mapping:
             mapping = mapped.find(self.mappings, entry, self.node, self.hardware, self.problems)
             if mapping is None:
                 return None
-            live_migration = mapping.live_migration
             selections = [other.paths for other in mapping.on(self.node)]
         elif entry.host:
             selections = [tuple(entry.host.split(";"))]
@@ -111,11 +109,9 @@ class _Resolver:
         found = tuple(functions for functions in alternatives if functions)
         if len(found) != len(alternatives):
             return None
-        return self._passed(entry, found, live_migration=live_migration)
+        return self._passed(entry, found)
 
-    def _passed(
-        self, entry: HostpciEntry, alternatives: tuple[tuple[str, ...], ...], *, live_migration: bool
-    ) -> Passed:
+    def _passed(self, entry: HostpciEntry, alternatives: tuple[tuple[str, ...], ...]) -> Passed:
         multifunction = any(len(functions) > 1 for functions in alternatives)
         mdev = entry.mdev if entry.wants_mdev else None
         nvidia = None
@@ -128,7 +124,7 @@ class _Resolver:
             self.hardware.has(address, "nvidia") for functions in alternatives for address in functions
         ):
             mdev, nvidia = None, number
-        return Passed(entry.index, entry, alternatives, (), mdev, nvidia, multifunction, live_migration)
+        return Passed(entry.index, entry, alternatives, (), mdev, nvidia, multifunction)
 
     def _functions(self, entry: HostpciEntry, selectors: tuple[str, ...]) -> tuple[str, ...]:
         """The functions that selectors mean, in order; none, and a problem, if one means nothing."""

@@ -173,7 +173,7 @@ class _Room:
 
     def _offers(self, parent: str) -> dict[str, int | None]:
         if parent not in self.offers:
-            self.offers[parent] = {offer.id: offer.available for offer in self.hardware.mdev_types(parent)}
+            self.offers[parent] = self.hardware.mdev_room(parent)
         return self.offers[parent]
 
     def _own(self, device: Passed, uuid: str, parent: str, kind: str | None) -> list[Problem]:
