@@ -89,6 +89,10 @@ def _rom(content: bytes) -> Callable[[str], object]:
     return lambda root: tree.put(root, "usr/share/kvm/rom.bin", content)
 
 
+def _policy(text: str) -> Callable[[str], object]:
+    return lambda root: tree.put(root, "etc/pvepassthru.yaml", text)
+
+
 def _folder(path: str) -> Callable[[str], object]:
     """Put a folder where a file should be: it is there, and cannot be read."""
     return lambda root: tree.folder(root, path)
@@ -134,6 +138,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: 02:00.0\n", host={"vfio_pci": False}, change=_loadable),
     ),
     "PVP103": (Tree("hostpci0: 02:00.0\n", change=_folder("run/qemu-server/pci-id-reservations")), PLAIN),
+    "PVP105": (
+        Tree("hostpci0: 02:00.0\n", change=_policy("defaults: {gate: wran}\n")),
+        Tree("hostpci0: 02:00.0\n", change=_policy("defaults: {gate: warn}\n")),
+    ),
     "PVP104": (Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", change=_available_is_folder), MDEV),
     "PVP201": (Tree("hostpci0: 03:00.0\n"), PLAIN),
     "PVP202": (Tree("hostpci0: 02:00.0\nhostpci1: 02:00\n"), Tree("hostpci0: 02:00.0\nhostpci1: 01:00\n")),

@@ -433,6 +433,26 @@ def test_a_rom_file_is_looked_at_once_and_not_read_to_its_end(tmp_path: Path) ->
     assert host.reads == 1
 
 
+@pytest.mark.parametrize(
+    "path, text, mode, message",
+    [
+        ("etc/pvepassthru.yaml", "vms: {x: {}}\n", 0o644, "vms has x, which is no VMID"),
+        ("etc/pve/pvepassthru.yaml", "defaults: [\n", 0o644, "the policy /etc/pve/pvepassthru.yaml is not YAML"),
+        ("etc/pvepassthru.yaml", "defaults: {gate: off}\n", 0o666, "can be written by others than root"),
+    ],
+)
+def test_a_policy_that_the_hook_refuses_is_told(path: str, text: str, mode: int, message: str, tmp_path: Path) -> None:
+    """Of a VM that has a device to pass through, and not by the gate: the hook has read the policy before it."""
+    tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n", 101: "name: a\n"})
+    os.chmod(tree.put(tmp_path, path, text), mode)
+    (finding,) = _judge(tmp_path)
+    assert (finding.code, finding.severity, finding.where) == ("PVP105", "error", f"/{path}")
+    assert message in finding.message
+    assert finding.hint
+    assert _judge(tmp_path, 101) == []
+    assert _judge(tmp_path, gate_only=True) == []
+
+
 def test_unknown_vm(tmp_path: Path) -> None:
     tree.build(tmp_path, _host(), configs={100: ""})
     tree.put(tmp_path, "etc/pve/nodes/other/qemu-server/105.conf", "")
