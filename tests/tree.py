@@ -124,6 +124,12 @@ def run(root: str | Path, vmid: int, pid: int) -> None:
     put(root, f"proc/{pid}/cmdline", "".join(f"{argument}\0" for argument in arguments))
 
 
+def hold(root: str | Path, pid: int, node: str) -> None:
+    """Let a process have a device node open."""
+    put(root, f"proc/{pid}/comm", "holder\n")
+    os.symlink(node, os.path.join(folder(root, f"proc/{pid}/fd"), node.replace("/", "-")))
+
+
 def stop(root: str | Path, vmid: int) -> None:
     """Take a VM's pid file and its process away."""
     pid_file = os.path.join(root, f"run/qemu-server/{vmid}.pid")

@@ -13,6 +13,7 @@ import stat
 
 from pvepassthru.host import reservations, vms
 from pvepassthru.host.inventory import DEVICES, MDEVS
+from pvepassthru.model.hostpci import ROMS
 from pvepassthru.model.pci import is_address, is_uuid
 from pvepassthru.model.record import TYPE_CHECKING
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 DRIVERS = "/sys/bus/pci/drivers"
 GROUPS = "/sys/kernel/iommu_groups"
-ROMS = "/usr/share/kvm"
 ATTRIBUTES = frozenset(
     (
         *("vendor", "device", "class", "revision", "subsystem_vendor", "subsystem_device", "irq", "boot_vga"),

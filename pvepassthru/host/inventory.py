@@ -29,7 +29,6 @@ class MdevType(NamedTuple):
     available: int | None
     """Instances that can still be created; None if the file is missing or holds no number."""
     description: str | None
-    device_api: str | None
 
 
 class Mdev(NamedTuple):
@@ -40,7 +39,6 @@ class Mdev(NamedTuple):
     """Address of the parent, or None when it cannot be told (it just vanished)."""
     type: str | None
     """None while the kernel still creates it: the uuid is listed before its mdev_type link exists."""
-    group: int | None
 
 
 class Inventory:
@@ -141,14 +139,21 @@ class Inventory:
     def mdev_type(self, address: str, type_id: str) -> MdevType:
         """One mdev type of a function, all its values None if it has no such type."""
         folder = f"mdev_supported_types/{type_id}"
-        available = self.attribute(address, f"{folder}/available_instances")
         return MdevType(
             type_id,
             self.attribute(address, f"{folder}/name"),
-            number(available),
+            self.mdev_available(address, type_id),
             self.attribute(address, f"{folder}/description"),
-            self.attribute(address, f"{folder}/device_api"),
         )
+
+    def mdev_available(self, address: str, type_id: str) -> int | None:
+        """How many more instances of a type a function says that it can have; None if it does not say."""
+        return number(self.attribute(address, f"mdev_supported_types/{type_id}/available_instances"))
+
+    def mdev_room(self, address: str) -> dict[str, int | None]:
+        """The mdev types of a function by id, each with what `mdev_available` says: all that a start asks of them."""
+        names = self.host.names(f"{DEVICES}/{address}/mdev_supported_types")
+        return {name: self.mdev_available(address, name) for name in names}
 
     def mdevs(self) -> tuple[Mdev, ...]:
         """All mediated device instances, sorted by uuid."""
@@ -164,13 +169,7 @@ class Inventory:
     def mdev(self, uuid: str) -> Mdev:
         """One instance; every value but its uuid is None if there is no such instance."""
         folder = f"{MDEVS}/{uuid}"
-        group = self.host.link(f"{folder}/iommu_group")
-        return Mdev(
-            uuid,
-            self._parent(folder),
-            self.host.link(f"{folder}/mdev_type"),
-            number(group),
-        )
+        return Mdev(uuid, self._parent(folder), self.host.link(f"{folder}/mdev_type"))
 
     def _parent(self, folder: str) -> str | None:
         """An instance's parent: the instance is a folder in its parent's, of which /sys/bus/mdev has a link."""

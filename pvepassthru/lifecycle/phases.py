@@ -10,7 +10,7 @@ from pvepassthru.lifecycle.undo import describe, undo_all
 from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
-from pvepassthru.model.pattern import ASCII, Pattern
+from pvepassthru.model.mapping import NODE_NAME as NODE_NAME  # noqa: PLC0414 - cli/main.py takes it from here
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
@@ -30,8 +30,6 @@ UNDO_BUDGET = 20.0
 """Seconds that a failing pre-start may take to undo itself."""
 PATIENCE = 10.0
 """Seconds that post-stop waits for a QEMU that is still going: PVE runs it 1 s after a SIGKILL."""
-
-NODE_NAME = Pattern(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?", ASCII)
 
 
 def _nothing() -> None:

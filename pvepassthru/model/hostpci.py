@@ -13,6 +13,8 @@ def _is_mdev_type(text: str) -> bool:
     return bool(text) and not any(char in "/.:" for char in text)
 
 
+ROMS = "/usr/share/kvm"
+"""PVE puts this folder before every romfile."""
 _FLAG = Key("boolean", form="1 or 0")
 _ID = Key(fits=Pattern(r"0x[0-9a-fA-F]{4}", ASCII).fits, form="0x and four hex digits, such as 0x10de")
 KEYS: dict[str, Key] = {
@@ -28,7 +30,7 @@ KEYS: dict[str, Key] = {
     ),
     "mdev": Key(fits=_is_mdev_type, form="an mdev type without / . and :, such as nvidia-63"),
     "rombar": _FLAG,
-    "romfile": Key(fits=Pattern(r"[^,;]+").fits, form="a file name in /usr/share/kvm without , and ;"),
+    "romfile": Key(fits=Pattern(r"[^,;]+").fits, form=f"a file name in {ROMS} without , and ;"),
     "pcie": _FLAG,
     "x-vga": _FLAG,
     "legacy-igd": _FLAG,

@@ -13,12 +13,13 @@ from pvepassthru.model.property_string import Key, PropertyError
 from pvepassthru.model.record import NamedTuple
 from pvepassthru.model.text import BLANKS, listed, shown
 
+NODE_NAME = Pattern(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?", ASCII)
 # The dot before the function is not escaped in PVE's own pattern, so any character passes there.
 _PATH = r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}(?:.[0-9a-f])?"
 _IDS = Key(fits=Pattern(r"[0-9a-fA-F]{4}:[0-9a-fA-F]{4}", ASCII).fits, form="vendor:device, such as 10de:2204")
 KEYS: dict[str, Key] = {
     "node": Key(
-        fits=Pattern(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?", ASCII).fits,
+        fits=NODE_NAME.fits,
         reason="bad-format",
         form="a node's name",
         required=True,
@@ -60,7 +61,6 @@ class Mapping(NamedTuple):
     name: str
     line: int
     mdev: bool
-    live_migration: bool
     entries: tuple[MapEntry, ...]
 
     def on(self, node: str) -> tuple[MapEntry, ...]:
@@ -145,8 +145,7 @@ class _Section:
 
     def mapping(self) -> Mapping:
         """What was collected."""
-        mdev, live_migration = (self.flags.get(flag, False) for flag in _FLAGS)
-        return Mapping(self.name, self.line, mdev, live_migration, tuple(self.entries))
+        return Mapping(self.name, self.line, self.flags.get("mdev", False), tuple(self.entries))
 
 
 def parse(data: bytes) -> Mappings:

@@ -23,7 +23,6 @@ class Passed(NamedTuple):
     nvidia: str | None
     """The number of the vGPU type, for VFs with NVIDIA's vendor interface."""
     multifunction: bool
-    live_migration: bool
 
     @property
     def bound_to_vfio(self) -> bool:

@@ -22,18 +22,6 @@ class Problem(NamedTuple):
     hint: str
 
 
-class TypeOffer(Protocol):
-    """An mdev type as host/inventory.py has it."""
-
-    @property
-    def id(self) -> str:
-        """The type's id, such as nvidia-63."""
-
-    @property
-    def available(self) -> int | None:
-        """Instances that can still be created; None if that cannot be told."""
-
-
 class Instance(Protocol):
     """A mediated device as host/inventory.py has it."""
 
@@ -74,8 +62,8 @@ class Hardware(Protocol):
     def driver_available(self, name: str) -> bool | None:
         """Whether a driver is there or can be loaded; None if that cannot be told."""
 
-    def mdev_types(self, address: str) -> Sequence[TypeOffer]:
-        """The mdev types of a function."""
+    def mdev_room(self, address: str) -> dict[str, int | None]:
+        """The mdev types of a function by id, each with how many more instances fit; None if that cannot be told."""
 
     def mdevs_of(self, parent: str) -> Sequence[str]:
         """The UUIDs of a parent's mediated devices, those whose removal waits included."""

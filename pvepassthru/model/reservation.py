@@ -65,16 +65,13 @@ class Reserved(NamedTuple):
     """Reservations of VMs that no longer run, taken over; PVE warns of each."""
     warns: bool
     """Whether PVE itself warns."""
+    reason: str
+    """Why an id is not to be had, in words; empty when all are."""
 
     @property
     def blocked(self) -> str:
         """The id that is not to be had, or nothing."""
         return self.entry.id if self.entry else ""
-
-    @property
-    def reason(self) -> str:
-        """Why it is not to be had, in words; empty when it is."""
-        return describe(self.entry) if self.entry else ""
 
 
 def parse(text: str) -> dict[str, Entry]:
@@ -102,11 +99,11 @@ def write(entries: Iterable[Entry]) -> str:
     return "".join(f"{entry.id} {entry.vm} {entry.kind}:{entry.value}\n" for entry in sorted(entries))
 
 
-def describe(entry: Entry) -> str:
-    """Who has a reserved function: `VM 101 is running with it (process 4242)`."""
+def describe(entry: Entry, now: int) -> str:
+    """Who has a reserved function: `VM 101 is running with it (process 4242)`; `now` in seconds since the epoch."""
     if entry.kind == "pid":
         return f"VM {entry.vmid} is running with it (process {entry.value})"
-    return f"VM {entry.vmid} has reserved it for a start until {entry.value} (epoch)"
+    return f"VM {entry.vmid} has reserved it for a start, for {max(0, _number(entry.value or '0') - now)} s more"
 
 
 def blocks(
@@ -142,7 +139,8 @@ def reserve(  # noqa: PLR0913 - PVE's own request has these parts; a class of th
 
     def answer(error: Error | None = None, entry: Entry | None = None, new: str | None = None) -> Reserved:
         warns = bool(stale) or (pid is None and timeout is None)
-        return Reserved(error is None, error, entry, new, tuple(stale), warns)
+        reason = describe(entry, now) if entry else ""
+        return Reserved(error is None, error, entry, new, tuple(stale), warns, reason)
 
     for name in wanted:
         entry = entries.get(name)

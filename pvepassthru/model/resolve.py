@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pvepassthru.model.hostpci import HostpciEntry
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.problem import Hardware
+    from pvepassthru.model.start import Guest
     from pvepassthru.model.vmconfig import Section
 
 _VENDOR_VGPU = "nvidia-"
@@ -36,12 +37,21 @@ class Resolution(NamedTuple):
 EMPTY = Resolution((), ())
 
 
-def resolve(section: Section, mappings: Mappings, hardware: Hardware, node: str, vmid: int | None = None) -> Resolution:
+def resolve(  # noqa: PLR0913 - all that a start depends on
+    section: Section,
+    mappings: Mappings,
+    hardware: Hardware,
+    node: str,
+    vmid: int | None = None,
+    *,
+    guest: Guest | None = None,
+) -> Resolution:
     """The devices that a start with this section passes through on `node`, and what is wrong with them.
 
-    With a `vmid` its own mediated devices that exist already count as there. Reservations are not looked at.
+    With a `vmid` its own mediated devices that exist already count as there. Reservations are not looked at. What
+    `guest` says of other VMs goes into hints only.
     """
-    return _Resolver(section, mappings, hardware, node).resolve(vmid)
+    return _Resolver(section, mappings, hardware, node).resolve(vmid, guest)
 
 
 class _Resolver:
@@ -55,7 +65,7 @@ class _Resolver:
         self.machine = section.machine
         self.problems: list[Problem] = []
 
-    def resolve(self, vmid: int | None) -> Resolution:
+    def resolve(self, vmid: int | None, guest: Guest | None) -> Resolution:
         fault = self.machine.fault
         if fault:
             self.problems.append(Problem("machine-invalid", "machine", self.section.line("machine"), *fault))
@@ -71,7 +81,7 @@ class _Resolver:
             if device:
                 devices.append(device)
         passed = self._choose(devices)
-        self.problems += start.problems(passed, self.hardware, vmid)
+        self.problems += start.problems(passed, self.hardware, vmid, guest)
         return Resolution(tuple(passed), tuple(self.problems))
 
     def _refuse(self, code: str, entry: HostpciEntry, message: str, hint: str) -> None:
@@ -84,12 +94,10 @@ class _Resolver:
         if entry.host and entry.mapping:
             self._refuse("host-and-mapping", entry, "both a PCI address and mapping= are given", "keep one of them")
             return None
-        live_migration = False
         if entry.mapping:
             mapping = mapped.find(self.mappings, entry, self.node, self.hardware, self.problems)
             if mapping is None:
                 return None
-            live_migration = mapping.live_migration
             selections = [other.paths for other in mapping.on(self.node)]
         elif entry.host:
             selections = [tuple(entry.host.split(";"))]
@@ -101,11 +109,9 @@ class _Resolver:
         found = tuple(functions for functions in alternatives if functions)
         if len(found) != len(alternatives):
             return None
-        return self._passed(entry, found, live_migration=live_migration)
+        return self._passed(entry, found)
 
-    def _passed(
-        self, entry: HostpciEntry, alternatives: tuple[tuple[str, ...], ...], *, live_migration: bool
-    ) -> Passed:
+    def _passed(self, entry: HostpciEntry, alternatives: tuple[tuple[str, ...], ...]) -> Passed:
         multifunction = any(len(functions) > 1 for functions in alternatives)
         mdev = entry.mdev if entry.wants_mdev else None
         nvidia = None
@@ -118,7 +124,7 @@ class _Resolver:
             self.hardware.has(address, "nvidia") for functions in alternatives for address in functions
         ):
             mdev, nvidia = None, number
-        return Passed(entry.index, entry, alternatives, (), mdev, nvidia, multifunction, live_migration)
+        return Passed(entry.index, entry, alternatives, (), mdev, nvidia, multifunction)
 
     def _functions(self, entry: HostpciEntry, selectors: tuple[str, ...]) -> tuple[str, ...]:
         """The functions that selectors mean, in order; none, and a problem, if one means nothing."""

@@ -13,19 +13,25 @@ from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, nearest, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import Literal
 
     from pvepassthru.model.passed import Passed
     from pvepassthru.model.problem import Hardware
 
+    Guest = Callable[[int], Literal["running", "journal", "stopped"]]
+    """Of a VM whether it runs; if not, whether it left a journal, so that `recover` knows what to give back."""
 
-def problems(passed: Iterable[Passed], hardware: Hardware, vmid: int | None) -> list[Problem]:
+
+def problems(
+    passed: Iterable[Passed], hardware: Hardware, vmid: int | None, guest: Guest | None = None
+) -> list[Problem]:
     """What makes the start fail, of all devices; `vmid` tells its own mediated devices from others'."""
     devices = tuple(passed)
     found: list[Problem] = []
     if devices:
         found += _host_problems(devices, hardware)
-    room = _Room(hardware, vmid)
+    room = _Room(hardware, vmid, guest)
     vgpus: set[str] = set()
     for device in devices:
         if device.nvidia:
@@ -105,6 +111,21 @@ def _vgpu_problems(device: Passed, hardware: Hardware, taken: set[str]) -> list[
     return [_problem("vgpu-type-not-available", device, message, hint)]
 
 
+def owners(uuids: Iterable[str]) -> tuple[tuple[int, ...], str]:
+    """The VMs that mediated devices belong to by their UUIDs, and words for all: `VM 101, 102 and uuid ...`."""
+    vms: set[int] = set()
+    foreign = []
+    for uuid in uuids:
+        owner = pci.vmid_of_uuid(uuid)
+        if owner:
+            vms.add(owner[1])
+        else:
+            foreign.append(uuid)
+    words = [f"VM {listed(sorted(vms))}"] if vms else []
+    words += [f"uuid {listed(foreign)}"] if foreign else []
+    return tuple(sorted(vms)), " and ".join(words)
+
+
 def vgpu_fits(hardware: Hardware, address: str, number: str) -> bool:
     """Whether a VF can get a vGPU type: it is set already, on offer, or hidden by one that PVE resets first."""
     current = hardware.vgpu_current(address)
@@ -122,9 +143,10 @@ def vgpu_fits(hardware: Hardware, address: str, number: str) -> bool:
 class _Room:
     """The instances that are left, less those that earlier entries of the same VM take."""
 
-    def __init__(self, hardware: Hardware, vmid: int | None) -> None:
+    def __init__(self, hardware: Hardware, vmid: int | None, guest: Guest | None) -> None:
         self.hardware = hardware
         self.vmid = vmid
+        self.guest = guest
         self.taken: dict[tuple[str, str], int] = {}
         self.offers: dict[str, dict[str, int | None]] = {}
 
@@ -151,7 +173,7 @@ class _Room:
 
     def _offers(self, parent: str) -> dict[str, int | None]:
         if parent not in self.offers:
-            self.offers[parent] = {offer.id: offer.available for offer in self.hardware.mdev_types(parent)}
+            self.offers[parent] = self.hardware.mdev_room(parent)
         return self.offers[parent]
 
     def _own(self, device: Passed, uuid: str, parent: str, kind: str | None) -> list[Problem]:
@@ -167,25 +189,36 @@ class _Room:
 
     def _no_room(self, device: Passed, kind: str, full: list[str]) -> Problem:
         own = sum(self.taken.get((parent, kind), 0) for parent in full)
-        words = [f"{self._holders(parent)} on {parent}" for parent in full]
+        words = []
+        vms: set[int] = set()
+        for parent in full:
+            made = self.hardware.mdevs_of(parent)
+            named, who = owners(made)
+            vms.update(named)
+            words.append(f"{f'{len(made)} in use ({who})' if made else 'none in use'} on {parent}")
         message = f"no instance of {kind} is left: {'; '.join(words)}"
         if own:
             message += f"; earlier entries of this VM take {own}"
         others = [name for name, left in self._offers(full[0]).items() if left and name != kind]
-        hint = "stop a VM that uses one, or use a mapping with more devices"
+        hint = self._make_room(sorted(vms))
         if others and not own:
             hint += f"; still to be had on {full[0]}: {listed(others)}"
         return _problem("mdev-no-instance", device, message, hint)
 
-    def _holders(self, parent: str) -> str:
-        """Who has instances of a parent, in words."""
-        mine = self.hardware.mdevs_of(parent)
-        owners = [(uuid, pci.vmid_of_uuid(uuid)) for uuid in mine]
-        vms = sorted({owner[1] for _, owner in owners if owner})
-        foreign = [uuid for uuid, owner in owners if not owner]
-        words = [f"VM {listed(vms)}"] if vms else []
-        words += [f"uuid {listed(foreign)}"] if foreign else []
-        return f"{len(mine)} in use ({' and '.join(words)})" if mine else "none in use"
+    def _make_room(self, vms: list[int]) -> str:
+        """What to do for an instance when these VMs have all; one that does not run cannot be stopped."""
+        states = {vmid: self.guest(vmid) if self.guest else "running" for vmid in vms}
+        words = []
+        for state, command in (
+            ("journal", "pvepassthru recover gives back what"),
+            ("stopped", "pvepassthru mdev list shows what"),
+        ):
+            idle = [vmid for vmid in vms if states[vmid] == state]
+            does, it = ("does", "it") if len(idle) == 1 else ("do", "they")
+            if idle:
+                words.append(f"VM {listed(idle)} {does} not run: {command} {it} left")
+        stop = "" if vms and "running" not in states.values() else "stop a VM that uses one, or "
+        return "; ".join([*words, f"{stop}use a mapping with more devices"])
 
     def _no_type(self, device: Passed, kind: str) -> Problem:
         offers = {parent: self._offers(parent) for parent in device.addresses}

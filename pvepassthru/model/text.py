@@ -59,10 +59,14 @@ def _plain(word: str) -> str:
 
 
 def _edits(one: str, other: str) -> int:
-    """The Levenshtein distance of two short words."""
+    """The edits between two short words: a letter more, less, another, or two neighbours exchanged."""
+    before: list[int] = []
     row = list(range(len(other) + 1))
     for number, left in enumerate(one, 1):
-        diagonal, row[0] = row[0], number
+        before, last, row = row, before, [number]
         for place, right in enumerate(other, 1):
-            diagonal, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, diagonal + (left != right))
+            fewest = min(before[place] + 1, row[-1] + 1, before[place - 1] + (left != right))
+            if number > 1 and place > 1 and left == other[place - 2] and right == one[number - 2]:
+                fewest = min(fewest, last[place - 2] + 1)
+            row.append(fewest)
     return row[-1]

@@ -23,7 +23,9 @@ _PENDING = Pattern("pending", ASCII | IGNORECASE)
 _SNAPSTATE = Pattern(r"snapstate:\s*(?:prepare|delete)\s*\Z", ASCII)
 _IN_KEYS = frozenset("abcdefghijklmnopqrstuvwxyz_-")
 _HOSTPCI = {f"hostpci{index}" for index in range(MAX_INDEX + 1)}
-_LIKE_HOSTPCI = Pattern("[\ufeff \t\v\f\r]*(host[-_ ]?pci[^:=#]{0,8})[:=]", ASCII | IGNORECASE)
+BOM = "\ufeff"
+"""A byte order mark, which some editors put before the first line."""
+_LIKE_HOSTPCI = Pattern(f"[{BOM} \t\v\f\r]*(host[-_ ]?pci[^:=#]{{0,8}})[:=]", ASCII | IGNORECASE)
 _SEPARATORS = Pattern(r"[\s,;\0]+", ASCII)
 
 
@@ -52,7 +54,10 @@ class Ignored(NamedTuple):
     """A line that looks like a hostpci entry, and that PVE reads as nothing at all."""
 
     line: int
+    key: str
+    """What stands before its colon or `=`."""
     text: str
+    """The whole line."""
 
 
 class Section(NamedTuple):
@@ -88,6 +93,8 @@ class VmConfig(NamedTuple):
     pending: Section
     deletes: tuple[str, ...]
     """Keys that pending changes delete."""
+    foreign: bool
+    """Whether the file holds something, but not one line that PVE takes for a line of a VM config."""
 
     @property
     def template(self) -> bool:
@@ -167,29 +174,35 @@ def parse(data: bytes) -> VmConfig:
     pending = _Reader()
     deletes = ""
     reader: _Reader | None = main
+    holds = understood = False
     for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
         if line[:1] == "[" and (header := _HEADER.fullmatch(line)):
             if _PENDING.fullmatch(header[1]):  # a second [PENDING] replaces the first
                 reader, deletes = (pending := _Reader()), ""
             else:  # a snapshot, a special section, or one that PVE skips
                 reader = None
+            holds = True
             continue
         if reader is None or not line or line[0] == "#":
             continue
         key, colon, rest = line.partition(":")
         text = _value(rest) if colon and _is_key(key) else None
         if text is None:
+            holds = holds or bool(line.strip(BLANKS))
             if like := _LIKE_HOSTPCI.match(line):
-                reader.ignored.append(Ignored(number, like[1]))
-        elif "snapstate:" in line and _SNAPSTATE.search(line):
+                reader.ignored.append(Ignored(number, like[1], line))
+                understood = True  # by people, who are told of it
             continue
-        elif key == "delete":
+        understood = True
+        if "snapstate:" in line and _SNAPSTATE.search(line):
+            continue
+        if key == "delete":
             if reader is pending:
                 deletes = text
         else:
             reader.set(key, text, number)
     keys = tuple(key.removeprefix("!") for key in _SEPARATORS.split(deletes) if key) if deletes else ()
-    return VmConfig(main.section(), pending.section(), keys)
+    return VmConfig(main.section(), pending.section(), keys, holds and not understood)
 
 
 def _is_key(word: str) -> bool:

@@ -27,6 +27,8 @@ class Rule(NamedTuple):
     """What it finds; its docstring is the explanation."""
     gate: bool = True
     """Whether the hook refuses a start on it; on other errors it warns."""
+    by_hook: bool = False
+    """Whether the hook itself has checked it before it asks the rules."""
 
     @property
     def explanation(self) -> str:
@@ -39,6 +41,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP101", "error", "pve", hosts.no_iommu),
     Rule("PVP102", "error", "pve", hosts.no_vfio_pci),
     Rule("PVP103", "error", "own", hosts.reservations_unreadable),
+    Rule("PVP105", "error", "own", hosts.policy_unusable, by_hook=True),
     Rule("PVP201", "error", "pve", devices.not_found),
     Rule("PVP202", "error", "pve", devices.assigned_twice),
     Rule("PVP203", "error", "pve", devices.none_free),
@@ -84,6 +87,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP327", "error", "pve", config.igd_alternatives),
     Rule("PVP328", "error", "pve", config.igd_address),
     Rule("PVP330", "error", "own", config.unreadable, gate=False),
+    Rule("PVP331", "warning", "own", config.no_config, gate=False),
     Rule("PVP401", "error", "pve", cluster.mapping_not_found),
     Rule("PVP402", "error", "pve", cluster.mapping_not_on_node),
     Rule("PVP403", "error", "pve", cluster.mapping_device_not_found),
@@ -99,6 +103,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP421", "error", "pve", cluster.starting),
     Rule("PVP422", "error", "pve", cluster.all_taken),
     Rule("PVP423", "error", "own", cluster.group_in_use),
+    Rule("PVP424", "error", "own", cluster.open_elsewhere),
     Rule("PVP104", "warning", "own", hosts.unreadable, gate=False),  # last: it tells what the others could not read
 )
 BY_CODE = {rule.code: rule for rule in RULES}
@@ -107,10 +112,13 @@ BY_CODE = {rule.code: rule for rule in RULES}
 def findings(subject: Subject, *, gate_only: bool = False) -> list[Finding]:
     """What the rules find, in the order of RULES.
 
-    `gate_only` is for the hook: an error of a rule that is not of the gate becomes a warning.
+    `gate_only` is for the hook: an error of a rule that is not of the gate becomes a warning, and what it has checked
+    itself is left out.
     """
     found = []
     for rule in RULES:
+        if gate_only and rule.by_hook:
+            continue
         severity: Severity = "warning" if gate_only and rule.severity == "error" and not rule.gate else rule.severity
         found += [Finding(rule.code, severity, rule.origin, *hit) for hit in rule.check(subject)]
     return found

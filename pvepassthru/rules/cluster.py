@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from pvepassthru.model import pci
+from pvepassthru.host import holders, vms
+from pvepassthru.host.inventory import DEVICES
+from pvepassthru.model import pci, reservation
+from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
 from pvepassthru.rules.subject import MAPPINGS, Hit, chosen
@@ -155,24 +158,38 @@ def _taken(subject: Subject, code: str) -> Iterator[Hit]:
         for address in functions if len(device.alternatives) == 1 else ():
             found = subject.in_the_way(address)
             if found and found[0] == code:
-                message = f"{address} is not free: {_who(subject, [address])}"
+                message = f"{address} is not free: {reservation.describe(found[1], subject.around.now)}"
                 yield _hit(subject, device, message, f"stop VM {found[1].vmid}, or use a mapping with several devices")
 
 
 def all_taken(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether other VMs leave one device of a mapping to each of this VM's entries.
 
+    For a vGPU it must be one that offers the type, too: a GPU that other VMs fill offers it no more.
+
     Why it matters: PVE finds no free device and refuses to start the VM.
 
     How to fix: stop a VM that has one (the message names them), or add devices to the mapping.
     """
-    used: set[str] = set()
+    told = {problem.key for problem in subject.resolution.problems if problem.code == "vgpu-no-alternative"}
+    used: dict[str, str] = {}
     for device, functions in chosen(subject):
-        if len(device.alternatives) > 1 and (used & set(functions) or subject.held(functions)):
-            names = [address for alternative in device.alternatives for address in alternative]
-            message = f"no device of mapping {device.entry.mapping} is free: {_who(subject, names)}"
+        key = device.entry.key
+        if not functions and key not in told:
+            words = [_why_not(subject, device, alternative, used) for alternative in device.alternatives]
+            message = f"no device of mapping {device.entry.mapping} is free: {listed(words)}"
             yield _hit(subject, device, message, "stop one of these VMs, or add devices to the mapping")
-        used.update(functions)
+        used.update(dict.fromkeys(functions, key))
+
+
+def _why_not(subject: Subject, device: Passed, functions: tuple[str, ...], used: dict[str, str]) -> str:
+    """Why PVE does not take this alternative: an earlier entry or another VM has it, or it lacks the vGPU type."""
+    for address, who in subject.held(functions):
+        return f"{address}: {who}"
+    for address in functions:
+        if address in used:
+            return f"{address}: {used[address]} takes it"
+    return f"{functions[0]}: it does not offer vGPU type {device.nvidia} now"
 
 
 def group_in_use(subject: Subject) -> Iterator[Hit]:
@@ -186,16 +203,76 @@ def group_in_use(subject: Subject) -> Iterator[Hit]:
     """
     mine = {address for _, functions in chosen(subject) for address in functions}
     for device, functions in chosen(subject):
-        if not device.bound_to_vfio:
+        if not (functions and device.bound_to_vfio):
             continue
-        mates = {mate for address in functions for mate in subject.inventory.group_members(address)}
-        others = sorted(mate for mate in mates - mine if not subject.inventory.has(mate, "pci_bus"))
+        others = [mate for mate in _mates(subject, functions) if mate not in mine]
         words = [f"{address}: {who}" for address, who in subject.held(others)]
         words += _mdev_users(subject, [*functions, *others])
         if words:
             group = subject.inventory.group(functions[0])
             message = f"{functions[0]} is in IOMMU group {group} with what another VM uses ({listed(words)})"
             yield _hit(subject, device, message, "stop that VM, or move one of the devices to another slot")
+
+
+def open_elsewhere(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether a process has a device open through VFIO that this VM gets whole.
+
+    Or a device that PVE binds with it, of its IOMMU group, or a mediated device on one of them. This VM's own QEMU does
+    not count, nor what another rule names another VM for.
+
+    Why it matters: QEMU cannot open what another process has open, and PVE would wait for ever when it takes a device
+    from its driver while a mediated device on it is open.
+
+    How to fix: end that process, or pass another device.
+    """
+    host = subject.host
+    wanted = [
+        (device, functions, nodes)
+        for device, functions in chosen(subject)
+        if not device.nvidia and (nodes := _nodes(subject, device, functions))
+    ]
+    try:
+        users = holders.holders(host, [node for _, _, nodes in wanted for node in nodes])  # one look at all processes
+        own = {subject.around.running(subject.vmid), *vms.scope_pids(host, subject.vmid)} if users else set()
+        if all(user.pid in own for user in users):
+            return
+        for device, functions, nodes in wanted:
+            if _is_told(subject, device, functions):
+                continue
+            for node, what in nodes.items():
+                others = tuple(user for user in holders.holders(host, [node]) if user.pid not in own)
+                if others:
+                    message = f"{what} is in use: {holders.describe(others)} has it open ({node})"
+                    yield _hit(subject, device, message, "end that process, or pass another device")
+    except PassthruError:
+        host.names("/proc")  # notes why it cannot be read: hosts.unreadable tells
+
+
+def _nodes(subject: Subject, device: Passed, functions: tuple[str, ...]) -> dict[str, str]:
+    """The VFIO device nodes of all that PVE or QEMU takes with these functions, each with what it is."""
+    found: dict[str, str] = {}
+    mates = _mates(subject, functions) if device.bound_to_vfio else []
+    for address in (*functions, *mates):
+        for node in holders.vfio_nodes(subject.host, f"{DEVICES}/{address}"):
+            found.setdefault(node, address)
+        for uuid in subject.inventory.mdevs_of(address) if device.bound_to_vfio else ():
+            for node in holders.vfio_nodes(subject.host, f"{DEVICES}/{address}/{uuid}"):
+                found.setdefault(node, f"mdev {uuid} on {address}")
+    return found
+
+
+def _is_told(subject: Subject, device: Passed, functions: tuple[str, ...]) -> bool:
+    """Whether another rule says already which VM has one of these functions, or what goes with it."""
+    if not device.bound_to_vfio:
+        return bool(subject.held(functions))
+    taken = (*functions, *_mates(subject, functions))
+    return bool(subject.held(taken) or _mdev_users(subject, taken))
+
+
+def _mates(subject: Subject, functions: tuple[str, ...]) -> list[str]:
+    """What else PVE binds to vfio-pci with these functions: the rest of their IOMMU groups but bridges, sorted."""
+    mates = {mate for address in functions for mate in subject.inventory.group_members(address)}
+    return sorted(mate for mate in mates.difference(functions) if not subject.inventory.has(mate, "pci_bus"))
 
 
 def _mdev_users(subject: Subject, addresses: Iterable[str]) -> list[str]:
@@ -207,10 +284,6 @@ def _mdev_users(subject: Subject, addresses: Iterable[str]) -> list[str]:
         if made.parent in parents and owner and owner[1] != subject.vmid and subject.around.running(owner[1]):
             words.append(f"{made.parent}: VM {owner[1]} has an mdev {made.type} on it")
     return words
-
-
-def _who(subject: Subject, addresses: Iterable[str]) -> str:
-    return listed(f"{who} ({address})" for address, who in subject.held(addresses))
 
 
 def _hit(subject: Subject, device: Passed, message: str, hint: str) -> Hit:

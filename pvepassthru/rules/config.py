@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.model.text import shown
-from pvepassthru.model.vmconfig import is_hostpci
+from pvepassthru.model.text import BLANKS, listed, shown
+from pvepassthru.model.vmconfig import BOM, is_hostpci
 from pvepassthru.rules.subject import Hit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvepassthru.model.vmconfig import Dropped
+    from pvepassthru.model.vmconfig import Dropped, Ignored
     from pvepassthru.rules.subject import Subject
 
 
@@ -24,6 +24,18 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
     """
     if subject.config_error:
         yield Hit(subject.config_path, subject.config_error, "see that it is a readable file and that pmxcfs runs")
+
+
+def no_config(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether anything in the file is a line of a VM config.
+
+    Why it matters: PVE passes over all other lines without an error, and starts a VM that has nothing.
+
+    How to fix: see what the file is; take the config from a backup.
+    """
+    if subject.config.foreign:
+        message = "no line of this file is a line of a VM config, and PVE takes it for a VM that has nothing"
+        yield Hit(subject.config_path, message, "see what the file is; a backup of the VM holds its config")
 
 
 def _dropped(subject: Subject, *reasons: str) -> Iterator[Hit]:
@@ -165,16 +177,52 @@ def pending_dropped(subject: Subject) -> Iterator[Hit]:
 def ignored_line(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether a line looks like a hostpci entry and is none to PVE.
 
-    An indented line, upper-case letters, a blank before the colon, `=` instead of the colon, nothing after it.
+    An indented line, a byte order mark, capital letters, a blank before the colon, `=` instead of the colon, or nothing
+    after it.
 
     Why it matters: PVE passes over the line without an error, and the VM starts without the device.
 
     How to fix: write `hostpciN: VALUE` at the start of the line; put `#` before it if it shall not count.
     """
     for ignored in subject.section.ignored:
-        message = f'PVE reads nothing in this line, though it looks like a hostpci entry: "{shown(ignored.text)}"'
-        hint = "write hostpciN: VALUE from the start of the line, or put # before it"
-        yield Hit(subject.at(shown(ignored.text.strip()), ignored.line), message, hint)
+        reasons, right = _slip(ignored)
+        message = (
+            f'PVE reads nothing in "{shown(ignored.text)}", though it looks like a hostpci entry: {listed(reasons)}'
+        )
+        hint = f"write {right}, or put # before it"
+        yield Hit(subject.at(shown(ignored.key.strip()), ignored.line), message, hint)
+
+
+def _slip(ignored: Ignored) -> tuple[list[str], str]:
+    """What makes PVE pass over a line, never nothing, and the line as it was meant."""
+    bare = ignored.text.lstrip(BOM + BLANKS)
+    lead = ignored.text[: len(ignored.text) - len(bare)]
+    number_on = ignored.key[ignored.key.lower().index("pci") + len("pci") :].lstrip("-_ ")
+    rest = number_on.lstrip("0123456789")
+    number = number_on[: len(number_on) - len(rest)]
+    written = ignored.key[: len(ignored.key) - len(rest)]
+    key = f"hostpci{number}" if is_hostpci(f"hostpci{number}") else "hostpciN"
+    sign = bare[len(ignored.key)]
+    value = bare[len(ignored.key) + 1 :].strip(BLANKS)
+    reasons = []
+    if BOM in lead:
+        reasons.append("a byte order mark stands before it, without which the file must be saved")
+    elif lead:
+        reasons.append("it starts with a blank")
+    if written != written.lower():
+        reasons.append("its key has capital letters")
+    if rest.strip(BLANKS) and rest[0] in BLANKS:
+        reasons.append("no colon follows its key")
+        value = f"{rest}{sign}{value}".strip(BLANKS)
+    elif written.lower() != key or rest.strip(BLANKS):
+        reasons.append(f"its key is not {key}")
+    elif sign == "=":
+        reasons.append("it has = instead of the colon")
+    elif rest:
+        reasons.append("a blank stands before the colon")
+    if not value:
+        reasons.append("it has no value")
+    return reasons, f"{key}: {shown(value)}" if value else f"a value, such as {key}: 01:00.0"
 
 
 def pcie_needs_q35(subject: Subject) -> Iterator[Hit]:

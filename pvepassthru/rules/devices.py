@@ -6,19 +6,16 @@ from __future__ import annotations
 import errno
 import os
 
-from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
+from pvepassthru.model.hostpci import ROMS
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import shown
 from pvepassthru.rules.subject import Hit, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvepassthru.model.hostpci import HostpciEntry
+    from pvepassthru.host.host import Host
     from pvepassthru.rules.subject import Subject
-
-ROMS = "/usr/share/kvm"
-"""PVE puts this folder before every romfile."""
-MAX_ROM = 64 * 1024 * 1024
 
 
 def not_found(subject: Subject) -> Iterator[Hit]:
@@ -105,7 +102,7 @@ def mdev_no_instance(subject: Subject) -> Iterator[Hit]:
     Why it matters: PVE cannot create the mediated device, and the start fails.
 
     How to fix: stop a VM that uses one (the message names them), choose a smaller type, or use a mapping with more
-    devices.
+    devices. A VM that does not run may be starting; else `pvepassthru recover` gives back what its last start left.
     """
     return subject.problems("mdev-no-instance")
 
@@ -166,8 +163,10 @@ def vgpu_other_type(subject: Subject) -> Iterator[Hit]:
     How to fix: nothing, if no VM uses it; else stop that VM.
     """
     for device, functions in chosen(subject):
-        current = subject.inventory.vgpu_current(functions[0]) if device.nvidia else None
-        if current not in {None, "0", device.nvidia} and len(device.alternatives) == 1:
+        if not device.nvidia or len(device.alternatives) > 1:
+            continue
+        current = subject.inventory.vgpu_current(functions[0])
+        if current not in {None, "0", device.nvidia}:
             message = f"{functions[0]} has vGPU type {current} set, not {device.nvidia}: PVE resets it first"
             yield Hit(subject.at(device.entry.key, device.entry.line), message, "see that no other VM uses it")
 
@@ -205,12 +204,6 @@ def mdev_parent_passed(subject: Subject) -> Iterator[Hit]:
 
 
 # ---- ROM files
-
-
-class _Rom(NamedTuple):
-    state: str
-    """fine, outside, absent, unreadable, or empty."""
-    why: str
 
 
 def rom_outside(subject: Subject) -> Iterator[Hit]:
@@ -259,35 +252,40 @@ def _roms(subject: Subject, state: str, hint: str) -> Iterator[Hit]:
         return
     for _, entry in sorted(subject.section.entries.items()):
         if entry.romfile is not None:
-            rom = _rom(subject, entry)
-            if rom.state == state:
-                yield Hit(subject.at(entry.key, entry.line), f"romfile {shown(entry.romfile)} {rom.why}", hint)
+            judged = subject.around.roms
+            if entry.romfile not in judged:
+                judged[entry.romfile] = _rom(subject.host, entry.romfile)
+            is_in, why = judged[entry.romfile]
+            if is_in == state:
+                yield Hit(subject.at(entry.key, entry.line), f"romfile {shown(entry.romfile)} {why}", hint)
 
 
-def _rom(subject: Subject, entry: HostpciEntry) -> _Rom:
-    """The state of an entry's ROM file, in words."""
-    host = subject.host
-    path = f"{ROMS}/{entry.romfile}"
+def _rom(host: Host, name: str) -> tuple[str, str]:
+    """The state of a ROM file (fine, outside, absent, unreadable or empty), and why in words."""
+    path = f"{ROMS}/{name}"
     if "\0" in path:
-        return _Rom("absent", "cannot be a file's name: it has a NUL byte")
+        return "absent", "cannot be a file's name: it has a NUL byte"
     top = host.resolve(ROMS) or ROMS
     real = host.resolve(path)
     if real is not None and real != top and not real.startswith(f"{top}/"):
-        return _Rom("outside", f"leads out of {ROMS}, to {shown(real)}")
+        return "outside", f"leads out of {ROMS}, to {shown(real)}"
+    empty = True
     try:
-        data = host.read(path, MAX_ROM)
+        host.read(path, 0)
     except OSError as error:
-        return _unread_rom(path, error)
+        if error.errno != errno.EFBIG:  # more than nothing
+            return _unread_rom(path, error)
+        empty = False
     if real is None:
-        return _Rom("outside", f"leads out of {ROMS}")
-    return _Rom("fine", "") if data else _Rom("empty", f"in {ROMS} is empty")
+        return "outside", f"leads out of {ROMS}"
+    return ("empty", f"in {ROMS} is empty") if empty else ("fine", "")
 
 
-def _unread_rom(path: str, error: OSError) -> _Rom:
+def _unread_rom(path: str, error: OSError) -> tuple[str, str]:
     """The state of a ROM file that could not be read, in words."""
     plain = os.path.normpath(path)
     if not plain.startswith(f"{ROMS}/") and plain != ROMS:
-        return _Rom("outside", f"leads out of {ROMS}, to {shown(plain)}")
+        return "outside", f"leads out of {ROMS}, to {shown(plain)}"
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return _Rom("absent", f"is not in {ROMS}")
-    return _Rom("unreadable", f"cannot be read: {error.strerror}")
+        return "absent", f"is not in {ROMS}"
+    return "unreadable", f"cannot be read: {error.strerror}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 
-from pvepassthru.host import reservations
+from pvepassthru.host import policy, reservations
 from pvepassthru.host.inventory import DEVICES, MDEVS
+from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.rules.subject import MAPPINGS, Hit
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.rules.subject import Subject
 
-_GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers")
+_GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers", "/proc")
 
 
 def no_iommu(subject: Subject) -> Iterator[Hit]:
@@ -63,6 +64,22 @@ def reservations_unreadable(subject: Subject) -> Iterator[Hit]:
     """
     if subject.resolution.passed:
         yield from _unread(reservations.FILE, subject.around.reservations_read[1])
+
+
+def policy_unusable(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the owner's policy files can be used, when the VM has a device to pass through.
+
+    Why it matters: with a policy that cannot be read, says what means nothing, or can be written by others than root,
+    the hook refuses every start of a VM with a hostpci entry.
+
+    How to fix: correct /etc/pve/pvepassthru.yaml or /etc/pvepassthru.yaml, as the message says.
+    """
+    if subject.section.entries and not subject.config.template:
+        try:
+            policy.of(subject.host, subject.vmid)
+        except (InputError, UnsafeError) as error:
+            path = next((path for path in policy.FILES if path in error.message), policy.FILES[0])
+            yield Hit(path, f"the hook refuses to start the VM: {error.message}", error.hint or "correct the file")
 
 
 def mappings_unreadable(subject: Subject) -> Iterator[Hit]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import time
 
-from pvepassthru.host import reservations, vms
+from pvepassthru.host import reservations, state, vms
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model import mapping, reservation, resolve, start, vmconfig
 from pvepassthru.model.errors import InputError, NotFoundError
@@ -14,6 +14,7 @@ from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Literal
 
     from pvepassthru.host.host import Host
     from pvepassthru.model.mapping import Mappings
@@ -41,6 +42,8 @@ class Surroundings:
         self.inventory = inventory or Inventory(host)
         self.now = int(time.time())
         """Seconds since the epoch."""
+        self.roms: dict[str, tuple[str, str]] = {}
+        """The state of each ROM file that was looked at, and why it is so (rules/devices.py)."""
         self._pids: dict[int, int | None] = {}
         self._mappings: tuple[Mappings, str | None] | None = None
         self._reservations: tuple[dict[str, Entry], str | None] | None = None
@@ -66,6 +69,12 @@ class Surroundings:
         if vmid not in self._pids:
             self._pids[vmid] = vms.running_pid(self.host, vmid)
         return self._pids[vmid]
+
+    def guest(self, vmid: int) -> Literal["running", "journal", "stopped"]:
+        """Whether a VM runs; if not, whether it left a journal."""
+        if self.running(vmid) is not None:
+            return "running"
+        return "journal" if self.host.exists(state.journal_path(vmid)) else "stopped"
 
     def _read(self, path: str) -> tuple[bytes, str | None]:
         try:
@@ -126,7 +135,7 @@ class Subject(NamedTuple):
     def held(self, addresses: Iterable[str]) -> list[tuple[str, str]]:
         """(address, who has it) for each of these functions that another VM has."""
         blocked = ((address, self.in_the_way(address)) for address in addresses)
-        return [(address, reservation.describe(found[1])) for address, found in blocked if found]
+        return [(address, reservation.describe(found[1], self.around.now)) for address, found in blocked if found]
 
 
 def load(  # noqa: PLR0913 - what varies is by keyword
@@ -160,7 +169,7 @@ def load(  # noqa: PLR0913 - what varies is by keyword
     if not config.template and (section.entries or section.get("machine")):
         uses_mapping = any(entry.mapping for entry in section.entries.values())
         mappings = around.mappings_read[0] if uses_mapping else mapping.EMPTY
-        resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid)
+        resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid, guest=around.guest)
     return Subject(around, host.node, vmid, path, config, section, pending, resolution, why)
 
 
@@ -168,7 +177,7 @@ def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
     """The functions that PVE would reserve for each device that is passed whole or as a vendor vGPU.
 
     Of several alternatives the first that no other VM has, no earlier entry takes and, for a vGPU, that offers its
-    type; the first of all if there is none.
+    type; none if there is no such one (cluster.all_taken tells of that).
     """
     used: set[str] = set()
     found = []
@@ -182,7 +191,7 @@ def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
             and not any(subject.in_the_way(address) for address in functions)
             and (device.nvidia is None or start.vgpu_fits(subject.inventory, functions[0], device.nvidia))
         )
-        functions = next(free, device.addresses) if len(device.alternatives) > 1 else device.addresses
+        functions = next(free, ()) if len(device.alternatives) > 1 else device.addresses
         used.update(functions)
         found.append((device, functions))
     return found

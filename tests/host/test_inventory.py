@@ -97,23 +97,41 @@ def test_mdev_types(tmp_path: Path) -> None:
     found = inventory(tmp_path, {GPU: {"mdev": {"types": types}}, AUDIO: {}})
     assert found.mdev_types(AUDIO) == ()
     assert found.mdev_types(GPU) == (
-        MdevType("nvidia-63", "GRID T4-1Q", 4, "num_heads=4", "vfio-pci"),
-        MdevType("nvidia-64", None, None, None, "vfio-pci"),
-        MdevType("nvidia-65", None, None, None, "vfio-pci"),
+        MdevType("nvidia-63", "GRID T4-1Q", 4, "num_heads=4"),
+        MdevType("nvidia-64", None, None, None),
+        MdevType("nvidia-65", None, None, None),
     )
-    assert found.mdev_type(GPU, "nvidia-1") == MdevType("nvidia-1", None, None, None, None)
+    assert found.mdev_type(GPU, "nvidia-1") == MdevType("nvidia-1", None, None, None)
+
+
+def test_room_for_mdevs_takes_one_read_a_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start waits for it, and asks for nothing else."""
+    types = {"nvidia-63": {"available": 4, "name": "GRID T4-1Q"}, "nvidia-64": {"available": "junk"}}
+    found = inventory(tmp_path, {GPU: {"mdev": {"types": types}}, AUDIO: {}})
+    reads: list[str] = []
+    text = found.host.text
+
+    def read(path: str) -> str | None:
+        reads.append(path)
+        return text(path)
+
+    monkeypatch.setattr(found.host, "text", read)
+    assert found.mdev_room(AUDIO) == {}
+    assert found.mdev_room(GPU) == {"nvidia-63": 4, "nvidia-64": None}
+    assert len(reads) == 2
+    assert found.mdev_available(GPU, "nvidia-1") is None
 
 
 def test_mdevs(host: SimHost) -> None:
     assert Inventory(host).mdevs() == ()
     create(host, UUIDS[0], "tbmdev-2")
-    assert Inventory(host).mdevs() == (Mdev(UUIDS[0], PARENT, "tbmdev-2", 0),)
-    assert Inventory(host).mdev(UUIDS[1]) == Mdev(UUIDS[1], None, None, None)
+    assert Inventory(host).mdevs() == (Mdev(UUIDS[0], PARENT, "tbmdev-2"),)
+    assert Inventory(host).mdev(UUIDS[1]) == Mdev(UUIDS[1], None, None)
 
 
 def test_mdev_that_is_being_created(tmp_path: Path) -> None:
     mdev = {"types": {"nvidia-63": {"available": 4}}, "instances": {UUIDS[0]: None}}
-    assert inventory(tmp_path, {GPU: {"mdev": mdev}}).mdev(UUIDS[0]) == Mdev(UUIDS[0], GPU, None, None)
+    assert inventory(tmp_path, {GPU: {"mdev": mdev}}).mdev(UUIDS[0]) == Mdev(UUIDS[0], GPU, None)
 
 
 def test_mdev_whose_parent_is_no_function(tmp_path: Path) -> None:
@@ -159,10 +177,7 @@ def test_driver_available(tmp_path: Path) -> None:
 def test_what_is_no_number(digits: str, tmp_path: Path) -> None:
     """Python refuses to make a number of 5,000 digits."""
     types = {"nvidia-63": {"available": digits}}
-    found = inventory(tmp_path, {PARENT: {"mdev": {"types": types, "instances": {UUIDS[0]: "nvidia-63"}}}})
-    here = os.path.dirname(tree.folder(tmp_path, f"{DEVICES}/{PARENT}/{UUIDS[0]}"))
-    for folder in (here, f"{here}/{UUIDS[0]}"):
-        os.symlink(digits[:4000] or ".", f"{folder}/iommu_group")
+    found = inventory(tmp_path, {PARENT: {"mdev": {"types": types}}})
+    os.symlink(digits[:4000] or ".", f"{tree.folder(tmp_path, f'{DEVICES}/{PARENT}')}/iommu_group")
     assert found.mdev_type(PARENT, "nvidia-63").available is None
     assert found.group(PARENT) is None
-    assert found.mdev(UUIDS[0]).group is None

@@ -123,8 +123,9 @@ def check_instances(host: SimHost, inventory: Inventory) -> None:
         assert found.parent in inventory.addresses()
         assert found.type in UNITS
         assert host.exists(f"{PCI}/{found.parent}/{found.uuid}/remove")
-        assert host.exists(f"/dev/vfio/{found.group}")
-        groups.append(found.group)
+        group = host.link(f"{MDEVS}/{found.uuid}/iommu_group")
+        assert host.exists(f"/dev/vfio/{group}")
+        groups.append(group)
     assert len(set(groups)) == len(groups)
     spent = {"100": 1, "101": 2, "102": 4}
     assert sum(spent.get(inventory.vgpu_current(vf) or "0", 0) for vf in VFS) <= 4

@@ -45,7 +45,8 @@ UUID = UUIDS[0]
 def test_instance(host: SimHost) -> None:
     before = machine.snapshot(host)
     assert create(host, UUID.upper(), TWO) == "ok"
-    assert Inventory(host).mdev(UUID) == (UUID, PARENT, TWO, 0)
+    assert Inventory(host).mdev(UUID) == (UUID, PARENT, TWO)
+    assert host.link(f"{MDEVS}/{UUID}/iommu_group") == "0"
     assert host.names(f"{TYPES}/{TWO}/devices") == [UUID]
     assert host.exists(f"{TYPES}/{TWO}/devices/{UUID}/remove")
     assert host.names("/sys/kernel/iommu_groups/0/devices") == [UUID]
@@ -218,7 +219,7 @@ def test_remove_while_its_create_runs(host: SimHost) -> None:
     host.configure(tbmdev_settings(delay_ms=400))
     child = Child(host, f"{TYPES}/{ONE}/create", UUID)
     wait_until(lambda: host.exists(f"{MDEVS}/{UUID}/remove"))
-    assert Inventory(host).mdev(UUID) == (UUID, PARENT, None, None)
+    assert Inventory(host).mdev(UUID) == (UUID, PARENT, None)
     assert available(host) == ["4", "2", "1"]
     assert create(host, UUID, ONE, OTHER) == "EEXIST"
     assert attempt(host, f"{MDEVS}/{UUID}/remove", "0") == "ok"

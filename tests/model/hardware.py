@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pvepassthru.host.inventory import Mdev
 
 if TYPE_CHECKING:
-    from pvepassthru.model.problem import Hardware, Instance, TypeOffer
+    from pvepassthru.model.problem import Hardware, Instance
 
 
 class NoHardware:
@@ -35,14 +35,14 @@ class NoHardware:
     def driver_available(self, name: str) -> bool:  # noqa: ARG002 - there is none
         return False
 
-    def mdev_types(self, address: str) -> tuple[TypeOffer, ...]:
+    def mdev_room(self, address: str) -> dict[str, int | None]:
         raise AssertionError(f"the types of {address}, which is not there, were asked for")
 
     def mdevs_of(self, parent: str) -> tuple[str, ...]:
         raise AssertionError(f"the instances of {parent}, which is not there, were asked for")
 
     def mdev(self, uuid: str) -> Instance:
-        return Mdev(uuid, None, None, None)
+        return Mdev(uuid, None, None)
 
     def vgpu_creatable(self, address: str) -> dict[str, str]:
         raise AssertionError(f"the types of {address}, which is not there, were asked for")

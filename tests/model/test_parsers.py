@@ -231,6 +231,24 @@ def test_shown_is_one_printable_line() -> None:
         ("x_vga", hostpci.KEYS, "x-vga"),
         ("ROMBAR", hostpci.KEYS, "rombar"),
         ("devcie-id", hostpci.KEYS, "device-id"),
+        ("pice", hostpci.KEYS, "pcie"),
+        ("pcei", hostpci.KEYS, "pcie"),
+        ("cpie", hostpci.KEYS, "pcie"),
+        ("pci", hostpci.KEYS, "pcie"),
+        ("mdve", hostpci.KEYS, "mdev"),
+        ("hots", hostpci.KEYS, "host"),
+        ("drvier", hostpci.KEYS, "driver"),
+        ("legcay-idg", hostpci.KEYS, "legacy-igd"),
+        ("sub-devcie-id", hostpci.KEYS, "sub-device-id"),
+        ("eipc", hostpci.KEYS, None),
+        ("epic", hostpci.KEYS, None),
+        ("vga", hostpci.KEYS, "x-vga"),
+        ("gva", hostpci.KEYS, None),
+        ("ip", hostpci.KEYS, None),
+        ("bus", hostpci.KEYS, None),
+        ("size", hostpci.KEYS, None),
+        ("cache", hostpci.KEYS, None),
+        ("nvidia-36", ["nvidia-63"], "nvidia-63"),
         ("multifunction", hostpci.KEYS, None),
         ("PVP31", ["PVP231", "PVP310"], "PVP310"),
         ("x" * 10**6, ["x"], None),
@@ -239,3 +257,11 @@ def test_shown_is_one_printable_line() -> None:
 )
 def test_nearest(word: str, known: list[str], expected: str | None) -> None:
     assert nearest(word, known) == expected
+
+
+@pytest.mark.parametrize("key", hostpci.KEYS)
+def test_two_letters_exchanged_in_a_key(key: str) -> None:
+    """Each such slip of the pen finds its key and no other one."""
+    for place in range(len(key) - 1):
+        slip = key[:place] + key[place + 1] + key[place] + key[place + 2 :]
+        assert nearest(slip, hostpci.KEYS) == key

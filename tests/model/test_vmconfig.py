@@ -79,6 +79,32 @@ def test_templates(value: str, template: bool) -> None:  # noqa: FBT001 - a para
     assert vmconfig.parse(f"template: {value}\n".encode()).template is template
 
 
+@pytest.mark.parametrize(
+    "data, foreign",
+    [
+        (b"this is not a config", True),
+        (b"\0" * 100, True),
+        (b"\x7fELF\x02\x01\x01\0\0\n\xff\xfe\n", True),
+        (b"a" * 10_000_000, True),
+        (b"# note\nthis is not a config\n", True),
+        (b"Name: a\n", True),
+        (b"[snap]\nname: a\n", True),
+        (b"[PENDING]\n", True),
+        (b"", False),
+        (b"\n \t\r\n\n", False),
+        (b"# note\n\n", False),
+        (b"name: a", False),
+        (b"\0\0\nname: a\n", False),
+        (b"[PENDING]\nname: a\n", False),
+        (b"[PENDING]\ndelete: name\n", False),
+        (b"machine: Q35\n", False),
+        (b" hostpci0: 01:00.0\n", False),
+    ],
+)
+def test_what_is_no_config_at_all(data: bytes, foreign: bool) -> None:  # noqa: FBT001 - a parameter of the table
+    assert vmconfig.parse(data).foreign is foreign
+
+
 def test_mapping_positions_and_bad_lines() -> None:
     text = "# c\ngpu\n\tmdev 1\n\tmdev 0\n\tmap node=a,path=0000:01:00.0,id=10de:2204\n\tmap x\n\nnic\nmap y\n"
     mappings = mapping.parse(text.encode())

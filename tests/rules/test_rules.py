@@ -89,9 +89,18 @@ def _rom(content: bytes) -> Callable[[str], object]:
     return lambda root: tree.put(root, "usr/share/kvm/rom.bin", content)
 
 
+def _policy(text: str) -> Callable[[str], object]:
+    return lambda root: tree.put(root, "etc/pvepassthru.yaml", text)
+
+
 def _folder(path: str) -> Callable[[str], object]:
     """Put a folder where a file should be: it is there, and cannot be read."""
     return lambda root: tree.folder(root, path)
+
+
+def _open(node: str) -> Callable[[str], object]:
+    """Let process 4711 have a device node open."""
+    return lambda root: tree.hold(root, 4711, node)
 
 
 def _loadable(root: str) -> None:
@@ -129,6 +138,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: 02:00.0\n", host={"vfio_pci": False}, change=_loadable),
     ),
     "PVP103": (Tree("hostpci0: 02:00.0\n", change=_folder("run/qemu-server/pci-id-reservations")), PLAIN),
+    "PVP105": (
+        Tree("hostpci0: 02:00.0\n", change=_policy("defaults: {gate: wran}\n")),
+        Tree("hostpci0: 02:00.0\n", change=_policy("defaults: {gate: warn}\n")),
+    ),
     "PVP104": (Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", change=_available_is_folder), MDEV),
     "PVP201": (Tree("hostpci0: 03:00.0\n"), PLAIN),
     "PVP202": (Tree("hostpci0: 02:00.0\nhostpci1: 02:00\n"), Tree("hostpci0: 02:00.0\nhostpci1: 01:00\n")),
@@ -214,6 +227,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP328": (Tree("vga: none\nhostpci0: 02:00.0,legacy-igd=1\n"), Tree(f"{IGD}\n")),
     "PVP330": (Tree("hostpci0: 02:00.0\n", change=_config_loop), PLAIN),
+    "PVP331": (Tree("this is no config\n"), Tree("name: a\nthis is no config\n")),
     "PVP401": (Tree("hostpci0: mapping=sdd\n", mapping=SSD), Tree("hostpci0: mapping=ssd\n", mapping=SSD)),
     "PVP402": (
         Tree("hostpci0: mapping=ssd\n", mapping=SSD.replace("node=pve", "node=other")),
@@ -286,6 +300,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP423": (
         Tree("hostpci0: 01:00.0\n", reservations="0000:01:00.1 200 pid:42\n", running={200: 42}),
         Tree("hostpci0: 01:00.0\n", reservations="0000:01:00.1 100 pid:42\n", running={100: 42}),
+    ),
+    "PVP424": (
+        Tree("hostpci0: 02:00.0\n", change=_open("/dev/vfio/4")),
+        Tree("hostpci0: 02:00.0\n", running={100: 4711}, change=_open("/dev/vfio/4")),
     ),
 }
 

@@ -37,7 +37,7 @@ LOSES = re.compile(
     r"pvepassthru: error: (PVP212 \S+ hostpci0: no instance of tbmdev-2 is left: "
     r"\d in use \(VM \d[^)]*\) on 0000:03:00.0; \d in use \(VM \d[^)]*\) on 0000:04:00.0; "
     r"|cannot create mdev tbmdev-2 for hostpci0 on 0000:03:00.0: no instance left \(used by VM \d[^)]*\); "
-    r"on 0000:04:00.0: no instance left \(used by VM \d[^)]*\); )stop a VM "
+    r"on 0000:04:00.0: no instance left \(used by VM \d[^)]*\); )(stop a VM |VM \d[\d, ]* do(es)? not run: )"
 )
 """What a hook says that comes too late: the gate's sentence, or that of the create which found the room gone."""
 
