@@ -18,6 +18,7 @@ import pvepassthru
 from pvepassthru.cli.words import drop, print_error
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle import phases
+from pvepassthru.lifecycle.hook import open_streams
 from pvepassthru.model.errors import PassthruError, UsageError
 from pvepassthru.model.text import listed, one_line
 
@@ -63,7 +64,7 @@ def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors become one sentence on standard error."""
     words = sys.argv[1:] if argv is None else argv
-    _open_streams()
+    open_streams()
     try:
         with (
             contextlib.redirect_stdout(cast("TextIO", _Output(sys.stdout))),
@@ -107,13 +108,6 @@ def _need_node(host: Host, node: str) -> None:
     nodes = host.names(NODES)
     if nodes and node not in nodes:
         raise UsageError(f"--node {node} is no node of this cluster", f"{host.path(NODES)} has {listed(nodes)}")
-
-
-def _open_streams() -> None:
-    """Open what the caller closed of stdin, stdout and stderr, so that no file of ours gets its number."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(fd)
 
 
 def _fail(sentence: str, code: int = PassthruError.exit_code) -> int:

@@ -20,6 +20,11 @@ ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO})
 """What open or read answers when a file or its device is not there (any more)."""
 
 
+def way_out(error: OSError, usual: str = "see what is wrong with it") -> str:
+    """What to do about a file that cannot be used: become root where that is what is missing, else `usual`."""
+    return "run this as root" if error.errno in {errno.EACCES, errno.EPERM} and os.geteuid() else usual
+
+
 class Host:
     """The files of one host below `root`."""
 

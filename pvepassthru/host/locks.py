@@ -13,6 +13,7 @@ import fcntl
 import os
 
 from pvepassthru.host.deadline import Deadline, pause
+from pvepassthru.host.host import way_out
 from pvepassthru.model.errors import BusyError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ def take(host: Host, path: str, deadline: Deadline, what: str, most: float | Non
         fd = os.open(host.path(path), os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise PassthruError(
-            f"cannot lock {what}: {path}: {error.strerror}", "check that /run is writable and not full"
+            f"cannot lock {what}: {path}: {error.strerror}", way_out(error, "check that /run is writable and not full")
         ) from error
     end = Deadline(deadline.left(most))
     step = FIRST_PAUSE

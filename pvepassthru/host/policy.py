@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from pvepassthru.host.host import way_out
 from pvepassthru.host.state import is_own
 from pvepassthru.host.vms import vmid_of
 from pvepassthru.model.errors import InputError, UnsafeError
@@ -87,7 +88,7 @@ def load(host: Host, path: str) -> dict[str, Any]:
         if absent and not dangling:
             return {"defaults": {}, "vms": {}}
         why = "it is a link that leads nowhere" if dangling else error.strerror
-        raise InputError(f"cannot read the policy {path}: {why}") from error
+        raise InputError(f"cannot read the policy {path}: {why}", way_out(error)) from error
     if not is_own(info) or info.st_mode & 0o022:
         raise UnsafeError(
             f"the policy {path} (user {info.st_uid}, mode {stat.S_IMODE(info.st_mode):04o}) can be written by others "
@@ -116,7 +117,7 @@ def _parse(host: Host, path: str) -> object:
     try:
         data = host.read(path)
     except OSError as error:
-        raise InputError(f"cannot read the policy {path}: {error.strerror}") from error
+        raise InputError(f"cannot read the policy {path}: {error.strerror}", way_out(error)) from error
     try:
         return yaml.safe_load(data)
     except (yaml.YAMLError, *NOT_YAML) as error:

@@ -11,6 +11,7 @@ import os
 import stat
 
 from pvepassthru.host import vms
+from pvepassthru.host.host import way_out
 from pvepassthru.model.errors import PassthruError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING
 
@@ -55,7 +56,9 @@ def prepare(host: Host) -> None:
     except FileExistsError:
         check(host)
     except OSError as error:
-        raise PassthruError(f"cannot make {FOLDER}: {error.strerror}", "check that /run is writable") from error
+        raise PassthruError(
+            f"cannot make {FOLDER}: {error.strerror}", way_out(error, "check that /run is writable")
+        ) from error
 
 
 def check(host: Host) -> bool:
@@ -65,7 +68,7 @@ def check(host: Host) -> bool:
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             return False
-        raise PassthruError(f"cannot read {FOLDER}: {error.strerror}") from error
+        raise PassthruError(f"cannot read {FOLDER}: {error.strerror}", way_out(error)) from error
     if not stat.S_ISDIR(info.st_mode):
         raise UnsafeError(f"{FOLDER} is not a folder, so no journal in it is trusted", "remove it")
     if not is_own(info):

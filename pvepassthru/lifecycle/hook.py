@@ -30,7 +30,7 @@ def run(root: str, vmid: int, phase: str, environment: Mapping[str, str], node: 
 
 def run_on(host: Host, vmid: int, phase: str, environment: Mapping[str, str]) -> int:
     """As `run`, on a host that is there already."""
-    _open_streams()
+    open_streams()
     say = _TaskLog(host, vmid)
     if phase == "pre-start":  # it undoes itself before it ends; the other phases may be killed at any point
         signals.handle(_end)
@@ -76,7 +76,7 @@ def run_phase(  # noqa: PLR0913 - what varies is by keyword
             phases.post_stop(work)
 
 
-def _open_streams() -> None:
+def open_streams() -> None:
     """Open what the caller closed of stdin, stdout and stderr, so that no file of ours gets its number."""
     while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
         pass

@@ -19,6 +19,7 @@ import errno
 import os
 
 from pvepassthru.host import state
+from pvepassthru.host.host import way_out
 from pvepassthru.model import jsontext
 from pvepassthru.model.errors import InputError, PassthruError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -133,7 +134,8 @@ class Journal:
             os.close(fd)
         except OSError as error:
             raise PassthruError(
-                f"cannot write the journal {self.path}: {error.strerror}", "check that /run is writable and not full"
+                f"cannot write the journal {self.path}: {error.strerror}",
+                way_out(error, "check that /run is writable and not full"),
             ) from error
         self.exists = True
         self._append({"v": VERSION, "vmid": self.vmid, "boot": _boot_id(self.host)})
@@ -145,7 +147,8 @@ class Journal:
         except OSError as error:
             self._torn = True  # a part of the line may be there
             raise PassthruError(
-                f"cannot write the journal {self.path}: {error.strerror}", "check that /run is writable and not full"
+                f"cannot write the journal {self.path}: {error.strerror}",
+                way_out(error, "check that /run is writable and not full"),
             ) from error
         self._torn = False
 
@@ -163,7 +166,7 @@ class Journal:
         except OSError as error:
             if error.errno in {errno.ENOENT, errno.ENOTDIR}:
                 return False
-            raise InputError(f"cannot read the journal {self.path}: {error.strerror}") from error
+            raise InputError(f"cannot read the journal {self.path}: {error.strerror}", way_out(error)) from error
         self._torn = bool(data) and not data.endswith(b"\n")
         lines = data.split(b"\n")[: -1 if data.endswith(b"\n") else None]
         boot: object = None

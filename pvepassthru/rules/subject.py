@@ -7,6 +7,7 @@ import errno
 import time
 
 from pvepassthru.host import reservations, state, vms
+from pvepassthru.host.host import way_out
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model import mapping, reservation, resolve, start, vmconfig
 from pvepassthru.model.errors import InputError, NotFoundError
@@ -207,7 +208,7 @@ def read_config(host: Host, vmid: int, path: str) -> bytes:
             why = "it is a link that leads nowhere" if dangling else error.strerror
             raise InputError(
                 f"cannot read the config of VM {vmid}, {host.path(path)}: {why}",
-                "see that it is a readable file and that pmxcfs (pve-cluster) runs",
+                way_out(error, "see that it is a readable file and that pmxcfs (pve-cluster) runs"),
             ) from error
     vms.need_pve(host)
     nodes = [
