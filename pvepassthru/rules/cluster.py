@@ -189,7 +189,7 @@ def _why_not(subject: Subject, device: Passed, functions: tuple[str, ...], used:
     for address in functions:
         if address in used:
             return f"{address}: {used[address]} takes it"
-    return f"{functions[0]}: it does not offer vGPU type {device.nvidia} now"
+    return f"{functions[0]} does not offer vGPU type {device.nvidia} now"
 
 
 def group_in_use(subject: Subject) -> Iterator[Hit]:

@@ -145,7 +145,7 @@ def test_a_full_gpu_has_no_free_device(tmp_path: Path) -> None:
         )
         (finding,) = _judge(tmp_path)
         assert (finding.code, finding.severity) == ("PVP422", "error")
-        assert "0000:a1:00.4: it does not offer vGPU type 35 now" in finding.message
+        assert "0000:a1:00.4 does not offer vGPU type 35 now" in finding.message
         assert "0000:a1:00.5: VM 200 is running with it (process 42)" in finding.message
 
 
