@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pvepassthru.host.host import Host
 
 
+VFIO = "/dev/vfio/"
+
+
 class Holder(NamedTuple):
     """A process that has a device open."""
 
@@ -40,30 +43,35 @@ def vfio_nodes(host: Host, device: str) -> tuple[str, ...]:
     return tuple(nodes)
 
 
-def holders(host: Host, nodes: Iterable[str]) -> tuple[Holder, ...]:
-    """The processes that have one of these device nodes open, by pid; needs root to see those of other users.
+def opened(host: Host) -> dict[str, tuple[Holder, ...]]:
+    """VFIO's device nodes that are open, each with its processes by pid; needs root to see those of other users.
 
     Raises PassthruError when the processes cannot be listed: nobody can tell then.
     """
-    wanted = set(nodes)
-    if not wanted:
-        return ()
-    found = []
+    found: dict[str, list[Holder]] = {}
     proc = host.path("/proc")
     try:
         pids = os.listdir(proc)
     except OSError as error:
         if error.errno in ABSENT:
-            return ()
+            return {}
         raise PassthruError(
-            f"cannot tell who has {', '.join(sorted(wanted))} open: cannot read /proc: {error.strerror}",
-            "run this as root",
+            f"cannot tell who has devices open: cannot read /proc: {error.strerror}", "run this as root"
         ) from error
     for pid in pids:
-        if pid.isdecimal() and _has_open(f"{proc}/{pid}/fd", wanted):
-            name = host.text(f"/proc/{pid}/comm") or _argv0(host, pid) or "?"
-            found.append(Holder(int(pid), name))
-    return tuple(sorted(found))
+        nodes = _open_nodes(f"{proc}/{pid}/fd") if pid.isdecimal() else set()
+        if nodes:
+            holder = Holder(int(pid), host.text(f"/proc/{pid}/comm") or _argv0(host, pid) or "?")
+            for node in nodes:
+                found.setdefault(node, []).append(holder)
+    return {node: tuple(sorted(users)) for node, users in found.items()}
+
+
+def holders(host: Host, nodes: Iterable[str]) -> tuple[Holder, ...]:
+    """The processes that have one of these device nodes open, by pid. Raises as `opened`."""
+    wanted = set(nodes)
+    found = opened(host) if wanted else {}
+    return tuple(sorted({user for node in wanted for user in found.get(node, ())}))
 
 
 def device_holders(host: Host, device: str) -> tuple[Holder, ...]:
@@ -77,18 +85,21 @@ def describe(found: tuple[Holder, ...]) -> str:
     return f"{words} and {len(found) - 4} more" if len(found) > 4 else words
 
 
-def _has_open(folder: str, wanted: set[str]) -> bool:
+def _open_nodes(folder: str) -> set[str]:
+    """VFIO's nodes that the process with this folder of descriptors has open."""
+    found: set[str] = set()
     try:
         entries = os.listdir(folder)
     except OSError:  # the process has just ended, or is another user's
-        return False
+        return found
     for entry in entries:
         try:
-            if os.readlink(f"{folder}/{entry}") in wanted:
-                return True
+            target = os.readlink(f"{folder}/{entry}")
         except OSError:
             continue
-    return False
+        if target.startswith(VFIO):
+            found.add(target)
+    return found
 
 
 def _argv0(host: Host, pid: str) -> str | None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pvepassthru.host import holders, vms
-from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
@@ -12,7 +11,7 @@ from pvepassthru.model.text import listed
 from pvepassthru.rules.subject import MAPPINGS, Hit, chosen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
 
     from pvepassthru.model.passed import Passed
     from pvepassthru.rules.subject import Subject
@@ -225,40 +224,38 @@ def open_elsewhere(subject: Subject) -> Iterator[Hit]:
 
     How to fix: end that process, or pass another device.
     """
-    host = subject.host
-    wanted = [
-        (device, functions, nodes)
-        for device, functions in chosen(subject)
-        if not device.nvidia and (nodes := _nodes(subject, device, functions))
-    ]
+    wanted = [(device, functions) for device, functions in chosen(subject) if functions and not device.nvidia]
+    if not wanted:
+        return
     try:
-        users = holders.holders(host, [node for _, _, nodes in wanted for node in nodes])  # one look at all processes
-        own = {subject.around.running(subject.vmid), *vms.scope_pids(host, subject.vmid)} if users else set()
-        if all(user.pid in own for user in users):
-            return
-        for device, functions, nodes in wanted:
-            if _is_told(subject, device, functions):
-                continue
-            for node, what in nodes.items():
-                others = tuple(user for user in holders.holders(host, [node]) if user.pid not in own)
-                if others:
-                    message = f"{what} is in use: {holders.describe(others)} has it open ({node})"
-                    yield _hit(subject, device, message, "end that process, or pass another device")
+        opened = subject.around.opened
     except PassthruError:
-        host.names("/proc")  # notes why it cannot be read: hosts.unreadable tells
+        subject.host.names("/proc")  # notes why it cannot be read: hosts.unreadable tells
+        return
+    own = {subject.around.running(subject.vmid), *vms.scope_pids(subject.host, subject.vmid)} if opened else set()
+    in_use = {node: others for node, users in opened.items() if (others := _without(users, own))}
+    for device, functions in wanted if in_use else ():
+        if _is_told(subject, device, functions):
+            continue
+        for node, what in _nodes(subject, device, functions):
+            if node in in_use:
+                message = f"{what} is in use: {holders.describe(in_use[node])} has it open ({node})"
+                yield _hit(subject, device, message, "end that process, or pass another device")
 
 
-def _nodes(subject: Subject, device: Passed, functions: tuple[str, ...]) -> dict[str, str]:
-    """The VFIO device nodes of all that PVE or QEMU takes with these functions, each with what it is."""
-    found: dict[str, str] = {}
+def _without(users: tuple[holders.Holder, ...], own: Container[int | None]) -> tuple[holders.Holder, ...]:
+    return tuple(user for user in users if user.pid not in own)
+
+
+def _nodes(subject: Subject, device: Passed, functions: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The VFIO device nodes of all that PVE or QEMU takes with these functions, each once, and what it is."""
     mates = _mates(subject, functions) if device.bound_to_vfio else []
+    found: dict[str, str] = {}
     for address in (*functions, *mates):
-        for node in holders.vfio_nodes(subject.host, f"{DEVICES}/{address}"):
-            found.setdefault(node, address)
-        for uuid in subject.inventory.mdevs_of(address) if device.bound_to_vfio else ():
-            for node in holders.vfio_nodes(subject.host, f"{DEVICES}/{address}/{uuid}"):
-                found.setdefault(node, f"mdev {uuid} on {address}")
-    return found
+        for node, what in subject.around.nodes(address):
+            if device.bound_to_vfio or what == address:
+                found.setdefault(node, what)
+    return list(found.items())
 
 
 def _is_told(subject: Subject, device: Passed, functions: tuple[str, ...]) -> bool:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 import time
 
-from pvepassthru.host import reservations, state, vms
+from pvepassthru.host import holders, reservations, state, vms
 from pvepassthru.host.host import way_out
-from pvepassthru.host.inventory import Inventory
+from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.model import mapping, reservation, resolve, start, vmconfig
 from pvepassthru.model.errors import InputError, NotFoundError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
+    from pvepassthru.host.holders import Holder
     from pvepassthru.host.host import Host
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.passed import Passed
@@ -46,6 +47,8 @@ class Surroundings:
         self.roms: dict[str, tuple[str, str]] = {}
         """The state of each ROM file that was looked at, and why it is so (rules/devices.py)."""
         self._pids: dict[int, int | None] = {}
+        self._opened: dict[str, tuple[Holder, ...]] | None = None
+        self._nodes: dict[str, tuple[tuple[str, str], ...]] = {}
         self._mappings: tuple[Mappings, str | None] | None = None
         self._reservations: tuple[dict[str, Entry], str | None] | None = None
 
@@ -64,6 +67,24 @@ class Surroundings:
             data, why = self._read(reservations.FILE)
             self._reservations = (reservation.parse(data.decode("utf-8", "replace")), why)
         return self._reservations
+
+    @property
+    def opened(self) -> dict[str, tuple[Holder, ...]]:
+        """VFIO's device nodes that processes have open. Raises PassthruError when that cannot be told."""
+        if self._opened is None:
+            self._opened = holders.opened(self.host)
+        return self._opened
+
+    def nodes(self, address: str) -> tuple[tuple[str, str], ...]:
+        """The VFIO device nodes of a function and of the mediated devices on it, each with what it is."""
+        if address not in self._nodes:
+            folder = f"{DEVICES}/{address}"
+            found = [(node, address) for node in holders.vfio_nodes(self.host, folder)]
+            for uuid in self.inventory.mdevs_of(address):
+                nodes = holders.vfio_nodes(self.host, f"{folder}/{uuid}")
+                found += [(node, f"mdev {uuid} on {address}") for node in nodes]
+            self._nodes[address] = tuple(found)
+        return self._nodes[address]
 
     def running(self, vmid: int) -> int | None:
         """The pid of a running VM, or None."""
