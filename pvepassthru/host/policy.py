@@ -43,42 +43,57 @@ class Policy(NamedTuple):
     """How long pre-start may take, if that is longer than it may anyway."""
 
 
-def of(host: Host, vmid: int) -> Policy:
-    """The policy for a VM: `vms: {VMID: ...}` before `defaults: ...`, the node's file before the cluster's.
+class Policies(NamedTuple):
+    """Both files; each section has the cluster's settings first, then the node's."""
 
-    Raises InputError and UnsafeError as `load`.
-    """
-    policy = Policy()
+    defaults: tuple[dict[str, Any], ...]
+    vms: tuple[dict[int, dict[str, Any]], ...]
+
+    def of(self, vmid: int) -> Policy:
+        """The policy for a VM: `vms: {VMID: ...}` before `defaults: ...`, the node's file before the cluster's."""
+        policy = Policy()
+        for settings in (*self.defaults, *(vms.get(vmid, {}) for vms in self.vms)):
+            policy = policy._replace(**settings)
+        return policy
+
+
+def read(host: Host) -> Policies:
+    """The policy files as they are. Raises InputError and UnsafeError as `load`."""
     loaded = [load(host, path) for path in FILES]
-    for section in ("defaults", "vms"):
-        for path, document in zip(FILES, loaded, strict=True):
-            settings = document[section] if section == "defaults" else document[section].get(vmid, {})
-            if "gate" in settings:
-                policy = policy._replace(gate=_gate(path, settings["gate"]))
-            if "pre_start_seconds" in settings:
-                policy = policy._replace(pre_start_seconds=_seconds(path, settings["pre_start_seconds"]))
-    return policy
+    return Policies(tuple(defaults for defaults, _ in loaded), tuple(vms for _, vms in loaded))
 
 
-def _gate(path: str, value: object) -> str:
+def of(host: Host, vmid: int) -> Policy:
+    """The policy for one VM. Raises as `read`."""
+    return read(host).of(vmid)
+
+
+def _settings(path: str, what: str, value: object) -> dict[str, Any]:
+    """One mapping of settings, checked. Raises InputError."""
+    settings = _mapping(path, what, value)
+    _known(path, what, settings, SETTINGS)
+    return {name: (_gate if name == "gate" else _seconds)(path, what, value) for name, value in settings.items()}
+
+
+def _gate(path: str, what: str, value: object) -> str:
     if value is False:  # YAML 1.1 reads a bare `off` as false
         return "off"
     if not isinstance(value, str) or value not in GATES:
-        raise InputError(f"{path}: gate is {value!r}", f"use one of {', '.join(GATES)}")
+        raise InputError(f"{path}: {what} has the gate {value!r}", f"use one of {', '.join(GATES)}")
     return value
 
 
-def _seconds(path: str, value: object) -> int:
+def _seconds(path: str, what: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_SECONDS:
-        raise InputError(f"{path}: pre_start_seconds is {value!r}", f"use a number from 1 to {MOST_SECONDS}")
+        raise InputError(f"{path}: {what} has pre_start_seconds {value!r}", f"use a number from 1 to {MOST_SECONDS}")
     return value
 
 
-def load(host: Host, path: str) -> dict[str, Any]:
+def load(host: Host, path: str) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
     """A policy file's `defaults` and `vms` (settings by VMID), both empty if there is no such file.
 
     Raises UnsafeError when it is not root's or others can write it, InputError when it cannot be read, is no YAML, or
-    has a key that means nothing: a policy with a slip of the pen must not pass for none.
+    has a key or value that means nothing, or a key twice: a policy with a slip of the pen must not pass for none.
     """
     try:
         info = os.stat(host.path(path))
@@ -86,7 +101,7 @@ def load(host: Host, path: str) -> dict[str, Any]:
         absent = error.errno in {errno.ENOENT, errno.ENOTDIR}
         dangling = absent and host.link(path) is not None
         if absent and not dangling:
-            return {"defaults": {}, "vms": {}}
+            return {}, {}
         why = "it is a link that leads nowhere" if dangling else error.strerror
         raise InputError(f"cannot read the policy {path}: {why}", way_out(error)) from error
     if not is_own(info) or info.st_mode & 0o022:
@@ -97,16 +112,15 @@ def load(host: Host, path: str) -> dict[str, Any]:
         )
     document = _mapping(path, "the file", _parse(host, path))
     _known(path, "the file", document, SECTIONS)
-    defaults = _mapping(path, "defaults", document.get("defaults"))
-    _known(path, "defaults", defaults, SETTINGS)
-    of_vms = {}
+    of_vms: dict[int, dict[str, Any]] = {}
     for key, value in _mapping(path, "vms", document.get("vms")).items():
         vmid = vmid_of(str(key))
         if vmid is None:
             raise InputError(f"{path}: vms has {shown(str(key))}, which is no VMID", "use numbers from 100")
-        of_vms[vmid] = _mapping(path, f"vms.{vmid}", value)
-        _known(path, f"vms.{vmid}", of_vms[vmid], SETTINGS)
-    return {"defaults": defaults, "vms": of_vms}
+        if vmid in of_vms:
+            raise InputError(f"{path}: vms has {vmid} twice", "leave one of them")
+        of_vms[vmid] = _settings(path, f"vms.{vmid}", value)
+    return _settings(path, "defaults", document.get("defaults")), of_vms
 
 
 def _parse(host: Host, path: str) -> object:
@@ -119,7 +133,20 @@ def _parse(host: Host, path: str) -> object:
     except OSError as error:
         raise InputError(f"cannot read the policy {path}: {error.strerror}", way_out(error)) from error
     try:
-        return yaml.safe_load(data)
+
+        class Strict(yaml.SafeLoader):
+            """Refuses a key that is there twice, of which YAML would take the last."""
+
+            def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as its parent
+                keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+                for key in keys:
+                    if keys.count(key) > 1:
+                        raise yaml.constructor.ConstructorError(
+                            problem=f"{key} is there twice", problem_mark=node.start_mark
+                        )
+                return super().construct_mapping(node, deep)
+
+        return yaml.load(data, Strict)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, *NOT_YAML) as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"the policy {path} is not YAML: {why}") from error

@@ -200,6 +200,8 @@ def group_in_use(subject: Subject) -> Iterator[Hit]:
 
     How to fix: stop the other VM, or move one of the devices to a slot with an IOMMU group of its own.
     """
+    if not subject.around.reservations_read[0] and not subject.around.has_mdevs:
+        return
     mine = {address for _, functions in chosen(subject) for address in functions}
     for device, functions in chosen(subject):
         if not (functions and device.bound_to_vfio):

@@ -76,7 +76,7 @@ def policy_unusable(subject: Subject) -> Iterator[Hit]:
     """
     if subject.section.entries and not subject.config.template:
         try:
-            policy.of(subject.host, subject.vmid)
+            _ = subject.around.policies
         except (InputError, UnsafeError) as error:
             path = next((path for path in policy.FILES if path in error.message), policy.FILES[0])
             yield Hit(path, f"the hook refuses to start the VM: {error.message}", error.hint or "correct the file")

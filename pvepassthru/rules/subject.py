@@ -6,9 +6,9 @@ from __future__ import annotations
 import errno
 import time
 
-from pvepassthru.host import holders, reservations, state, vms
+from pvepassthru.host import holders, policy, reservations, state, vms
 from pvepassthru.host.host import way_out
-from pvepassthru.host.inventory import DEVICES, Inventory
+from pvepassthru.host.inventory import DEVICES, MDEVS, Inventory
 from pvepassthru.model import mapping, reservation, resolve, start, vmconfig
 from pvepassthru.model.errors import InputError, NotFoundError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.holders import Holder
     from pvepassthru.host.host import Host
+    from pvepassthru.host.policy import Policies
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.passed import Passed
     from pvepassthru.model.reservation import Entry
@@ -47,6 +48,9 @@ class Surroundings:
         self.roms: dict[str, tuple[str, str]] = {}
         """The state of each ROM file that was looked at, and why it is so (rules/devices.py)."""
         self._pids: dict[int, int | None] = {}
+        self._policies: Policies | None = None
+        self._has_mdevs: bool | None = None
+        self._chosen: tuple[Resolution, list[tuple[Passed, tuple[str, ...]]]] | None = None
         self._opened: dict[str, tuple[Holder, ...]] | None = None
         self._nodes: dict[str, tuple[tuple[str, str], ...]] = {}
         self._mappings: tuple[Mappings, str | None] | None = None
@@ -69,11 +73,31 @@ class Surroundings:
         return self._reservations
 
     @property
+    def policies(self) -> Policies:
+        """The owner's policy files. Raises InputError and UnsafeError when one cannot be used."""
+        if self._policies is None:
+            self._policies = policy.read(self.host)
+        return self._policies
+
+    def chosen(self, subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
+        """As the function `chosen`; several rules ask for the same subject one after the other."""
+        if self._chosen is None or self._chosen[0] is not subject.resolution:
+            self._chosen = (subject.resolution, _choose(subject))
+        return self._chosen[1]
+
+    @property
     def opened(self) -> dict[str, tuple[Holder, ...]]:
         """VFIO's device nodes that processes have open. Raises PassthruError when that cannot be told."""
         if self._opened is None:
             self._opened = holders.opened(self.host)
         return self._opened
+
+    @property
+    def has_mdevs(self) -> bool:
+        """Whether there is any mediated device on the host."""
+        if self._has_mdevs is None:
+            self._has_mdevs = bool(self.host.names(MDEVS))
+        return self._has_mdevs
 
     def nodes(self, address: str) -> tuple[tuple[str, str], ...]:
         """The VFIO device nodes of a function and of the mediated devices on it, each with what it is."""
@@ -201,6 +225,10 @@ def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
     Of several alternatives the first that no other VM has, no earlier entry takes and, for a vGPU, that offers its
     type; none if there is no such one (cluster.all_taken tells of that).
     """
+    return subject.around.chosen(subject)
+
+
+def _choose(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
     used: set[str] = set()
     found = []
     for device in subject.resolution.passed:
