@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import pvepassthru
 from pvepassthru.cli.words import drop, print_error
 from pvepassthru.host.host import open_host
-from pvepassthru.lifecycle import phases
 from pvepassthru.lifecycle.hook import open_streams
 from pvepassthru.model.errors import PassthruError, UsageError
+from pvepassthru.model.mapping import NODE_NAME
 from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def run(words: Sequence[str]) -> int:
 
 def _need_node(host: Host, node: str) -> None:
     """Raise UsageError when this is no node's name, or not one of the host's cluster where its nodes are known."""
-    if not phases.NODE_NAME.fullmatch(node):
+    if not NODE_NAME.fullmatch(node):
         raise UsageError(f"--node {one_line(node)} is no node's name", "give a host name without its domain")
     nodes = host.names(NODES)
     if nodes and node not in nodes:

@@ -14,6 +14,7 @@ from pvepassthru.host.inventory import DEVICES, MDEVS, Inventory, Mdev
 from pvepassthru.model import pci
 from pvepassthru.model.errors import BusyError, DeviceError
 from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.start import owners
 from pvepassthru.model.text import shown
 
 if TYPE_CHECKING:
@@ -99,20 +100,6 @@ def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | N
     return why
 
 
-def users_of(inventory: Inventory, parent: str) -> str:
-    """Words for who holds the instances of a parent: "VM 101, 102, and uuid ..."; empty if nobody does."""
-    vms: set[int] = set()
-    others: list[str] = []
-    for uuid in inventory.mdevs_of(parent):
-        owner = pci.vmid_of_uuid(uuid)
-        if owner:
-            vms.add(owner[1])
-        else:
-            others.append(uuid)
-    words = [f"VM {', '.join(map(str, sorted(vms)))}"] if vms else []
-    return " and ".join(words + ([f"uuid {', '.join(others)}"] if others else []))
-
-
 def _instance_lock(work: Work, uuid: str, parents: tuple[str, ...]) -> Lock:
     """The lock of one instance, which a removal that outlived its hook holds until it has ended. Raises DeviceError."""
     try:
@@ -163,7 +150,7 @@ def _create_on(work: Work, want: Want, parent: str, lock: Lock) -> str | None:
     folder = f"{DEVICES}/{parent}/mdev_supported_types"
     if not want.type.isprintable() or not host.exists(f"{folder}/{want.type}"):
         return f"it offers {', '.join(host.names(folder)) or 'no mdev types'}"
-    if inventory.mdev_type(parent, want.type).available == 0:
+    if inventory.mdev_available(parent, want.type) == 0:
         return _no_room(inventory, parent)
     if not work.deadline:
         raise BusyError(f"cannot create mdev {want.type} on {parent}: no time was left for it", "start again")
@@ -194,7 +181,7 @@ def _create_on(work: Work, want: Want, parent: str, lock: Lock) -> str | None:
 
 
 def _no_room(inventory: Inventory, parent: str) -> str:
-    users = users_of(inventory, parent)
+    users = owners(inventory.mdevs_of(parent))[1]
     return f"no instance left ({f'used by {users}' if users else 'none in use here'})"
 
 

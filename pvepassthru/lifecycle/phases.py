@@ -10,7 +10,7 @@ from pvepassthru.lifecycle.undo import describe, undo_all
 from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
-from pvepassthru.model.mapping import NODE_NAME as NODE_NAME  # noqa: PLC0414 - cli/main.py takes it from here
+from pvepassthru.model.mapping import NODE_NAME
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
