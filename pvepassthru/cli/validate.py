@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.words import print_error, print_json, vmid
 from pvepassthru.host import vms
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, UsageError
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, PassthruError, UsageError
 from pvepassthru.model.text import one_line
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pvepassthru.host.host import Host
-    from pvepassthru.model.errors import PassthruError
     from pvepassthru.model.finding import Finding
     from pvepassthru.model.passed import Passed
     from pvepassthru.rules.subject import Subject
@@ -136,6 +135,17 @@ def _print_vm(subject: Subject, found: list[Finding], *, devices: bool) -> None:
         print(one_line(f"  {finding.severity} {finding.code} {place}: {finding.message}"))
         if finding.hint:
             print(one_line(f"    hint: {finding.hint}"))
+    gate = _gate(subject)
+    if gate != "enforce" and any(finding.severity == "error" for finding in found):
+        print(f"  note: the policy's gate for this VM is {gate}: the hook does not refuse its start, though PVE may")
+
+
+def _gate(subject: Subject) -> str:
+    """What the hook does with errors of a VM; `enforce` with a policy that cannot be used, of which a finding tells."""
+    try:
+        return subject.around.policies.of(subject.vmid).gate
+    except PassthruError:
+        return "enforce"
 
 
 def _counts(found: Iterable[Finding]) -> str:

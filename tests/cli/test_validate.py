@@ -320,3 +320,15 @@ def test_time_grows_with_the_number_of_vms_only(tmp_path: Path) -> None:
 
     few, many = reads(range(100, 110)), reads(range(100, 200))
     assert many <= few + 90 * 6
+
+
+def test_gate_that_lets_errors_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = "hostpci0: 0000:0f:00.0\n"
+    root = tree.build(tmp_path, configs={100: config, 101: config, 102: "memory: 512\n"})
+    policy = tree.put(tmp_path, "etc/pvepassthru.yaml", "vms: {101: {gate: warn}, 102: {gate: off}}\n")
+    os.chmod(policy, 0o644)
+    assert main(["--root", root, "validate", "--all"]) == 1
+    notes = [line for line in capsys.readouterr().out.splitlines() if "note" in line]
+    assert notes == [
+        "  note: the policy's gate for this VM is warn: the hook does not refuse its start, though PVE may"
+    ]
