@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvepassthru.lifecycle import quick
 from tests import tree
+from tests.scenarios.world import SCRIPT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,3 +75,13 @@ def test_journal(tmp_path: Path) -> None:
     tree.put(tmp_path, "run/pvepassthru/100.journal")
     assert not quick.nothing_to_do(str(tmp_path), "100", "post-stop", "")
     assert not idle(tmp_path)
+
+
+def test_script_without_its_package(tmp_path: Path) -> None:
+    """A copy of the script, for a Python that does not have the package."""
+    script = shutil.copy(SCRIPT, tmp_path / "pvepassthru")
+    words = [sys.executable, "-I", "-S", script, "100", "pre-start"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env={})
+    assert done.returncode == 3
+    assert done.stderr.startswith(f"pvepassthru: error: the package is not installed for {sys.executable} (")
+    assert done.stderr.count("\n") == 1
