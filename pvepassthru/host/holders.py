@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from pvepassthru.host.deadline import pause
 from pvepassthru.host.host import ABSENT
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -15,6 +16,7 @@ from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pvepassthru.host.deadline import Deadline
     from pvepassthru.host.host import Host
 
 
@@ -77,6 +79,16 @@ def holders(host: Host, nodes: Iterable[str]) -> tuple[Holder, ...]:
 def device_holders(host: Host, device: str) -> tuple[Holder, ...]:
     """The processes that have a function or mdev (its sysfs folder) open through VFIO."""
     return holders(host, vfio_nodes(host, device))
+
+
+def wait_until_closed(host: Host, device: str, deadline: Deadline) -> tuple[Holder, ...]:
+    """Who has a function or mdev open when nobody does or the time is over. Raises as `opened`."""
+    nodes = set(vfio_nodes(host, device))
+    users = holders(host, nodes)
+    while users and pause(deadline, 0.1):
+        users = tuple(user for user in users if nodes & _open_nodes(f"{host.path('/proc')}/{user.pid}/fd"))
+        users = users or holders(host, nodes)  # somebody else meanwhile
+    return users
 
 
 def describe(found: tuple[Holder, ...]) -> str:

@@ -30,6 +30,8 @@ SETTINGS = ("gate", "pre_start_seconds")
 """What `defaults` and each VM of `vms` may say."""
 MOST_SECONDS = 3600
 
+MERGE = "tag:yaml.org,2002:merge"
+"""The tag of `<<`, which takes over the keys of other mappings."""
 NOT_YAML = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 """What yaml's own constructors let through for tags such as `!!int ""`, besides its YAMLError."""
 
@@ -138,12 +140,14 @@ def _parse(host: Host, path: str) -> object:
             """Refuses a key that is there twice, of which YAML would take the last."""
 
             def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as its parent
-                keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-                for key in keys:
-                    if keys.count(key) > 1:
+                seen = set()
+                for name, _ in node.value:
+                    key = None if name.tag == MERGE else self.construct_object(name, deep=True)
+                    if key in seen:  # a TypeError for what can be no key
                         raise yaml.constructor.ConstructorError(
                             problem=f"{key} is there twice", problem_mark=node.start_mark
                         )
+                    seen.add(key if name.tag != MERGE else name)
                 return super().construct_mapping(node, deep)
 
         return yaml.load(data, Strict)  # noqa: S506 - a SafeLoader

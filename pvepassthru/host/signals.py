@@ -10,9 +10,31 @@ from __future__ import annotations
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from signal import SIG_BLOCK, SIG_DFL, SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal
+    from signal import (
+        SIG_BLOCK,
+        SIG_DFL,
+        SIG_IGN,
+        SIG_SETMASK,
+        SIGHUP,
+        SIGINT,
+        SIGTERM,
+        getsignal,
+        pthread_sigmask,
+        signal,
+    )
 else:
-    from _signal import SIG_BLOCK, SIG_DFL, SIG_IGN, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask, signal
+    from _signal import (
+        SIG_BLOCK,
+        SIG_DFL,
+        SIG_IGN,
+        SIG_SETMASK,
+        SIGHUP,
+        SIGINT,
+        SIGTERM,
+        getsignal,
+        pthread_sigmask,
+        signal,
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,11 +60,18 @@ def handle(handler: Callable[[int, object], object]) -> None:
 
 
 def usual_interrupt() -> None:
-    """Let Ctrl-C end the process at once, as it does any program; Python's own handler would print a traceback."""
-    signal(SIGINT, SIG_DFL)
+    """Let Ctrl-C end the process at once, as it does any program; Python's own handler would print a traceback.
+
+    Where it was ignored from the start, as for a process in the background, it stays so.
+    """
+    if getsignal(SIGINT) != SIG_IGN:
+        signal(SIGINT, SIG_DFL)
 
 
 def ignore() -> None:
-    """Take no notice of them any more."""
-    for number in ENDING:
-        signal(number, SIG_IGN)
+    """Take no notice of them any more, nor of one that has come just now (with SIG_IGN Python would complain of it)."""
+    handle(_nothing)
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    pass

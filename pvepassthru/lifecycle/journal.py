@@ -213,12 +213,14 @@ class Journal:
             self._last = max(self._last, number)
         elif "done" in record:
             number = int(record["n"])
+            self._last = max(self._last, number)
             if number in self._steps:
                 self._steps[number] = self._steps[number]._replace(done=True)
             else:
                 self.lost.add(number)
         else:
             number = int(record["n"])
+            self._last = max(self._last, number)
             self._steps.pop(number, None)
             self.lost.discard(number)
 

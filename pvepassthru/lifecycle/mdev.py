@@ -39,7 +39,11 @@ def create(work: Work, want: Want) -> None:
     Raises DeviceError when it cannot be had, with the reason of each parent, and BusyError when a wait was too long.
     """
     with _instance_lock(work, want.uuid, want.candidates):
-        if _adopt(work, want):
+        parent = _adopt(work, want)
+        if parent is not None:
+            for step in work.journal.steps:
+                if not step.done and step.target == f"{parent}/{want.uuid}":
+                    work.journal.done(step)
             return
         blocked = _being_removed(work.host, want.uuid, want.candidates)
         if blocked is not None:
@@ -91,7 +95,7 @@ def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | N
     if (found.parent, found.type) != (parent, step.after):
         work.voice.warn(f"mdev {uuid} is now {found.type} on {found.parent}, not the one made here: left alone")
         return None
-    users = _wait_until_closed(work, f"{MDEVS}/{uuid}")
+    users = holders.wait_until_closed(host, f"{MDEVS}/{uuid}", Deadline(work.deadline.left(work.patience)))
     if users:
         return f"{holders.describe(users)} has it open"
     why = _remove(host, uuid, parent, work.deadline, lock)
@@ -118,11 +122,11 @@ def _await_create(work: Work, parent: str) -> None:
     _parent_lock(work, parent, HALF_CREATED_WAIT).release()
 
 
-def _adopt(work: Work, want: Want) -> bool:
-    """Whether the instance is there already and fits; raises DeviceError when it is there and does not."""
+def _adopt(work: Work, want: Want) -> str | None:
+    """The parent of the instance that is there already and fits, or None; DeviceError when it does not fit."""
     found = _complete(work.host, want.uuid, work.deadline)
     if found is None:
-        return False
+        return None
     what = f"cannot use mdev {want.uuid} for hostpci{want.entry}"
     if found.type is None:
         raise BusyError(f"{what}: the kernel is still creating it", "see what its driver says in the kernel log")
@@ -140,7 +144,7 @@ def _adopt(work: Work, want: Want) -> bool:
     if users:
         raise DeviceError(f"{what}: {holders.describe(users)} has it open", "end that process, then start again")
     work.voice.say(f"adopted mdev {want.type} on {found.parent} ({want.uuid})")
-    return True
+    return found.parent
 
 
 def _create_on(work: Work, want: Want, parent: str, lock: Lock) -> str | None:
@@ -214,15 +218,6 @@ def _complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
         found = Inventory(host).mdev(uuid)
         if found.type is not None or not pause(end, 0.05):
             return found
-
-
-def _wait_until_closed(work: Work, folder: str) -> tuple[holders.Holder, ...]:
-    """Who has the device open, after waiting as long as the phase has patience."""
-    end = Deadline(work.deadline.left(work.patience))
-    while True:
-        users = holders.device_holders(work.host, folder)
-        if not users or not pause(end, 0.1):
-            return users
 
 
 def _remove(host: Host, uuid: str, parent: str, deadline: Deadline, lock: Lock) -> str | None:

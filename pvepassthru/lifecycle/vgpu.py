@@ -10,7 +10,7 @@ from pvepassthru.host import holders, locks, reservations, slow, state
 from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.host.host import ABSENT
 from pvepassthru.host.inventory import DEVICES, Inventory
-from pvepassthru.model.errors import BusyError, DeviceError
+from pvepassthru.model.errors import BusyError, DeviceError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ def set_type(work: Work, want: Want) -> None:
                 "end that process, then start again",
             )
         if current == want.type:
+            for step in work.journal.steps:
+                if not step.done and (step.kind, step.target) == (KIND, function):
+                    work.journal.done(step)
             work.voice.say(f"vGPU type {want.type} is already set on {function}")
             return
         work.journal.gone(KIND, function)  # PVE or another VM has set something else since an earlier start
@@ -81,12 +84,33 @@ def undo_type(work: Work, step: Step) -> str | None:
 
     Returns None when nothing of it remains, else why it was kept.
     """
+    host = work.host
     function = step.target
-    if step.done and _current(work.host, function) != step.after:
-        return None
-    end = Deadline(work.deadline.left(work.patience))
-    while holders.device_holders(work.host, f"{DEVICES}/{function}") and pause(end, 0.1):
-        pass  # without the lock, which other VMs need
+    if not step.done:
+        await_writes(work, step)
+    if _current(host, function) != step.after:
+        return None  # 0 already, gone with its driver, or another VM's by now
+    before = reservations.own(host, function, work.vmid)
+    try:
+        reservations.reserve(host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
+    except DeviceError as error:
+        return f"the VF is no longer this VM's: {error.message}"
+    try:
+        return _undo_reserved(work, step)
+    except PassthruError as error:
+        return error.message
+    finally:
+        if before is None:
+            reservations.release(host, [function], work.vmid, work.deadline)
+
+
+def _undo_reserved(work: Work, step: Step) -> str | None:
+    """As `undo_type`, with the VF reserved. Raises BusyError."""
+    folder = f"{DEVICES}/{step.target}"
+    # without the GPU's lock, which other VMs need meanwhile
+    users = holders.wait_until_closed(work.host, folder, Deadline(work.deadline.left(work.patience)))
+    if users:
+        return f"{holders.describe(users)} has it open"
     end = Deadline(work.deadline.left(RESET_WAIT))
     while True:
         try:
@@ -97,25 +121,16 @@ def undo_type(work: Work, step: Step) -> str | None:
 
 
 def _reset(work: Work, step: Step) -> str | None:
-    """As `undo_type`, once. Raises DeviceError when the driver refuses, and BusyError."""
+    """Write 0 once. Raises DeviceError when the driver refuses, and BusyError."""
     host = work.host
     function = step.target
     with _gpu_lock(work, function, GPU_LOCK_WAIT) as lock:
         if _current(host, function) != step.after:
-            return None  # 0 already, gone with its driver, or another VM's by now
-        before = reservations.own(host, function, work.vmid)
-        try:
-            reservations.reserve(host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
-        except DeviceError as error:
-            return f"the VF is no longer this VM's: {error.message}"
-        try:
-            users = holders.device_holders(host, f"{DEVICES}/{function}")
-            if users:
-                return f"{holders.describe(users)} has it open"
-            _write(work, function, "0", lock)
-        finally:
-            if before is None:
-                reservations.release(host, [function], work.vmid, work.deadline)
+            return None
+        users = holders.device_holders(host, f"{DEVICES}/{function}")
+        if users:
+            return f"{holders.describe(users)} has it open"
+        _write(work, function, "0", lock)
         if _current(host, function) == step.after:
             return "the driver took the write, but the type is still set"
     work.voice.say(f"gave back vGPU type {step.after} on {function}")

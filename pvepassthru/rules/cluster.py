@@ -235,7 +235,7 @@ def open_elsewhere(subject: Subject) -> Iterator[Hit]:
         subject.host.names("/proc")  # notes why it cannot be read: hosts.unreadable tells
         return
     own = {subject.around.running(subject.vmid), *vms.scope_pids(subject.host, subject.vmid)} if opened else set()
-    in_use = {node: others for node, users in opened.items() if (others := _without(users, own))}
+    in_use = {node: others for node, users in opened.items() if (others := _others(subject, users, own))}
     for device, functions in wanted if in_use else ():
         if _is_told(subject, device, functions):
             continue
@@ -245,8 +245,11 @@ def open_elsewhere(subject: Subject) -> Iterator[Hit]:
                 yield _hit(subject, device, message, "end that process, or pass another device")
 
 
-def _without(users: tuple[holders.Holder, ...], own: Container[int | None]) -> tuple[holders.Holder, ...]:
-    return tuple(user for user in users if user.pid not in own)
+def _others(
+    subject: Subject, users: tuple[holders.Holder, ...], own: Container[int | None]
+) -> tuple[holders.Holder, ...]:
+    """The users that are not this VM's own, and not about to be gone: the kernel empties cmdline first."""
+    return tuple(user for user in users if user.pid not in own and subject.host.text(f"/proc/{user.pid}/cmdline") != "")
 
 
 def _nodes(subject: Subject, device: Passed, functions: tuple[str, ...]) -> list[tuple[str, str]]:

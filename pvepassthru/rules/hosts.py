@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from pvepassthru.host import policy, reservations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.rules.subject import Subject
 
-_GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers", "/proc")
+_GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers", "/proc", *policy.FILES)
 
 
 def no_iommu(subject: Subject) -> Iterator[Hit]:
@@ -79,6 +80,9 @@ def policy_unusable(subject: Subject) -> Iterator[Hit]:
             _ = subject.around.policies
         except (InputError, UnsafeError) as error:
             path = next((path for path in policy.FILES if path in error.message), policy.FILES[0])
+            if isinstance(error.__cause__, PermissionError) and os.geteuid():  # which the hook, as root, does not meet
+                subject.host.unreadable[path] = errno.EACCES
+                return
             yield Hit(path, f"the hook refuses to start the VM: {error.message}", error.hint or "correct the file")
 
 

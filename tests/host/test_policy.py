@@ -61,6 +61,17 @@ def test_each_setting_by_itself(host: Host) -> None:
     assert policy.of(host, 102) == ("warn", 90)
 
 
+def test_settings_taken_over_by_yaml(host: Host) -> None:
+    put(host, NODE, "defaults: &usual {gate: warn}\nvms: {100: {<<: *usual, pre_start_seconds: 90}}")
+    assert policy.of(host, 100) == ("warn", 90)
+
+
+def test_many_vms(host: Host) -> None:
+    """A key that is there twice is found without comparing each with each."""
+    put(host, NODE, "vms:\n" + "".join(f"  {vmid}: {{gate: warn}}\n" for vmid in range(1000, 3000)))
+    assert policy.of(host, 2999).gate == "warn"
+
+
 @pytest.mark.parametrize("mode", [0o660, 0o602])
 def test_file_that_others_can_write_is_refused(host: Host, mode: int) -> None:
     put(host, CLUSTER, "defaults: {gate: off}", mode)

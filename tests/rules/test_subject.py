@@ -16,6 +16,7 @@ from pvepassthru.model.errors import InputError, NotFoundError
 from pvepassthru.rules import subject as subjects
 from pvepassthru.rules.catalogue import findings
 from tests import tree
+from tests.host.machine import memory_folder, unprivileged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -453,6 +454,18 @@ def test_a_policy_that_the_hook_refuses_is_told(path: str, text: str, mode: int,
     assert finding.hint
     assert _judge(tmp_path, 101) == []
     assert _judge(tmp_path, gate_only=True) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: becomes another user, who may not read root's policy")
+def test_a_policy_that_only_the_hook_can_read() -> None:
+    with memory_folder() as folder:
+        os.chmod(folder, 0o755)
+        tree.build(folder, _host(), configs={100: "hostpci0: 02:00.0\n"})
+        os.chmod(tree.put(folder, "etc/pvepassthru.yaml", "defaults: {gate: enforce}\n"), 0o600)
+        with unprivileged():
+            (finding,) = _judge(folder)
+        assert (finding.code, finding.where) == ("PVP104", "/etc/pvepassthru.yaml")
+        assert _judge(folder) == []
 
 
 def test_unknown_vm(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tests.kernel import guest
 from tests.kernel.checks import check, holds
 from tests.scenarios.hook_process import HookProcess
-from tests.scenarios.world import MDEVS, OTHER, PARENT, failed, mdev, refused, said, uuid, went
+from tests.scenarios.world import MDEVS, NIC, OTHER, PARENT, failed, mdev, refused, said, uuid, went
 
 if TYPE_CHECKING:
     from tests.scenarios.world import World
@@ -65,6 +65,83 @@ def post_stop_of_a_running_vm(world: World) -> None:
     check("as before", world.state(), before)
     check("reserved", world.reservations(), {vf: "100 pid"})
     went(world.pve.stop(100))
+
+
+def vf_is_anothers(world: World) -> None:
+    """A post-stop does not wait for the QEMU of another VM that has the VF by now."""
+    (vf,) = world.make_vfs(1)
+    for vmid in (100, 101):
+        world.pve.define(vmid, f"hostpci0: {vf},mdev=nvidia-{TWO_UNITS}\n")
+    went(world.pve.start(100))
+    went(world.pve.stop(100, post_stop=0))
+    went(world.pve.start(101))
+    begin = time.monotonic()
+    said(world.hook(100, "post-stop"), "the VF is no longer this VM's")
+    holds("at once", time.monotonic() - begin < 6)
+    went(world.pve.stop(101))
+    said(world.run("recover"), "VM 100: recovered")
+
+
+def adopted_is_done(world: World) -> None:
+    """What a start adopts after its hook was killed needs no wait for the parent any more when it is given back."""
+    world.pve.define(100, mdev(1))
+    check("exit code", world.hook(100, "pre-start").code, 0)
+    path = f"{world.root}{FOLDER}/100.journal"
+    with open(path, encoding="ascii") as file:
+        lines = file.readlines()
+    with open(path, "w", encoding="ascii") as file:
+        file.writelines(line for line in lines if '"done"' not in line)  # killed before it wrote that
+    check("exit code", world.hook(100, "pre-start").code, 0)
+    with open(f"{world.root}{FOLDER}/{PARENT}.lock", "a", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        begin = time.monotonic()
+        check("exit code", world.hook(100, "post-stop").code, 0)
+        holds("at once", time.monotonic() - begin < 6)
+    check("gone", world.mdevs(), {})
+
+
+def lost_step_is_not_forgotten(world: World) -> None:
+    """A step whose intent is damaged keeps its number, whatever comes after it."""
+    world.pve.define(100, mdev(1) + f"hostpci1: {OTHER},mdev=tbmdev-1\n")
+    check("exit code", world.hook(100, "pre-start").code, 0)
+    path = f"{world.root}{FOLDER}/100.journal"
+    with open(path, "rb") as journal:
+        lines = journal.read().split(b"\n")
+    place = next(number for number, line in enumerate(lines) if b'"n": 2, "do"' in line)
+    lines[place] = lines[place][:12] + b"\xff" + lines[place][13:]
+    with open(path, "wb") as journal:
+        journal.write(b"\n".join(lines))
+    world.pve.define(100, mdev(1) + f"hostpci2: {OTHER},mdev=tbmdev-1\n")
+    check("exit code", world.hook(100, "pre-start").code, 0)
+    check("exit code", world.hook(100, "post-stop").code, 0)
+    holds("kept for people", os.path.exists(f"{world.root}{FOLDER}/100.damaged"))
+    check("which nobody undid", list(world.mdevs()), [uuid(1, 100)])
+
+
+def holder_is_about_to_be_gone(world: World) -> None:
+    """A QEMU whose memory is being taken down has its files open for a while: the gate does not refuse for it."""
+    world.pve.define(100, f"hostpci0: {NIC}\n")
+    with world.held(NIC) as pid:
+        refused(world, 100, "PVP424", f"process {pid} (")
+        with open(f"{world.root}/proc/{pid}/cmdline", "w", encoding="ascii"):
+            pass
+        check("exit code", world.hook(100, "pre-start").code, 0)
+
+
+def several_signals_at_once(world: World) -> None:
+    """They end a pre-start once, and nothing complains of the others."""
+    world.pve.define(100, mdev(1))
+    world.configure(delay_ms=700)
+    hook = HookProcess(world, 100, "pre-start")
+    holds("begun", guest.wait_for(lambda: len(world.kept(100)) == 1))
+    os.kill(hook.pid, signal.SIGSTOP)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        os.kill(hook.pid, number)
+    hook.end()
+    check(f"exit code: {hook.output}", hook.code, 8)
+    check("lines", sum("error" in line.lower() for line in hook.output.splitlines()), 1)
+    world.configure(delay_ms=0)
+    check("gone", world.mdevs(), {})
 
 
 def type_cannot_be_read(world: World) -> None:
