@@ -10,53 +10,29 @@ from __future__ import annotations
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from signal import (
-        SIG_BLOCK,
-        SIG_DFL,
-        SIG_IGN,
-        SIG_SETMASK,
-        SIGHUP,
-        SIGINT,
-        SIGTERM,
-        getsignal,
-        pthread_sigmask,
-        signal,
-    )
-else:
-    from _signal import (
-        SIG_BLOCK,
-        SIG_DFL,
-        SIG_IGN,
-        SIG_SETMASK,
-        SIGHUP,
-        SIGINT,
-        SIGTERM,
-        getsignal,
-        pthread_sigmask,
-        signal,
-    )
-
-if TYPE_CHECKING:
+    import signal as c_signal
     from collections.abc import Callable
+else:
+    import _signal as c_signal
 
-ENDING = {int(SIGTERM): "SIGTERM", int(SIGINT): "SIGINT", int(SIGHUP): "SIGHUP"}
+ENDING = {int(c_signal.SIGTERM): "SIGTERM", int(c_signal.SIGINT): "SIGINT", int(c_signal.SIGHUP): "SIGHUP"}
 """Signals that would end a hook half way, by number."""
 
 
 def hold_back() -> set[int]:
     """Let these signals wait from now on; returns what `let_go` takes."""
-    return set(pthread_sigmask(SIG_BLOCK, ENDING))
+    return set(c_signal.pthread_sigmask(c_signal.SIG_BLOCK, ENDING))
 
 
 def let_go(mask: set[int]) -> None:
     """Take in what was held back, as before `hold_back`."""
-    pthread_sigmask(SIG_SETMASK, mask)
+    c_signal.pthread_sigmask(c_signal.SIG_SETMASK, mask)
 
 
 def handle(handler: Callable[[int, object], object]) -> None:
     """Call `handler`, with the number, when one of them comes."""
     for number in ENDING:
-        signal(number, handler)
+        c_signal.signal(number, handler)
 
 
 def usual_interrupt() -> None:
@@ -64,12 +40,12 @@ def usual_interrupt() -> None:
 
     Where it was ignored from the start, as for a process in the background, it stays so.
     """
-    if getsignal(SIGINT) != SIG_IGN:
-        signal(SIGINT, SIG_DFL)
+    if c_signal.getsignal(c_signal.SIGINT) != c_signal.SIG_IGN:
+        c_signal.signal(c_signal.SIGINT, c_signal.SIG_DFL)
 
 
 def ignore() -> None:
-    """Take no notice of them any more, nor of one that has come just now (with SIG_IGN Python would complain of it)."""
+    """Take no notice of them any more, nor of one that has come just now: with SIG_IGN Python would complain of it."""
     handle(_nothing)
 
 
