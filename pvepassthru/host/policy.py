@@ -30,11 +30,6 @@ SETTINGS = ("gate", "pre_start_seconds")
 """What `defaults` and each VM of `vms` may say."""
 MOST_SECONDS = 3600
 
-MERGE = "tag:yaml.org,2002:merge"
-"""The tag of `<<`, which takes over the keys of other mappings."""
-NOT_YAML = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
-"""What yaml's own constructors let through for tags such as `!!int ""`, besides its YAMLError."""
-
 
 class Policy(NamedTuple):
     """What the owner allows one VM."""
@@ -127,33 +122,15 @@ def load(host: Host, path: str) -> tuple[dict[str, Any], dict[int, dict[str, Any
 
 def _parse(host: Host, path: str) -> object:
     try:
-        import yaml  # noqa: PLC0415 - 20 ms that only hosts with a policy pay
+        from pvepassthru.host import strict_yaml  # noqa: PLC0415 - only hosts with a policy pay for yaml
     except ImportError as error:
         raise InputError(f"cannot read the policy {path}: {error}", "install python3-yaml") from error
     try:
-        data = host.read(path)
+        return strict_yaml.loads(host.read(path))
     except OSError as error:
         raise InputError(f"cannot read the policy {path}: {error.strerror}", way_out(error)) from error
-    try:
-
-        class Strict(yaml.SafeLoader):
-            """Refuses a key that is there twice, of which YAML would take the last."""
-
-            def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as its parent
-                seen = set()
-                for name, _ in node.value:
-                    key = None if name.tag == MERGE else self.construct_object(name, deep=True)
-                    if key in seen:  # a TypeError for what can be no key
-                        raise yaml.constructor.ConstructorError(
-                            problem=f"{key} is there twice", problem_mark=node.start_mark
-                        )
-                    seen.add(key if name.tag != MERGE else name)
-                return super().construct_mapping(node, deep)
-
-        return yaml.load(data, Strict)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, *NOT_YAML) as error:
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the policy {path} is not YAML: {why}") from error
+    except ValueError as error:
+        raise InputError(f"the policy {path} is not YAML: {error}") from error
 
 
 def _known(path: str, what: str, settings: dict[Any, Any], known: tuple[str, ...]) -> None:

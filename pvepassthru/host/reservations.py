@@ -11,7 +11,7 @@ import os
 import time
 
 from pvepassthru.host import locks, vms
-from pvepassthru.host.host import TEMPORARY
+from pvepassthru.host.host import TEMPORARY, way_out
 from pvepassthru.model import reservation
 from pvepassthru.model.errors import DeviceError, InputError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.deadline import Deadline
     from pvepassthru.host.host import Host
+    from pvepassthru.host.locks import Lock
 
 FILE = "/run/qemu-server/pci-id-reservations"
 LOCK = FILE + ".lock"
@@ -39,14 +40,17 @@ def text(host: Host) -> str:
         raise InputError(f"cannot read {FILE}: {error.strerror}") from error
 
 
-def _make_folder(host: Host) -> None:
-    """Make PVE's folder, which it makes itself when it is first used after a boot. Raises PassthruError."""
+def _lock(host: Host, deadline: Deadline, most: float) -> Lock:
+    """PVE's lock, in a folder that PVE makes when it first needs it after a boot. Raises BusyError, PassthruError."""
     try:
         os.mkdir(host.path(os.path.dirname(FILE)), 0o755)
     except FileExistsError:
         pass
     except OSError as error:
-        raise PassthruError(f"cannot make {os.path.dirname(FILE)}: {error.strerror}", "see /run") from error
+        raise PassthruError(
+            f"cannot make {os.path.dirname(FILE)}: {error.strerror}", way_out(error, "check that /run is writable")
+        ) from error
+    return locks.take(host, LOCK, deadline, "PVE's PCI reservations", most)
 
 
 def reserve(host: Host, addresses: Iterable[str], vmid: int, seconds: int, deadline: Deadline) -> None:
@@ -54,8 +58,7 @@ def reserve(host: Host, addresses: Iterable[str], vmid: int, seconds: int, deadl
 
     Raises DeviceError when another VM has one of them, BusyError when the lock is not to be had.
     """
-    _make_folder(host)
-    with locks.take(host, LOCK, deadline, "PVE's PCI reservations", RESERVE_WAIT):
+    with _lock(host, deadline, RESERVE_WAIT):
         result = reservation.reserve(
             text(host),
             tuple(addresses),
@@ -83,8 +86,7 @@ def own(host: Host, address: str, vmid: int) -> str | None:
 
 def release(host: Host, addresses: Iterable[str], vmid: int, deadline: Deadline) -> None:
     """Drop a VM's reservations of these functions; others' and absent ones are left. Raises as `reserve`."""
-    _make_folder(host)
-    with locks.take(host, LOCK, deadline, "PVE's PCI reservations", REMOVE_WAIT):
+    with _lock(host, deadline, REMOVE_WAIT):
         before = text(host)
         after = reservation.remove(before, vmid, addresses=tuple(addresses))
         if after != before:

@@ -65,8 +65,6 @@ class Journal:
         """Numbers of lines, other than a torn last one, that could not be understood."""
         self.lost: set[int] = set()
         """Numbers of steps that were done, and whose intent is in a damaged line: nobody knows what they are."""
-        self.told_of_lost = False
-        """Whether people were told of them."""
         self._steps: dict[int, Step] = {}
         self._last = 0
         self._torn = False
@@ -104,6 +102,12 @@ class Journal:
         for step in self.steps:
             if (step.kind, step.target) == (kind, target):
                 self.undone(step, "gone")
+
+    def found(self, kind: str, target: str) -> None:
+        """Note that the steps of this kind on `target` were done: what they were to make is there."""
+        for step in self.steps:
+            if (step.kind, step.target) == (kind, target) and not step.done:
+                self.done(step)
 
     def note_running(self) -> None:
         """Note that the VM runs."""

@@ -41,9 +41,7 @@ def create(work: Work, want: Want) -> None:
     with _instance_lock(work, want.uuid, want.candidates):
         parent = _adopt(work, want)
         if parent is not None:
-            for step in work.journal.steps:
-                if not step.done and step.target == f"{parent}/{want.uuid}":
-                    work.journal.done(step)
+            work.journal.found(KIND, f"{parent}/{want.uuid}")
             return
         blocked = _being_removed(work.host, want.uuid, want.candidates)
         if blocked is not None:
@@ -71,8 +69,7 @@ def undo(work: Work, step: Step) -> str | None:
     owner = pci.vmid_of_uuid(uuid)
     if owner is None or owner[1] != work.vmid:
         return f"its UUID is not one of VM {work.vmid}"
-    if not step.done:
-        _await_create(work, parent)
+    _await_create(work, step)
     with _instance_lock(work, uuid, (parent,)) as lock:
         return _undo(work, step, parent, uuid, lock)
 
@@ -80,8 +77,7 @@ def undo(work: Work, step: Step) -> str | None:
 def await_writes(work: Work, step: Step) -> None:
     """Wait for a create or remove that outlived its hook. Raises BusyError, DeviceError when it waits for a process."""
     parent, _, uuid = step.target.partition("/")
-    if not step.done:
-        _await_create(work, parent)
+    _await_create(work, step)
     _instance_lock(work, uuid, (parent,)).release()
 
 
@@ -117,9 +113,13 @@ def _parent_lock(work: Work, parent: str, most: float | None = None) -> Lock:
     return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"mdev parent {parent}", most)
 
 
-def _await_create(work: Work, parent: str) -> None:
-    """Wait for a create that outlived its hook: it holds the parent's lock until it has ended. Raises BusyError."""
-    _parent_lock(work, parent, HALF_CREATED_WAIT).release()
+def _await_create(work: Work, step: Step) -> None:
+    """Wait for a create that may have outlived its hook: it holds the parent's lock until it has ended.
+
+    Raises BusyError.
+    """
+    if not step.done:
+        _parent_lock(work, step.target.partition("/")[0], HALF_CREATED_WAIT).release()
 
 
 def _adopt(work: Work, want: Want) -> str | None:

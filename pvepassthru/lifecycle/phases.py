@@ -6,7 +6,7 @@ from __future__ import annotations
 from pvepassthru.host import policy, vms
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.lifecycle import mdev, vgpu
-from pvepassthru.lifecycle.undo import describe, undo_all
+from pvepassthru.lifecycle.undo import describe, tell_damage, undo_all
 from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
@@ -79,6 +79,7 @@ def pre_stop(work: Work) -> None:
 
 def post_stop(work: Work) -> None:
     """Undo everything in the journal that is still ours; needs no config, and none may be there any more."""
+    tell_damage(work.journal, work.voice.warn)
     for kept in undo_all(work):
         work.voice.warn(_kept_sentence(kept))
 
@@ -145,8 +146,7 @@ def _settle(work: Work, needed: tuple[Want, ...]) -> None:
     way of a device that this start needs, and BusyError when such a write does not end.
     """
     work.voice.say("an earlier start left a journal: settling it first")
-    for line in work.journal.damaged:
-        work.voice.warn(f"line {line} of {work.journal.path} is damaged and was passed over")
+    tell_damage(work.journal, work.voice.warn)
     spare = {
         step.number
         for step in work.journal.steps

@@ -12,7 +12,7 @@ from pvepassthru.host import filelocks, holders, state, vms
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.lifecycle.journal import Journal
-from pvepassthru.lifecycle.undo import describe, undo_all
+from pvepassthru.lifecycle.undo import describe, tell_damage, undo_all
 from pvepassthru.lifecycle.work import Voice, Work
 from pvepassthru.model.errors import BusyError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -81,8 +81,7 @@ def device_folder(step: Step) -> str:
 
 def _recover_locked(host: Host, vmid: int, *, dry_run: bool, warn: Callable[[str], None]) -> Outcome:
     journal = Journal(host, vmid)
-    for line in journal.damaged:
-        warn(f"line {line} of {journal.path} is damaged and was passed over")
+    tell_damage(journal, warn)
     alive = sign_of_life(host, vmid, journal.steps)
     if alive is not None:
         return Outcome(vmid, "alive", alive, (), ())

@@ -11,7 +11,7 @@ from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from pvepassthru.lifecycle.journal import Step
+    from pvepassthru.lifecycle.journal import Journal, Step
     from pvepassthru.lifecycle.work import Work
 
 UNDO: dict[str, Callable[[Work, Step], str | None]] = {
@@ -42,18 +42,23 @@ def describe(step: Step) -> str:
     )
 
 
+def tell_damage(journal: Journal, warn: Callable[[str], None]) -> None:
+    """Say what in a journal could not be understood."""
+    for line in journal.damaged:
+        warn(f"line {line} of {journal.path} is damaged and was passed over")
+    if journal.lost:
+        warn(
+            f"{journal.path} is damaged: what its step {', '.join(map(str, sorted(journal.lost)))} did is "
+            f"not known and not undone; see pvepassthru mdev list, and {state.damaged_path(journal.host, journal.vmid)}"
+        )
+
+
 def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
     """Undo every step but those whose numbers are in `spare`; remove the journal when none is left.
 
     Returns what had to be kept. Raises nothing of its own: a failure keeps the step.
     """
     kept = []
-    if work.journal.lost and not work.journal.told_of_lost:
-        work.journal.told_of_lost = True
-        work.voice.warn(
-            f"{work.journal.path} is damaged: what its step {', '.join(map(str, sorted(work.journal.lost)))} did is "
-            f"not known and not undone; see pvepassthru mdev list, and {state.damaged_path(work.host, work.vmid)}"
-        )
     for step in reversed(work.journal.steps):
         if step.number in spare:
             continue

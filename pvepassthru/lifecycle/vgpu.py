@@ -10,7 +10,7 @@ from pvepassthru.host import holders, locks, reservations, slow, state
 from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.host.host import ABSENT
 from pvepassthru.host.inventory import DEVICES, Inventory
-from pvepassthru.model.errors import BusyError, DeviceError, PassthruError
+from pvepassthru.model.errors import BusyError, DeviceError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def set_type(work: Work, want: Want) -> None:
                 "end that process, then start again",
             )
         if current == want.type:
-            for step in work.journal.steps:
-                if not step.done and (step.kind, step.target) == (KIND, function):
-                    work.journal.done(step)
+            work.journal.found(KIND, function)
             work.voice.say(f"vGPU type {want.type} is already set on {function}")
             return
         work.journal.gone(KIND, function)  # PVE or another VM has set something else since an earlier start
@@ -97,8 +95,6 @@ def undo_type(work: Work, step: Step) -> str | None:
         return f"the VF is no longer this VM's: {error.message}"
     try:
         return _undo_reserved(work, step)
-    except PassthruError as error:
-        return error.message
     finally:
         if before is None:
             reservations.release(host, [function], work.vmid, work.deadline)

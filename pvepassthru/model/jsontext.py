@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON for the hook's fast path: importing json costs it a tenth of its time, and what it writes is plain.
+"""JSON for the hook's fast path: what it writes is plain, and json brings `re` with it.
 
 Values with anything but printable ASCII, tabs and line ends in their texts are left to json.
 """

@@ -11,7 +11,7 @@ from pvepassthru.model.text import listed
 from pvepassthru.rules.subject import MAPPINGS, Hit, chosen
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from pvepassthru.model.passed import Passed
     from pvepassthru.rules.subject import Subject
@@ -201,7 +201,7 @@ def group_in_use(subject: Subject) -> Iterator[Hit]:
     How to fix: stop the other VM, or move one of the devices to a slot with an IOMMU group of its own.
     """
     if not subject.around.reservations_read[0] and not subject.around.has_mdevs:
-        return
+        return  # nobody has anything, which spares looking at each group
     mine = {address for _, functions in chosen(subject) for address in functions}
     for device, functions in chosen(subject):
         if not (functions and device.bound_to_vfio):
@@ -235,7 +235,11 @@ def open_elsewhere(subject: Subject) -> Iterator[Hit]:
         subject.host.names("/proc")  # notes why it cannot be read: hosts.unreadable tells
         return
     own = {subject.around.running(subject.vmid), *vms.scope_pids(subject.host, subject.vmid)} if opened else set()
-    in_use = {node: others for node, users in opened.items() if (others := _others(subject, users, own))}
+    in_use = {
+        node: others
+        for node, users in opened.items()
+        if (others := tuple(user for user in users if user.pid not in own))
+    }
     for device, functions in wanted if in_use else ():
         if _is_told(subject, device, functions):
             continue
@@ -243,13 +247,6 @@ def open_elsewhere(subject: Subject) -> Iterator[Hit]:
             if node in in_use:
                 message = f"{what} is in use: {holders.describe(in_use[node])} has it open ({node})"
                 yield _hit(subject, device, message, "end that process, or pass another device")
-
-
-def _others(
-    subject: Subject, users: tuple[holders.Holder, ...], own: Container[int | None]
-) -> tuple[holders.Holder, ...]:
-    """The users that are not this VM's own, and not about to be gone: the kernel empties cmdline first."""
-    return tuple(user for user in users if user.pid not in own and subject.host.text(f"/proc/{user.pid}/cmdline") != "")
 
 
 def _nodes(subject: Subject, device: Passed, functions: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -87,9 +87,15 @@ class Surroundings:
 
     @property
     def opened(self) -> dict[str, tuple[Holder, ...]]:
-        """VFIO's device nodes that processes have open. Raises PassthruError when that cannot be told."""
+        """VFIO's device nodes that processes have open. Raises PassthruError when that cannot be told.
+
+        A process that is about to be gone does not count: the kernel empties its cmdline before it closes its files.
+        """
         if self._opened is None:
-            self._opened = holders.opened(self.host)
+            self._opened = {
+                node: tuple(user for user in users if self.host.text(f"/proc/{user.pid}/cmdline") != "")
+                for node, users in holders.opened(self.host).items()
+            }
         return self._opened
 
     @property

@@ -138,6 +138,8 @@ def test_dangling_link_is_not_absent(host: Host) -> None:
 
 def test_without_yaml(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
+    monkeypatch.delitem(sys.modules, "pvepassthru.host.strict_yaml", raising=False)  # an earlier test has loaded it
+    monkeypatch.delattr("pvepassthru.host.strict_yaml", raising=False)
     assert policy.of(host, 100) == ("enforce", 0)
     put(host, CLUSTER, "defaults: {gate: off}")
     with pytest.raises(InputError, match="install python3-yaml"):

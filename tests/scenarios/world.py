@@ -92,15 +92,15 @@ class World:
 
     def configure(self, **parameters: int) -> None:
         """Set parameters of the test driver: capacity, full_errno, exclusive, delay_ms, core_count."""
-        raise NotImplementedError
+        raise NotImplementedError  # SimWorld and GuestWorld each do it in their own way
 
     def held(self, device: str) -> AbstractContextManager[int]:
         """Have a process, whose pid is given, hold an mdev (its uuid) or function open."""
-        raise NotImplementedError
+        raise NotImplementedError  # SimWorld and GuestWorld each do it in their own way
 
     def make_vfs(self, count: int) -> tuple[str, ...]:
         """Make VFs with the vendor vGPU interface, and return their addresses."""
-        raise NotImplementedError
+        raise NotImplementedError  # SimWorld and GuestWorld each do it in their own way
 
     def create(self, units: int, uuid: str, parent: str = PARENT) -> None:
         """Create an instance as somebody else. Raises OSError."""
