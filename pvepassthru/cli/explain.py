@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.words import print_json
 from pvepassthru.model.errors import NotFoundError, UsageError
-from pvepassthru.model.text import nearest, shown
+from pvepassthru.model.text import shown
 from pvepassthru.rules.catalogue import BY_CODE
 
 if TYPE_CHECKING:
@@ -81,9 +81,7 @@ def parts(explanation: str) -> dict[str, str]:
 
 
 def _known(word: str) -> str:
-    code = word.upper()
+    code = word.strip().upper()
     if code not in BY_CODE:
-        near = nearest(code, sorted(BY_CODE))
-        hint = f"the nearest is {near}" if near else "pvepassthru explain --all lists all"
-        raise NotFoundError(f"there is no code {shown(word)}", hint)
+        raise NotFoundError(f"there is no code {shown(word)}", "pvepassthru explain --all lists all")
     return code

@@ -130,7 +130,7 @@ def _parse(host: Host, path: str) -> object:
     except OSError as error:
         raise InputError(f"cannot read the policy {path}: {error.strerror}", way_out(error)) from error
     except ValueError as error:
-        raise InputError(f"the policy {path} is not YAML: {error}") from error
+        raise InputError(f"the policy {path} is not valid YAML: {error}") from error
 
 
 def _known(path: str, what: str, settings: dict[Any, Any], known: tuple[str, ...]) -> None:
