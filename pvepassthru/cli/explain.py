@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     import argparse
 
     from pvepassthru.host.host import Host
-    from pvepassthru.rules.catalogue import Rule
+    from pvepassthru.rules.rule import Rule
 
 ORIGINS = {"pve": "PVE itself refuses or drops it", "own": "this tool's own judgement"}
+HOOK = {
+    "refuses": "; the hook refuses the start",
+    "itself": "; the hook refuses the start",
+    "warns": "; the hook warns",
+}
+"""What the hook does with a rule that it asks, in words."""
 PARTS = {"checks": "What it checks: ", "matters": "Why it matters: ", "fix": "How to fix: "}
 """The parts of a rule's explanation in their order: key in JSON to the words that each begins with."""
 
@@ -46,8 +52,7 @@ def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - every co
 
 def text(rule: Rule) -> str:
     """A rule's whole explanation."""
-    gate = "; the hook refuses the start" if rule.gate else ""
-    return f"{rule.code}: {rule.severity}; {ORIGINS[rule.origin]}{gate}\n\n{rule.explanation}"
+    return f"{rule.code}: {rule.severity}; {ORIGINS[rule.origin]}{HOOK.get(rule.hook, '')}\n\n{rule.explanation}"
 
 
 def shape(rule: Rule) -> dict[str, Any]:
@@ -57,6 +62,8 @@ def shape(rule: Rule) -> dict[str, Any]:
         "severity": rule.severity,
         "origin": rule.origin,
         "gate": rule.gate,
+        "hook": rule.hook,
+        "step": rule.step,
         **parts(rule.explanation),
     }
 

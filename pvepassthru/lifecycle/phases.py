@@ -12,7 +12,7 @@ from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
-from pvepassthru.rules import catalogue
+from pvepassthru.rules import gate as gates
 from pvepassthru.rules import subject as subjects
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _judge(work: Work, subject: Subject, gate: str) -> None:
     """Run the gate's rules: an error refuses the start, unless the policy says otherwise; all else is a warning."""
     if gate == "off":
         return
-    found = catalogue.findings(subject, gate_only=True)
+    found = gates.findings(subject)
     errors = [finding for finding in found if finding.severity == "error"] if gate == "enforce" else []
     for finding in found:
         if finding not in errors:

@@ -1,124 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
 """All rules, with their codes. A code is never reused.
 
-PVP1xx host, PVP2xx device, PVP3xx VM config, PVP4xx across VMs and cluster.
+PVP1xx host, PVP2xx device, PVP3xx VM config, PVP4xx across VMs and cluster. Those that the hook asks stand in gate.py.
 """
 
 from __future__ import annotations
 
 from pvepassthru.model.finding import Finding
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
-from pvepassthru.rules import cluster, config, devices, hosts
+from pvepassthru.rules import gate
+from pvepassthru.rules.rule import NotApplicable, Rule, Unknown, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Literal
 
-    from pvepassthru.model.finding import Origin, Severity
-    from pvepassthru.rules.subject import Hit, Subject
-
-
-class Rule(NamedTuple):
-    """One rule."""
-
-    code: str
-    severity: Severity
-    origin: Origin
-    check: Callable[[Subject], Iterator[Hit]]
-    """What it finds; its docstring is the explanation."""
-    gate: bool = True
-    """Whether the hook refuses a start on it; on other errors it warns."""
-    by_hook: bool = False
-    """Whether the hook itself has checked it before it asks the rules."""
-
-    @property
-    def explanation(self) -> str:
-        """The explanation as `pvepassthru explain` prints it."""
-        lines = (self.check.__doc__ or "").strip().splitlines()
-        return "\n".join(line.strip() for line in lines)
-
+    from pvepassthru.rules.subject import Hit, Subject, Surroundings
 
 RULES: tuple[Rule, ...] = (
-    Rule("PVP101", "error", "pve", hosts.no_iommu),
-    Rule("PVP102", "error", "pve", hosts.no_vfio_pci),
-    Rule("PVP103", "error", "own", hosts.reservations_unreadable),
-    Rule("PVP105", "error", "own", hosts.policy_unusable, by_hook=True),
-    Rule("PVP201", "error", "pve", devices.not_found),
-    Rule("PVP202", "error", "pve", devices.assigned_twice),
-    Rule("PVP203", "error", "pve", devices.none_free),
-    Rule("PVP204", "error", "pve", devices.info_unreadable),
-    Rule("PVP205", "error", "pve", devices.no_group),
-    Rule("PVP210", "error", "pve", devices.mdev_unsupported),
-    Rule("PVP211", "error", "pve", devices.mdev_type_unknown),
-    Rule("PVP212", "error", "pve", devices.mdev_no_instance),
-    Rule("PVP213", "error", "pve", devices.mdev_uuid_taken),
-    Rule("PVP214", "warning", "own", devices.mdev_kept_driver, gate=False),
-    Rule("PVP215", "error", "own", devices.mdev_parent_passed, gate=False),
-    Rule("PVP220", "error", "pve", devices.vgpu_no_sysfs),
-    Rule("PVP221", "error", "pve", devices.vgpu_type_not_on_offer),
-    Rule("PVP222", "error", "pve", devices.vgpu_no_alternative),
-    Rule("PVP223", "warning", "own", devices.vgpu_other_type, gate=False),
-    Rule("PVP230", "error", "own", devices.rom_outside),
-    Rule("PVP231", "error", "own", devices.rom_absent),
-    Rule("PVP232", "error", "own", devices.rom_unreadable),
-    Rule("PVP233", "error", "own", devices.rom_empty),
-    Rule("PVP301", "error", "pve", config.bad_pattern),
-    Rule("PVP302", "error", "pve", config.bad_format),
-    Rule("PVP303", "error", "pve", config.duplicate_key),
-    Rule("PVP304", "error", "pve", config.missing_key),
-    Rule("PVP305", "error", "pve", config.unknown_key),
-    Rule("PVP306", "error", "pve", config.bad_boolean),
-    Rule("PVP307", "error", "pve", config.bad_enum),
-    Rule("PVP308", "error", "pve", config.no_such_key),
-    Rule("PVP309", "warning", "own", config.ignored_line, gate=False),
-    Rule("PVP310", "error", "pve", config.pcie_needs_q35),
-    Rule("PVP311", "error", "pve", config.machine_invalid),
-    Rule("PVP312", "warning", "pve", config.other_dropped, gate=False),
-    Rule("PVP313", "warning", "pve", config.pending_dropped, gate=False),
-    Rule("PVP314", "error", "pve", config.host_or_mapping),
-    Rule("PVP315", "error", "pve", config.host_and_mapping),
-    Rule("PVP316", "error", "pve", config.mdev_with_multifunction),
-    Rule("PVP320", "error", "pve", config.igd_twice),
-    Rule("PVP321", "error", "pve", config.igd_vga),
-    Rule("PVP322", "error", "pve", config.igd_rombar),
-    Rule("PVP323", "error", "pve", config.igd_x_vga),
-    Rule("PVP324", "error", "pve", config.igd_mdev),
-    Rule("PVP325", "error", "pve", config.igd_q35),
-    Rule("PVP326", "error", "pve", config.igd_multifunction),
-    Rule("PVP327", "error", "pve", config.igd_alternatives),
-    Rule("PVP328", "error", "pve", config.igd_address),
-    Rule("PVP330", "error", "own", config.unreadable, gate=False),
-    Rule("PVP331", "warning", "own", config.no_config, gate=False),
-    Rule("PVP401", "error", "pve", cluster.mapping_not_found),
-    Rule("PVP402", "error", "pve", cluster.mapping_not_on_node),
-    Rule("PVP403", "error", "pve", cluster.mapping_device_not_found),
-    Rule("PVP404", "error", "pve", cluster.mapping_id),
-    Rule("PVP405", "error", "pve", cluster.mapping_subsystem),
-    Rule("PVP406", "error", "pve", cluster.mapping_group),
-    Rule("PVP407", "error", "pve", cluster.mapping_mdev),
-    Rule("PVP408", "error", "pve", cluster.mapping_missing_property),
-    Rule("PVP409", "error", "pve", cluster.mapping_unexpected_property),
-    Rule("PVP410", "warning", "pve", cluster.mapping_line_skipped, gate=False),
-    Rule("PVP411", "error", "own", hosts.mappings_unreadable),
-    Rule("PVP420", "error", "pve", cluster.in_use),
-    Rule("PVP421", "error", "pve", cluster.starting),
-    Rule("PVP422", "error", "pve", cluster.all_taken),
-    Rule("PVP423", "error", "own", cluster.group_in_use),
-    Rule("PVP424", "error", "own", cluster.open_elsewhere),
-    Rule("PVP104", "warning", "own", hosts.unreadable, gate=False),  # last: it tells what the others could not read
+    *gate.RULES,
+    # ---- the host: IOMMU, kernel, modules, services (rules/kernel.py and its fellows)
+    # ---- devices: state, reset, SR-IOV (rules/functions.py)
+    # ---- ROM images (rules/roms.py)
+    # ---- VM configs: advice (rules/guests.py)
+    # ---- versions of PVE (rules/versions.py)
+    # ---- across VMs (rules/competition.py)
+    # ---- the cluster's files (rules/mappings.py)
+    gate.LAST,
 )
 BY_CODE = {rule.code: rule for rule in RULES}
 
 
-def findings(subject: Subject, *, gate_only: bool = False) -> list[Finding]:
-    """What the rules find, in the order of RULES.
+def findings(subject: Subject) -> list[Finding]:
+    """What the rules find of a VM, in the order of RULES."""
+    return judge(RULES, subject)
 
-    `gate_only` is for the hook: an error of a rule that is not of the gate becomes a warning, and what it has checked
-    itself is left out.
-    """
-    found = []
-    for rule in RULES:
-        if gate_only and rule.by_hook:
-            continue
-        severity: Severity = "warning" if gate_only and rule.severity == "error" and not rule.gate else rule.severity
-        found += [Finding(rule.code, severity, rule.origin, *hit) for hit in rule.check(subject)]
-    return found
+
+class HostState(NamedTuple):
+    """What one rule says of the host."""
+
+    rule: Rule
+    state: Literal["fine", "findings", "unknown", "not applicable"]
+    findings: tuple[Finding, ...]
+    why: str
+    """Of unknown and not applicable: why."""
+
+
+def host_states(around: Surroundings) -> list[HostState]:
+    """What each rule on the host says, in the order of RULES."""
+    return [_host_state(rule, rule.on_host, around) for rule in RULES if rule.on_host]
+
+
+def _host_state(rule: Rule, check: Callable[[Surroundings], Iterator[Hit]], around: Surroundings) -> HostState:
+    found: list[Finding] = []
+    try:
+        found.extend(Finding(rule.code, rule.severity, rule.origin, *hit) for hit in check(around))
+    except (Unknown, NotApplicable) as reason:
+        if not found:
+            return HostState(rule, "unknown" if isinstance(reason, Unknown) else "not applicable", (), str(reason))
+    return HostState(rule, "findings" if found else "fine", tuple(found), "")

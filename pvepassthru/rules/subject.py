@@ -14,8 +14,8 @@ from pvepassthru.model.errors import InputError, NotFoundError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Literal
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Literal, TypeVar
 
     from pvepassthru.host.holders import Holder
     from pvepassthru.host.host import Host
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pvepassthru.model.reservation import Entry
     from pvepassthru.model.resolve import Resolution
     from pvepassthru.model.vmconfig import Section, VmConfig
+
+    T = TypeVar("T")
 
 MAPPINGS = "/etc/pve/mapping/pci.cfg"
 
@@ -47,6 +49,7 @@ class Surroundings:
         """Seconds since the epoch."""
         self.roms: dict[str, tuple[str, str]] = {}
         """The state of each ROM file that was looked at, and why it is so (rules/devices.py)."""
+        self._asked: dict[Callable[[Surroundings], Any], Any] = {}
         self._pids: dict[int, int | None] = {}
         self._policies: Policies | None = None
         self._has_mdevs: bool | None = None
@@ -55,6 +58,12 @@ class Surroundings:
         self._nodes: dict[str, tuple[tuple[str, str], ...]] = {}
         self._mappings: tuple[Mappings, str | None] | None = None
         self._reservations: tuple[dict[str, Entry], str | None] | None = None
+
+    def once(self, read: Callable[[Surroundings], T]) -> T:
+        """What the function `read` says of these surroundings; it is asked only once."""
+        if read not in self._asked:
+            self._asked[read] = read(self)
+        return self._asked[read]  # type: ignore[no-any-return]  # what `read` returned
 
     @property
     def mappings_read(self) -> tuple[Mappings, str | None]:

@@ -37,6 +37,8 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         "severity": "error",
         "origin": "pve",
         "gate": True,
+        "hook": "refuses",
+        "step": None,
         "checks": "whether a key is given twice in a hostpci entry. A word without `=` counts as `host`.\n"
         "So `01:00,pcie` has two hosts: `01:00` and `pcie`.",
         "matters": "PVE drops the whole entry with a warning, and the VM starts without its device.",
@@ -56,7 +58,7 @@ def test_json_of_all(capsys: pytest.CaptureFixture[str]) -> None:
     answers = json.loads(capsys.readouterr().out)
     assert [answer["code"] for answer in answers] == sorted(BY_CODE)
     for answer in answers:
-        assert list(answer) == ["code", "severity", "origin", "gate", "checks", "matters", "fix"]
+        assert list(answer) == ["code", "severity", "origin", "gate", "hook", "step", "checks", "matters", "fix"]
         said = [label + answer[name] for name, label in PARTS.items()]
         assert all(answer[name].endswith(".") for name in PARTS), answer["code"]
         assert " ".join(said).split() == BY_CODE[answer["code"]].explanation.split()

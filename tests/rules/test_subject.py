@@ -13,8 +13,8 @@ import pytest
 
 from pvepassthru.host.host import Host
 from pvepassthru.model.errors import InputError, NotFoundError
+from pvepassthru.rules import catalogue, gate
 from pvepassthru.rules import subject as subjects
-from pvepassthru.rules.catalogue import findings
 from tests import tree
 from tests.host.machine import memory_folder, unprivileged
 
@@ -42,7 +42,8 @@ def _host(instances: dict[str, str] | None = None, devices: dict[str, Any] | Non
 
 
 def _judge(root: Path | str, vmid: int = 100, *, pending: bool = True, gate_only: bool = False) -> list[Finding]:
-    return findings(subjects.load(Host(str(root)), vmid, pending=pending), gate_only=gate_only)
+    judge = gate.findings if gate_only else catalogue.findings
+    return judge(subjects.load(Host(str(root)), vmid, pending=pending))
 
 
 def test_a_running_vm_is_judged_clean(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_processes_that_cannot_be_listed(tmp_path: Path) -> None:
     tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\n"})
     host = Host(str(tmp_path))
     os.symlink("proc", tmp_path / "proc")
-    (finding,) = findings(subjects.load(host, 100, pending=True))
+    (finding,) = catalogue.findings(subjects.load(host, 100, pending=True))
     assert (finding.code, finding.severity, finding.where) == ("PVP104", "warning", "/proc")
 
 
@@ -302,7 +303,7 @@ def test_one_look_at_all_processes_serves_all_devices(tmp_path: Path, monkeypatc
         looks.clear()
         around = subjects.Surroundings(Host(str(tmp_path)))
         for _ in range(2):  # as validate does with several VMs
-            findings(subjects.load(around.host, 100, pending=True, around=around))
+            catalogue.findings(subjects.load(around.host, 100, pending=True, around=around))
         assert looks.count(proc) == expected
 
 
@@ -432,7 +433,7 @@ def test_a_rom_file_is_looked_at_once_and_not_read_to_its_end(tmp_path: Path) ->
     host = Counting(str(tmp_path))
     around = subjects.Surroundings(host)
     for vmid in (100, 101):
-        assert findings(subjects.load(host, vmid, pending=True, around=around)) == []
+        assert catalogue.findings(subjects.load(host, vmid, pending=True, around=around)) == []
     assert host.reads == 1
 
 
@@ -490,7 +491,7 @@ def test_a_config_elsewhere(tmp_path: Path) -> None:
     path = "/etc/pve/nodes/source/qemu-server/100.conf"
     tree.put(tmp_path, path, "hostpci0: 09:00.0\n")
     subject = subjects.load(Host(str(tmp_path)), 100, pending=False, config_path=path)
-    assert [finding.where for finding in findings(subject)] == [f"{path}:1 hostpci0"]
+    assert [finding.where for finding in catalogue.findings(subject)] == [f"{path}:1 hostpci0"]
 
 
 def test_files_that_vanish_between_listing_and_reading(tmp_path: Path) -> None:
@@ -506,7 +507,7 @@ def test_files_that_vanish_between_listing_and_reading(tmp_path: Path) -> None:
             return None if "/sys/bus/pci/devices/" in path else super().link(path)
 
     tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0\nhostpci1: 41:00.0,mdev=nvidia-63\n"})
-    found = findings(subjects.load(Vanishing(str(tmp_path)), 100, pending=True))
+    found = catalogue.findings(subjects.load(Vanishing(str(tmp_path)), 100, pending=True))
     assert {finding.code for finding in found} == {"PVP204"}
 
 
