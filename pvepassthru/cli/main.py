@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "validate": "check what a start of a VM would pass through",
     "explain": "what a finding's code means and how to fix it",
+    "devices": "the PCI functions, by IOMMU group or bus, and the VMs that use them",
     "plan": "what a hook phase would do, without doing it",
     "hook": "run a hook phase, as the hookscript does",
     "mdev": "mediated device types and instances",

@@ -8,14 +8,11 @@ import json
 import os
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from pvepassthru.host.vms import vmid_of
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.text import one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 MEMORY = "/dev/shm"  # noqa: S108 - a private folder is made in it
 """Where the many small files of a host lie best."""
@@ -46,14 +43,6 @@ def drop(stream: TextIO) -> None:
 def print_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes
     """Print a value as JSON; bytes of a config that were no UTF-8 are escaped."""
     print(json.dumps(value, indent=2))
-
-
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows in columns as wide as their content."""
-    lines = [tuple(header), *(tuple(one_line(cell) for cell in row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def scratch(prefix: str) -> tempfile.TemporaryDirectory[str]:

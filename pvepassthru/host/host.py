@@ -73,6 +73,14 @@ class Host:
         finally:
             os.close(fd)
 
+    def head(self, path: str, size: int) -> bytes:
+        """The first bytes of a file, as many as one read(2) of `size` gives. Raises OSError as `read`."""
+        fd = os.open(self.root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.read(fd, size)
+        finally:
+            os.close(fd)
+
     def text(self, path: str) -> str | None:
         """A small file as text without its outer blanks, or None: absent, vanished, or noted in `unreadable`.
 
