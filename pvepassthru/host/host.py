@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 MAX_FILE = 64 * 1024 * 1024
 """Bytes; no file of a host that we read is larger. More is refused, so that a wrong file cannot fill the memory."""
@@ -51,6 +52,10 @@ class Host:
                 name = os.uname().nodename
             self._node = name.split(".", 1)[0]
         return self._node
+
+    def now(self) -> float:
+        """Seconds since the epoch; in a snapshot of a host those at which it was taken."""
+        return time.time()
 
     # ---- reading
 
