@@ -29,7 +29,7 @@ MOST_MEMBERS = 1_000_000
 _LEVEL = 1
 """xz's; of these small and equal files the higher ones make little less, and take many times longer."""
 _HINT = "give the file that `pvepassthru snapshot` made, or make it anew"
-_OPENED = re.compile(r"proc/[0-9]+/fd/[0-9]+")
+_OPENED = re.compile(r"proc/[0-9]+/fd/[^/]+")
 _DEVICE_NODE = re.compile(r"/dev/vfio/(devices/)?[A-Za-z0-9]+")
 """The only links that lead to absolute paths: what a process has open; they are read, never followed."""
 _UP = re.compile(r"(\.\./)*")

@@ -19,11 +19,17 @@ _BY_ID = re.compile(rb"(?<=/disk/by-id/)[^\s,;:\"']+")
 """Disks named by model and serial number."""
 _IPV4 = re.compile(rb"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])")
 _IPV6 = re.compile(
-    rb"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f]*:[0-9A-Fa-f:]*:)(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:.])"
+    rb"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f:]*::|(?:[0-9A-Fa-f]+:){7})(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:])"
 )
 _UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_SECRET = re.compile(rb"(?i)([\w.-]*(?:pass|secret|token|key|credential|serial|wwn|ticket|user)[\w.-]*)=[^\s,;]*")
-"""An assignment whose name says that its value is nobody's business."""
+_SECRET = re.compile(
+    rb"(?i)([\w.-]*(?:pass|secret|token|key|credential|serial|wwn|ticket|user|psk)[\w.-]*)[ \t]*="
+    rb"(?:\"[^\"\n]*\"|'[^'\n]*'|\S*?(?=[\"']?(?:\s|$)))"
+)
+"""An assignment whose name says that its value is nobody's business; a quote that ends a longer text stays."""
+_SECRET_PROPERTY = re.compile(rb"(?i)\b(serial|wwn|password|secret|token|username|credential)=[^,\n]*")
+"""Likewise, in a property string of PVE."""
+_SCRIPT = re.compile(rb"/[^\s\"';]*")
 MASKED = b"masked"
 
 VM_KEYS = frozenset(
@@ -149,7 +155,7 @@ class Masks:
         if line.startswith(b"#") or not word:
             return line[:1] if line.startswith(b"#") else b"?"
         if word in VM_KEYS:
-            return self.words(line)
+            return self.words(line) if word == b"args" else self.plain(_SECRET_PROPERTY.sub(rb"\1=" + MASKED, line))
         if word in {b"smbios", b"vmgenid"}:
             ids = b",".join(_UUID.findall(value))
             return self.uuids(b"%s: %s%s" % (key, b"uuid=" if word == b"smbios" else b"", ids or MASKED))
@@ -215,9 +221,31 @@ class Masks:
         kept = (b"menuentry ", b"submenu ", b"linux", b"initrd", b"}", b"set default", b"set timeout")
         return self._lines(data, kept)
 
+    def makers(self, data: bytes) -> bytes:
+        """A script, unit or table of any kind: the lines that make virtual functions, and what a unit starts."""
+        if self.full:
+            return data
+        lines = []
+        for line in data.split(b"\n"):
+            name = line.lstrip().partition(b"=")[0].rstrip()
+            if any(word in line for word in (b"sriov", b"mdev", b"vfio")):
+                lines.append(self.words(line))
+            elif name.startswith(b"Exec"):
+                lines.append(b"%s=%s" % (name, b" ".join(map(self.plain, _SCRIPT.findall(line)))))
+            else:
+                lines.append(b"#" if line else b"")
+        return b"\n".join(lines)
+
+    def boot_time(self, data: bytes) -> bytes:
+        """When the kernel booted, of /proc/stat."""
+        return b"".join(line + b"\n" for line in data.split(b"\n") if line.startswith(b"btime"))
+
     def udev(self, data: bytes) -> bytes:
-        """An entry of udev's database: a disk's file system and partition types, and its label."""
-        kept = (b"E:ID_FS_TYPE=", b"E:ID_FS_USAGE=", b"E:ID_FS_LABEL=", b"E:ID_PART_ENTRY_TYPE=", b"E:ID_FS_VERSION=")
+        """An entry of udev's database: what file system or member of what a disk is; of a ZFS pool its guid."""
+        kinds = (b"TYPE", b"USAGE", b"LABEL", b"VERSION", b"AMBIVALENT")
+        kept = tuple(b"E:ID_FS_%s=" % kind for kind in kinds) + (b"E:ID_PART_ENTRY_TYPE=",)
+        if b"E:ID_FS_TYPE=zfs_member" in data:
+            kept += (b"E:ID_FS_UUID=",)
         return self._only(data, kept)
 
     def gpu(self, data: bytes) -> bytes:
@@ -253,7 +281,7 @@ class Masks:
         return self._routes(data, {1: b"00000000", 2: b"00000000"}, b"010200C0", first=1)
 
     def route6(self, data: bytes) -> bytes:
-        """/proc/net/ipv6_route, likewise."""
+        """/proc/net/ipv6_route, likewise; link-local and multicast destinations stay what they are."""
         zero = b"0" * 32
         return self._routes(data, {0: zero, 2: zero, 4: zero}, b"20010db8" + b"0" * 23 + b"1", first=0)
 
@@ -266,7 +294,8 @@ class Masks:
             if number >= first:
                 for column, none in columns.items():
                     if column < len(words) and words[column] != none:
-                        words[column] = other
+                        local = len(none) == 32 and words[column][:2] in {b"fe", b"ff"}
+                        words[column] = words[column][:4] + none[4:] if local else other
                 lines[number] = b"\t".join(words)
         return self.plain(b"\n".join(lines))
 

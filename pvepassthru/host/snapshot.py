@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pvepassthru.host import vms
 from pvepassthru.host.archive import Archive, unpack
 from pvepassthru.host.capture import Copy
-from pvepassthru.host.contents import PCI, ROWS
+from pvepassthru.host.contents import PCI, ROWS, Row
 from pvepassthru.host.host import ABSENT
 from pvepassthru.host.masks import Masks
 from pvepassthru.host.sim import SimHost
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, BinaryIO
 
-    from pvepassthru.host.contents import Row
     from pvepassthru.host.host import Host
 
 FORMAT = 1
@@ -36,6 +35,10 @@ ABOUT = "/.snapshot/about.json"
 UNREADABLE = "/.snapshot/unreadable.json"
 CONFIG_BYTES = 256
 """Of a function's config space: without the extended capabilities, among which is the serial number."""
+SIGNATURE_BYTES = len("~Module signature appended~\n")
+"""Of a module file: its end, which says whether it is signed."""
+_WORD = re.compile(r"(?<![^\s\"'=@:+!|-])/(?:usr/local|opt|root|etc|srv)/[^\s\"';]+")
+"""A script of the host's owner in a unit."""
 _CMDLINE = re.compile(r"/proc/[0-9]+/cmdline")
 
 
@@ -83,6 +86,9 @@ class _Snapshot:
                 for real in self._folders(folder):
                     self._row(real, row)
         self._configs_of_functions()
+        self._ends_of_modules()
+        self._scripts()
+        self._namespaces()
         self._processes()
         listed = {self.masks.name(path): number for path, number in sorted(self.unreadable.items())}
         self.archive.put(UNREADABLE, json.dumps(listed, indent=0).encode() + b"\n")
@@ -130,9 +136,7 @@ class _Snapshot:
     def _link(self, path: str, text: str, target: str | None) -> None:
         """Copy a link; one with an absolute text, or one that leads out, by where it leads."""
         if text.startswith("/"):
-            if target is None:
-                return
-            text = os.path.relpath(target, path.rpartition("/")[0] or "/")
+            text = os.path.relpath(target or text, path.rpartition("/")[0] or "/")
         self.archive.link(path, text)
 
     def _names(self, folder: str) -> list[tuple[str, bool]]:
@@ -235,6 +239,62 @@ class _Snapshot:
                 self._put(f"{folder}/config", self.host.head(f"{folder}/config", CONFIG_BYTES), None)
             except OSError as error:
                 self._note(f"{folder}/config", error)
+
+    def _ends_of_modules(self) -> None:
+        """Of modules that were built here the last bytes: whether they are signed."""
+        for folder in self._folders("/lib/modules/*/updates/dkms"):
+            for name in (name for name, _ in self._names(folder) if name.endswith(".ko")):
+                path = f"{folder}/{name}"
+                try:
+                    with open(self.host.path(path), "rb") as file:
+                        file.seek(max(0, os.fstat(file.fileno()).st_size - SIGNATURE_BYTES))
+                        self._put(path, file.read(SIGNATURE_BYTES), None)
+                except OSError as error:
+                    self._note(path, error)
+
+    def _scripts(self) -> None:
+        """The scripts that units of this host's owner start, reduced as these are."""
+        row = Row("", "", Masks.makers)
+        for folder in self._folders("/etc/systemd/system"):
+            for name, _ in self._names(folder):
+                text = self.host.text(f"{folder}/{name}") if name.endswith(".service") else None
+                for word in _WORD.findall(text or ""):
+                    real = self.host.resolve(word)
+                    parent = self._folder_of(word) if real else None
+                    if real and parent and os.path.isfile(self.host.path(real)):
+                        self._entry(
+                            f"{parent}/{word.rpartition('/')[2]}", row, is_link=os.path.islink(self.host.path(word))
+                        )
+
+    def _folder_of(self, path: str) -> str | None:
+        """The real folder that a file is in, with the links on the way."""
+        found = ""
+        for part in path.split("/")[1:-1]:
+            entered = self._enter(f"{found}/{part}")
+            if entered is None:
+                return None
+            found = entered
+        return found
+
+    def _namespaces(self) -> None:
+        """The mounts of one process of each namespace of mounts."""
+        row = Row("", "", Masks.mounts)
+        own = self.host.link("/proc/self/ns/mnt")
+        if own is None:
+            return
+        self._folder_of("/proc/self/ns/mnt")
+        me = self.host.resolve("/proc/self") or "/proc/self"
+        self.archive.link(f"{me}/ns/mnt", own)
+        seen = {own}
+        for pid in sorted(int(name) for name, _ in self._names("/proc") if name.isdecimal()):
+            try:
+                namespace = os.readlink(self.host.path(f"/proc/{pid}/ns/mnt"))
+            except OSError:  # ended, or not ours to see
+                continue
+            if namespace not in seen:
+                seen.add(namespace)
+                self.archive.link(f"/proc/{pid}/ns/mnt", namespace)
+                self._attribute(f"/proc/{pid}/mountinfo", row)
 
     def _processes(self) -> None:
         """Running VMs, who has VFIO devices open, and the ROM images that configs name."""
