@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pvepassthru
 from pvepassthru.cli.words import print_error
-from pvepassthru.host import snapshot
+from pvepassthru.host import collector
 from pvepassthru.host.contents import ROWS
 from pvepassthru.host.masks import Masks
 from pvepassthru.model.errors import EXIT_FINE, PassthruError, UsageError
@@ -70,14 +70,14 @@ def _warning(*, full: bool) -> str:
     return "; it holds secrets: give it to nobody whom you would not give the host" if full else ""
 
 
-def _write(host: Host, path: str, *, full: bool) -> snapshot.Taken:
+def _write(host: Host, path: str, *, full: bool) -> collector.Taken:
     """Write the file beside its place, then put it there. Raises OSError."""
     temporary = path + TEMPORARY
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             os.fchmod(fd, 0o600)
-            taken = snapshot.take(host, file, pvepassthru.__version__, full=full)
+            taken = collector.take(host, file, pvepassthru.__version__, full=full)
         os.rename(temporary, path)
     except BaseException:
         os.unlink(temporary)

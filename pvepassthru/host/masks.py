@@ -243,10 +243,10 @@ class Masks:
     def udev(self, data: bytes) -> bytes:
         """An entry of udev's database: what file system or member of what a disk is; of a ZFS pool its guid."""
         kinds = (b"TYPE", b"USAGE", b"LABEL", b"VERSION", b"AMBIVALENT")
-        kept = tuple(b"E:ID_FS_%s=" % kind for kind in kinds) + (b"E:ID_PART_ENTRY_TYPE=",)
+        kept = [b"E:ID_FS_%s=" % kind for kind in kinds]
         if b"E:ID_FS_TYPE=zfs_member" in data:
-            kept += (b"E:ID_FS_UUID=",)
-        return self._only(data, kept)
+            kept.append(b"E:ID_FS_UUID=")
+        return self._only(data, tuple(kept))
 
     def gpu(self, data: bytes) -> bytes:
         """NVIDIA's page of a GPU, without its UUID."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pvepassthru.host import snapshot
+from pvepassthru.host import collector, snapshot
 from pvepassthru.host.host import Host
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.rules import catalogue
@@ -63,7 +63,7 @@ def say(host: Host, now: int) -> list[tuple[str, str, str]]:
     """All that the rules say: of the host with each rule's state, then of its VM."""
     around = subjects.Surroundings(host)
     around.now = now
-    said = []
+    said: list[tuple[str, str, str]] = []
     for state in catalogue.host_states(around):
         said += [(state.rule.code, state.state, state.why)]
         said += [words(finding, host) for finding in state.findings]
@@ -90,7 +90,7 @@ CASES = {
 def test_findings_are_those_of_the_host(name: str, tmp_path: Path) -> None:
     built = CASES[name][0].build(tmp_path / "host")
     with (tmp_path / "host.tar.xz").open("wb") as file:
-        snapshot.take(built, file, "test")
+        collector.take(built, file, "test")
     (tmp_path / "copy").mkdir()
     copy = snapshot.load(str(tmp_path / "host.tar.xz"), str(tmp_path / "copy"))
     source = Recorder(built.root)
