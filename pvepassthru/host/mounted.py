@@ -2,16 +2,20 @@
 """Which block devices are mounted, and where; and which are swapped to.
 
 Sources: /proc/self/mountinfo, /proc/mounts where there is none, /proc/swaps, and of a btrfs on several devices, of
-which mountinfo names one, /sys/fs/btrfs/UUID/devices.
+which mountinfo names one, /sys/fs/btrfs/UUID/devices. A container or service may have mounted what the host's own list
+does not have: each other mount namespace is read once, through one of its processes.
 """
 
 from __future__ import annotations
+
+import os
 
 from pvepassthru.model import mounts
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pvepassthru.host.blocks import Blocks
+    from pvepassthru.host.host import Host
     from pvepassthru.model.mounts import Mount
 
 MOUNTINFO = "/proc/self/mountinfo"
@@ -31,6 +35,7 @@ class Mounted:
         self._swaps: dict[str, list[str]] = {}
         """Both by block device: its name, or `major:minor` where the kernel tells that."""
         self._read_mounts()
+        self._read_other_namespaces()
         self._read_btrfs()
         self._read_swaps()
 
@@ -53,6 +58,21 @@ class Mounted:
         for mount in found:
             for device in self._devices(mount):
                 _add(self._points, device, mount.point)
+
+    def _read_other_namespaces(self) -> None:
+        host = self._blocks.host
+        seen = {host.target("/proc/self/ns/mnt")}
+        if None in seen:  # a copy of a host, or a kernel without namespaces
+            return
+        for pid in sorted(int(name) for name in self._blocks.names("/proc") if name.isdecimal()):
+            namespace = _target(host, f"/proc/{pid}/ns/mnt")
+            if namespace is None or namespace in seen:
+                continue
+            seen.add(namespace)
+            for mount in mounts.mountinfo(_text(host, f"/proc/{pid}/mountinfo"))[0]:
+                for device in self._devices(mount):
+                    if not self._points.get(device):
+                        _add(self._points, device, f"{mount.point} (in a namespace of its own, as of process {pid})")
 
     def _devices(self, mount: Mount) -> list[str]:
         """The block devices that a mount is of, each by name or `major:minor`."""
@@ -95,3 +115,19 @@ def _add(to: dict[str, list[str]], device: str, what: str) -> None:
 
 def _of_either(table: dict[str, list[str]], name: str, number: str | None) -> list[str]:
     return table.get(name, []) + (table.get(number, []) if number else [])
+
+
+def _target(host: Host, path: str) -> str | None:
+    """As Host.target, of a process that may end meanwhile or be another user's: then None, and nothing is noted."""
+    try:
+        return os.readlink(host.path(path))
+    except OSError:
+        return None
+
+
+def _text(host: Host, path: str) -> str:
+    """As Host.text, likewise; nothing if there is nothing to be read."""
+    try:
+        return host.read(path).decode("utf-8", "surrogateescape")
+    except OSError:
+        return ""

@@ -12,8 +12,9 @@ import os
 
 from pvepassthru.host import labels
 from pvepassthru.host.blocks import BLOCKS, Blocks
+from pvepassthru.host.labels import Labels
 from pvepassthru.host.mounted import Mounted
-from pvepassthru.host.nets import OVS, Nets
+from pvepassthru.host.nets import NETS, OVS, Nets
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple, Protocol
 from pvepassthru.model.text import listed, shown
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.host import Host
     from pvepassthru.host.inventory import Inventory
-    from pvepassthru.model.label import Label
 
     Kind = Literal[
         "mount", "swap", "lvm", "zfs", "md", "route", "bridge", "doubt", "lvm label", "md label", "held", "network"
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 CRITICAL = frozenset({"mount", "swap", "lvm", "zfs", "md", "route", "bridge", "doubt"})
 """Kinds of use without which the host may be lost. The others are worth a warning: they may be a guest's."""
 POOLS = "/proc/spl/kstat/zfs"
+_FOLDERS = ((BLOCKS, ("0x01", "0x0c03")), (NETS, "0x02"))
+"""Folders without which nothing is known of functions of these classes: storage and USB, network."""
+_OF_LABELS = ("/dev/", labels.UDEV)
+"""What matters only where a ZFS pool is imported: the kernel tells of all else that it uses."""
 
 
 class Use(NamedTuple):
@@ -68,16 +72,21 @@ class Uses:
         self.inventory = inventory
         self._blocks = Blocks(host)
         self._nets = Nets(host)
+        self._labels = Labels(self._blocks)
         self._of: dict[str, tuple[Use, ...]] = {}
+        self._for_all: set[str] = set()
+        """Paths that were read for all block devices; a doubt about one of them is one about each."""
         self._mounted: Mounted | None = None
         self._pools: dict[str, str] | None = None
 
     def of(self, address: str) -> tuple[Use, ...]:
         """What the host uses a function for, sorted; nothing of one that has neither block devices nor interfaces."""
         if address not in self._of:
-            blocks, nets = self._blocks.on(address), self._nets.on(address)
-            found = {use for name in blocks for use in self._block(name)}
-            found |= {use for name in nets for use in self._net(name)}
+            found = {use for name in self._blocks.on(address) for use in self._block(name)}
+            found |= {use for name in self._nets.on(address) for use in self._net(name)}
+            kind = self.inventory.attribute(address, "class") or ""
+            folders = [folder for folder, kinds in _FOLDERS if kind.startswith(kinds)]
+            found |= {self._doubt(folder) for folder in folders if folder in self.host.unreadable}
             self._of[address] = tuple(sorted(found))
         return self._of[address]
 
@@ -87,71 +96,82 @@ class Uses:
 
     # ---- block devices
 
-    @property
-    def mounted(self) -> Mounted:
-        """What is mounted and swapped to."""
-        if self._mounted is None:
-            self._mounted = Mounted(self._blocks)
-        return self._mounted
-
     def _block(self, name: str) -> Iterator[Use]:
+        mounted = self._what_is_mounted()
+        pools = self._imported()
+        self._blocks.asked.clear()
         node = self._blocks.path(name)
-        closure = self._blocks.closure(name)
         volumes = []
-        for part in closure:
+        for part in self._blocks.closure(name):
             words = node if part == name else f"{self._blocks.path(part)} on {node}"
-            for point in self.mounted.points(part):
+            points, swaps = mounted.points(part), mounted.swaps(part)
+            for point in points:
                 yield Use("mount", name, f"{words} is mounted on {shown(point)}")
-            for path in self.mounted.swaps(part):
+            for path in swaps:
                 yield Use("swap", name, f"{words} " + (f"has the swap file {shown(path)}" if path else "is swap space"))
-            if not self._blocks.holders(part):
-                yield from self._labelled(name, part, words)
+            if not (points or swaps or self._blocks.holders(part) or self._blocks.has_parts(part)):
+                yield from self._labelled(name, part, words, pools)
             dm = self._blocks.dm(part)
             if dm and dm[1].startswith("LVM-"):
                 volumes.append(shown(dm[0]))
             elif part != name:
                 yield from self._made(name, part, node)
         if volumes:
-            yield Use("lvm", name, f"{node} carries active logical volumes ({listed(volumes, 4)})")
-        yield from self._doubts(self._blocks.asked, (name, *closure), self.mounted.damaged)
+            yield Use("lvm", name, f"{node} carries active logical volumes ({listed(sorted(volumes), 4)})")
+        yield from self._block_doubts(mounted, pools)
+
+    def _block_doubts(self, mounted: Mounted, pools: dict[str, str]) -> Iterator[Use]:
+        for path in (self._for_all | self._blocks.asked).intersection(self.host.unreadable):
+            if pools or not path.startswith(_OF_LABELS):
+                yield self._doubt(path)
+        for path, line in mounted.damaged.items():
+            yield Use("doubt", path, f"line {line} of {path} makes no sense")
 
     def _made(self, name: str, part: str, node: str) -> Iterator[Use]:
         """What the kernel made of a block device, other than logical volumes."""
-        state = self._blocks.text(f"{BLOCKS}/{part}/md/array_state")
+        folder = self._blocks.folder(part)
+        state = self._blocks.text(f"{folder}/md/array_state")
         if state in {"inactive", "clear"}:
             yield Use("md label", name, f"{node} is a member of the md array /dev/{part}, which does not run")
         elif state is not None:
             yield Use("md", name, f"{node} is a member of the md array /dev/{part}, which runs")
-        elif self._blocks.dm(part) or not self.host.exists(f"{BLOCKS}/{part}/partition"):
+        elif not self.host.exists(f"{folder}/partition"):
             yield Use("held", name, f"{node} is open as {self._blocks.path(part)}")
 
-    def _labelled(self, name: str, part: str, words: str) -> Iterator[Use]:
+    def _labelled(self, name: str, part: str, words: str, pools: dict[str, str]) -> Iterator[Use]:
         """What a device is a member of, of which the kernel has made nothing."""
-        label = labels.of(self._blocks, part)
+        label = self._labels.of(part)
         if label is None:
             return
         if label.kind == "zfs_member":
-            pool = self._pool(label)
-            if pool:
-                yield Use("zfs", name, f"{words} is part of the imported ZFS pool {shown(pool)}")
+            for pool, guid in pools.items():
+                if guid == label.uuid if guid and label.uuid else pool == label.name:
+                    yield Use("zfs", name, f"{words} is part of the imported ZFS pool {shown(pool)}")
         elif label.kind == "LVM2_member":
             yield Use("lvm label", name, f"{words} is an LVM physical volume without active volumes")
         elif label.kind == "linux_raid_member":
             yield Use("md label", name, f"{words} is a member of an md array that does not run")
 
-    def _pool(self, label: Label) -> str | None:
-        """The imported pool that a label means, or None: by guid where ZFS tells it (2.2), else by name."""
+    def _what_is_mounted(self) -> Mounted:
+        if self._mounted is None:
+            self._mounted = Mounted(self._blocks)
+            self._for_all |= self._blocks.asked
+        return self._mounted
+
+    def _imported(self) -> dict[str, str]:
+        """The imported ZFS pools by name, each with its guid where ZFS tells that (from 2.2 on), else "".
+
+        Source: OpenZFS's module/zfs/spa_stats.c; what is no pool in that folder has no `state`.
+        """
         if self._pools is None:
             names = self._blocks.names(POOLS)
             self._pools = {
                 name: self._blocks.text(f"{POOLS}/{name}/guid") or ""
                 for name in names
-                if any(self.host.exists(f"{POOLS}/{name}/{file}") for file in ("state", "txgs", "io"))
+                if self.host.exists(f"{POOLS}/{name}/state") or self.host.exists(f"{POOLS}/{name}/txgs")
             }
-        for pool, guid in self._pools.items():
-            if guid == label.uuid if guid and label.uuid else pool == label.name:
-                return pool
-        return None
+            self._for_all |= self._blocks.asked
+        return self._pools
 
     # ---- interfaces
 
@@ -166,16 +186,12 @@ class Uses:
             yield Use("route", name, f"{name} carries the default route{by}")
         elif above.networks:
             yield Use("network", name, f"{name} carries an address of the host ({listed(map(shown, above.networks))})")
-        yield from self._doubts(self._nets.asked, above.names, self._nets.damaged)
-
-    # ---- what could not be read
-
-    def _doubts(self, asked: set[str], names: tuple[str, ...], damaged: dict[str, int]) -> Iterator[Use]:
-        """What of the files that decide could not be read: those of all, and those of these devices."""
-        for path in asked.intersection(self.host.unreadable):
-            words = path.split("/")
-            of_others = path.startswith((f"{BLOCKS}/", "/sys/class/net/")) and not set(names).intersection(words)
-            if not of_others:
-                yield Use("doubt", path, f"cannot read {path}: {os.strerror(self.host.unreadable[path])}")
-        for path, line in damaged.items():
+        for path in self._nets.asked.intersection(self.host.unreadable):
+            others = path.startswith(f"{NETS}/") and path.split("/")[4] not in above.names
+            if not others:
+                yield self._doubt(path)
+        for path, line in self._nets.damaged.items():
             yield Use("doubt", path, f"line {line} of {path} makes no sense")
+
+    def _doubt(self, path: str) -> Use:
+        return Use("doubt", path, f"cannot read {path}: {os.strerror(self.host.unreadable[path])}")
