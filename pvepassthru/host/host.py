@@ -35,6 +35,8 @@ class Host:
         """Prefix of every path; empty for the real host."""
         self.unreadable: dict[str, int] = {}
         """Files that are there and could not be read, each with its errno; rules turn them into findings."""
+        self.copy_of: Host | None = None
+        """The host whose copy this is, of which is asked what the copy lacks: what the host itself uses (plan)."""
         self._node = node
 
     def path(self, path: str) -> str:

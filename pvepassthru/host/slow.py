@@ -84,7 +84,12 @@ def read(path: str, size: int, seconds: float) -> bytes:
                 _read_in_child(path, size, writer)
         finally:
             os.close(writer)
-        answer = _collect(reader, seconds)
+        try:
+            answer = _collect(reader, seconds)
+        except BaseException:
+            os.kill(child, 9)  # which one that hangs in the kernel notices when the disk answers
+            os.waitpid(child, os.WNOHANG)
+            raise
         os.waitpid(child, 0)  # it has closed the pipe, and so is about to end
     finally:
         os.close(reader)

@@ -192,7 +192,6 @@ def test_zfs_on_dm_crypt(root: str) -> None:
     storage.udev(root, "253:2", **ZFS)
     storage.pool(root, "rpool")
     assert uses(root) == [
-        ("held", "nvme0n1p3", "/dev/nvme0n1p3 is open as /dev/mapper/luks"),
         ("zfs", "nvme0n1p3", "/dev/mapper/luks on /dev/nvme0n1p3 is part of the imported ZFS pool rpool"),
     ]
 

@@ -40,8 +40,10 @@ def setup() -> None:
         if guest.link(f"{guest.PCI}/{address}/driver") != driver:
             guest.bind(address, driver)
         guest.write(f"{guest.PCI}/{address}/driver_override", "\n")
-    if not guest.wait_for(lambda: bool(disk(NVME) and disk(MATES[2]) and net(NIC) and net(MATES[1]))):
-        raise AssertionError("a disk or interface did not come")
+    there = (lambda: disk(NVME), lambda: disk(MATES[2]), lambda: net(NIC), lambda: net(MATES[1]))
+    check(
+        "disks and interfaces", [guest.wait_for(lambda look=look: bool(look())) for look in there], [True] * len(there)
+    )
 
 
 def disk(address: str) -> str:
@@ -160,7 +162,8 @@ def test_bridge_port() -> None:
     call("ip", "link", "set", net(NIC), "nomaster")
     call("ip", "link", "set", net(MATES[1]), "master", "vmbr0")
     refused_by_both(world, "PVP246", MATES[0], f"{net(MATES[1])} is a port of bridge vmbr0", MATES[1])
-    passes(world, NIC)
+    world.pve.define(100, f"hostpci0: {NIC}\n")  # not started: QEMU's e1000e cannot be driven again after vfio-pci
+    check("nothing found", world.run("validate", "100").count("PVP"), 0)
 
 
 def test_default_route() -> None:
