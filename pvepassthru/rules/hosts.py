@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pvepassthru.rules.subject import Subject
 
 _GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers", "/proc", *policy.FILES)
+_OF_ROOT = ("/dev/", "/proc/", "/run/udev/", "/sys/")
+"""Where another user may not read all that the hook, as root, judges by: what critical.cannot_tell leaves to us."""
 
 
 def no_iommu(subject: Subject) -> Iterator[Hit]:
@@ -52,7 +54,8 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
         f"{DEVICES}/{address}/" for device in subject.resolution.passed for address in sum(device.alternatives, ())
     ]
     for path, number in sorted(subject.host.unreadable.items()):
-        if path in _GENERAL or path.startswith(tuple(folders)):
+        lacks_rights = number in {errno.EACCES, errno.EPERM} and os.geteuid() and path.startswith(_OF_ROOT)
+        if path in _GENERAL or lacks_rights or path.startswith(tuple(folders)):
             yield Hit(path, f"cannot read {path}: {os.strerror(number)}", "run this as root, and see the kernel log")
 
 
