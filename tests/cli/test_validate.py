@@ -61,6 +61,7 @@ def test_json_of_one_vm(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {
         "vmid": 101,
         "node": "pve",
+        "pending": True,
         "ok": True,
         "findings": [],
         "devices": [
@@ -92,6 +93,7 @@ def test_json_with_findings(root: str, capsys: pytest.CaptureFixture[str]) -> No
             "where": "/etc/pve/qemu-server/100.conf:2 hostpci1",
             "message": DROPPED,
             "hint": "write x-vga=1 if that is meant",
+            "silenced": None,
         },
         {
             "code": "PVP310",
@@ -100,6 +102,7 @@ def test_json_with_findings(root: str, capsys: pytest.CaptureFixture[str]) -> No
             "where": "/etc/pve/qemu-server/100.conf:1 hostpci0",
             "message": "pcie=1 needs a q35 machine",
             "hint": "set machine: q35, or remove pcie=1",
+            "silenced": None,
         },
     ]
 
