@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from pvepassthru.model.errors import UsageError
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import nearest, shown
 from pvepassthru.rules.catalogue import BY_CODE
 

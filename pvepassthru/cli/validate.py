@@ -6,12 +6,11 @@ CODE is a code such as PVP310, or how several begin, such as PVP3; or a list of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from pvepassthru.cli import codes
 from pvepassthru.cli.words import print_error, print_json, vmid
 from pvepassthru.host import policy, vms
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, PassthruError, UsageError
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import one_line
 from pvepassthru.rules import catalogue, silence
 from pvepassthru.rules import subject as subjects
@@ -19,6 +18,7 @@ from pvepassthru.rules import subject as subjects
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
     from pvepassthru.host.host import Host
     from pvepassthru.host.policy import Silence
