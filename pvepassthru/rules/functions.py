@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CONFIG_HEADER = 64
 """Bytes of a function's configuration space that everybody can read."""
+ALL_ONES = b"\xff".decode("utf-8", "surrogateescape") * CONFIG_HEADER
+"""What they are, as text, when the function does not answer."""
 _BARS = 6
 _MEMORY = 0x200
 _UNSET = 0x20000000
@@ -205,11 +207,7 @@ def off_the_bus(subject: Subject) -> Iterator[Hit]:
     for device, address in _functions(subject):
         if subject.inventory.physical_function(address):
             continue
-        try:
-            header = subject.host.read(f"{DEVICES}/{address}/config")[:CONFIG_HEADER]
-        except OSError:  # no such file, or the device is gone: other rules tell of that
-            continue
-        if len(header) == CONFIG_HEADER and set(header) == {0xFF}:
+        if (subject.inventory.attribute(address, "config") or "")[:CONFIG_HEADER] == ALL_ONES:
             path = f"{DEVICES}/{address}"
             hint = f"echo 1 > {path}/remove; echo 1 > /sys/bus/pci/rescan; if that does not help, reboot"
             yield _hit(subject, device, f"{address} does not answer: its configuration space reads all ones", hint)
