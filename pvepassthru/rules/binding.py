@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules on what happens when PVE takes functions from their drivers, PVP224, PVP225, PVP280, PVP290 to PVP299."""
+"""Rules on what happens when PVE takes functions from their drivers, PVP224, PVP280, PVP290 to PVP299."""
 
 from __future__ import annotations
 
-from pvepassthru.host import holders
+from pvepassthru.host import holders, uses
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.problem import plain_id
@@ -40,47 +40,6 @@ def kept_driver(subject: Subject) -> Iterator[Hit]:
                     f"driver=keep leaves {address} with {shown(driver)}, which is no vfio driver: QEMU cannot use it"
                 )
                 yield _hit(subject, device, message, "remove driver=keep, or bind it to the vendor's vfio driver")
-
-
-def slot_with_vfs(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether an entry passes a physical function together with its own virtual functions.
-
-    `01:00` is every function of a slot, and virtual functions can be among them.
-
-    Why it matters: PVE takes the driver of the physical function away, and the virtual functions live by it; the start
-    fails.
-
-    How to fix: name the virtual functions one by one (`01:00.4`), or set sriov_numvfs to 0 to pass the whole card.
-    """
-    for device, functions in chosen(subject):
-        vfs = _own_vfs(subject, functions)
-        if vfs and device.bound_to_vfio:
-            physical = subject.inventory.physical_function(vfs[0])
-            message = f"the entry passes {physical} and its virtual functions {listed(vfs, 4)} together"
-            yield _hit(subject, device, message, f"name one virtual function, such as {vfs[0]}")
-
-
-def _own_vfs(subject: Subject, functions: tuple[str, ...]) -> list[str]:
-    """Those of the functions that are virtual functions of another of them."""
-    if len(functions) == 1:
-        return []
-    return [address for address in functions if subject.inventory.physical_function(address) in functions]
-
-
-def pf_with_vfs(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether a physical function that is passed whole has virtual functions enabled.
-
-    Why it matters: vfio-pci does not take a physical function with virtual functions: the start fails, and the virtual
-    functions are left without the driver they live by.
-
-    How to fix: pass a virtual function instead, or set sriov_numvfs to 0 first, when no VM uses one.
-    """
-    for device, address in _bound(subject):
-        count = number(subject.inventory.attribute(address, "sriov_numvfs"))
-        if count and not _has_vfio(subject, address) and not _own_vfs(subject, device.addresses):
-            message = f"{address} is a physical function with {count} virtual functions, which vfio-pci does not take"
-            path = f"{DEVICES}/{address}/sriov_numvfs"
-            yield _hit(subject, device, message, f"pass a virtual function, or: echo 0 > {path}")
 
 
 def bridge(subject: Subject) -> Iterator[Hit]:
@@ -137,7 +96,8 @@ def group_shared(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether the host loses other devices with the one that is passed.
 
     PVE binds every device of the IOMMU group to vfio-pci, bridges excepted. Functions of the device's own slot are not
-    told of, nor what has no driver, goes to this VM, or is another VM's.
+    told of, nor what has no driver, goes to this VM, or is another VM's. What the host uses of them, such as a mounted
+    disk, has rules of its own.
 
     Why it matters: while the VM runs, and often until the next boot, the host is without these devices.
 
@@ -161,6 +121,8 @@ def group_shared(subject: Subject) -> Iterator[Hit]:
             and (driver := subject.inventory.driver(mate)) is not None
             and "vfio" not in driver
             and not (wanted and wanted.others(subject.vmid, (mate,)))
+            and not number(subject.inventory.attribute(mate, "sriov_numvfs"))
+            and not subject.around.once(uses.read).of(mate)
         ]
         if lost:
             message = f"with {address} PVE takes all of IOMMU group {group} from the host: {listed(lost)}"

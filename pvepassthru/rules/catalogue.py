@@ -22,7 +22,6 @@ RULES: tuple[Rule, ...] = (
     # ---- the host: IOMMU, kernel, modules, services (rules/kernel.py and its fellows)
     # ---- devices: state, reset, SR-IOV, drivers (rules/functions.py, rules/binding.py)
     Rule("PVP224", "error", "own", binding.kept_driver, hook="no"),
-    Rule("PVP225", "error", "own", binding.slot_with_vfs, hook="no"),
     Rule("PVP226", "warning", "own", functions.pf_down, hook="no"),
     of_host("PVP227", "warning", "SR-IOV", functions.vfs_missing),
     Rule("PVP280", "error", "own", binding.bridge, hook="no"),
@@ -40,7 +39,6 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP292", "info", "own", binding.shaky_driver, hook="no"),
     Rule("PVP293", "error", "own", binding.firmware_region, hook="no"),
     Rule("PVP294", "warning", "own", binding.group_shared, hook="no"),
-    Rule("PVP296", "error", "own", binding.pf_with_vfs, hook="no"),
     Rule("PVP298", "error", "own", binding.overridden, hook="no"),
     # ---- ROM images (rules/roms.py)
     # ---- VM configs: advice (rules/guests.py)

@@ -120,7 +120,6 @@ SHARED: dict[str, str | bytes] = {**HA, "etc/pve/storage.cfg": "dir: local\n\tpa
 
 EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP224": (Tree(KEEP), Tree(KEEP, VFIO)),
-    "PVP225": (Tree("hostpci0: a1:00\n"), Tree("hostpci0: a1:00.0\n")),
     "PVP226": (
         Tree("hostpci0: 21:00.1\n", _nic(net__ens1__operstate="down\n")),
         Tree("hostpci0: 21:00.1\n", _nic(net__ens1__operstate="up\n")),
@@ -178,10 +177,6 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP294": (
         Tree(PLAIN, {"0000:05:00.0": {**NEIGHBOUR, "driver": "xhci_hcd"}}),
         Tree(PLAIN, {"0000:05:00.0": NEIGHBOUR, "0000:02:00.1": {**NEIGHBOUR, "driver": "xhci_hcd"}}),
-    ),
-    "PVP296": (
-        Tree("hostpci0: 21:00.0\n", _nic(sriov_numvfs="1\n", reset_method="flr\n")),
-        Tree("hostpci0: 21:00.0\n", _nic(sriov_numvfs="0\n", reset_method="flr\n")),
     ),
     "PVP298": (
         Tree(PLAIN, change=lambda root: _override(root, "nvme")),
