@@ -151,7 +151,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP287": (
         Tree(PLAIN, {**LINK, **_ssd(current_link_width="1\n", max_link_width="8\n")}, change=_behind_port),
-        Tree(PLAIN, {**LINK, **_ssd(current_link_width="4\n", max_link_width="8\n")}, change=_behind_port),
+        Tree(PLAIN, {**LINK, **_ssd(current_link_width="2\n", max_link_width="8\n")}, change=_behind_port),
     ),
     "PVP288": (
         Tree(PLAIN, _ssd(resource="0x0000000000000000 0x0000000000003fff 0x0000000020140204\n")),
