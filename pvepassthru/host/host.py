@@ -129,6 +129,14 @@ class Host:
             return False
         return True
 
+    def mode(self, path: str) -> int | None:
+        """The type and permission bits of a file, links followed (stat(2), st_mode), or None if it is absent."""
+        try:
+            return os.stat(self.root + path).st_mode
+        except OSError as error:
+            self._note(path, error)
+            return None
+
     def _note(self, path: str, error: OSError) -> None:
         if error.errno not in ABSENT:
             self.unreadable[path] = error.errno or errno.EIO
