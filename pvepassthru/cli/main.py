@@ -12,7 +12,6 @@ import importlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pvepassthru
 from pvepassthru.cli.words import drop, print_error, scratch
@@ -20,10 +19,12 @@ from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle.hook import open_streams
 from pvepassthru.model.errors import PassthruError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
+    from typing import Any, TextIO
 
     from pvepassthru.host.host import Host
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_streams()
     try:
         with (
-            contextlib.redirect_stdout(cast("TextIO", _Output(sys.stdout))),
+            contextlib.redirect_stdout(_Output(sys.stdout)),
             contextlib.redirect_stderr(sys.stderr or io.StringIO()),  # argparse would take standard output for None
         ):
             return run(words)

@@ -7,12 +7,16 @@ import argparse
 import json
 import os
 import sys
-import tempfile
-from typing import Any, TextIO
 
 from pvepassthru.host.vms import vmid_of
 from pvepassthru.model.errors import PassthruError
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import one_line
+
+if TYPE_CHECKING:
+    import tempfile
+    from collections.abc import Iterable, Sequence
+    from typing import Any, TextIO
 
 MEMORY = "/dev/shm"  # noqa: S108 - a private folder is made in it
 """Where the many small files of a host lie best."""
@@ -50,6 +54,8 @@ def scratch(prefix: str) -> tempfile.TemporaryDirectory[str]:
 
     Raises PassthruError when there is no place for it.
     """
+    import tempfile  # noqa: PLC0415 - `validate` is run often, and needs none
+
     try:
         return tempfile.TemporaryDirectory(prefix=prefix, dir=MEMORY)
     except OSError:  # absent, or not for us

@@ -261,6 +261,12 @@ def _choose(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
     return found
 
 
+def group_mates(subject: Subject, functions: tuple[str, ...]) -> list[str]:
+    """What else PVE binds to vfio-pci with these functions: the rest of their IOMMU groups but bridges, sorted."""
+    mates = {mate for address in functions for mate in subject.inventory.group_members(address)}
+    return sorted(mate for mate in mates.difference(functions) if not subject.inventory.has(mate, "pci_bus"))
+
+
 def read_config(host: Host, vmid: int, path: str) -> bytes:
     """The bytes of a VM's config. Raises NotFoundError when there is none, InputError when it cannot be read."""
     try:
