@@ -30,7 +30,7 @@ _LEVEL = 1
 """xz's; of these small and equal files the higher ones make little less, and take many times longer."""
 _HINT = "give the file that `pvepassthru snapshot` made, or make it anew"
 _OPENED = re.compile(r"proc/[0-9]+/fd/[^/]+")
-_DEVICE_NODE = re.compile(r"/dev/vfio/(devices/)?[A-Za-z0-9]+")
+_DEVICE_NODE = re.compile(r"/dev/(vfio/|vfio/devices/|dri/|snd/|nvidia)[A-Za-z0-9_-]*")
 """The only links that lead to absolute paths: what a process has open; they are read, never followed."""
 _UP = re.compile(r"(\.\./)*")
 
@@ -209,9 +209,8 @@ class _Unpacking:
         if text.startswith("/"):
             if not (_OPENED.fullmatch(member.name) and _DEVICE_NODE.fullmatch(text)):
                 raise ValueError("is a link to an absolute path")
-        else:
-            if not stays_inside(member.name, text):
-                raise ValueError("is a link that may lead out of the snapshot")
+        elif not stays_inside(member.name, text):
+            raise ValueError("is a link that may lead out of the snapshot")
         try:
             os.symlink(text, real)
         except FileExistsError:

@@ -33,6 +33,8 @@ LARGE = 8 * 1024 * 1024
 """Bytes of a module's file that is not read as a whole."""
 _WORD = re.compile(r"(?<![^\s\"'=@:+!|-])/(?:usr/local|opt|root|etc|srv)/[^\s\"';]+")
 """A script of the host's owner in a unit."""
+_STORAGE = re.compile(r"(?m)^[ \t]+path[ \t]+(/[^\s*?]+)[ \t]*$")
+"""The folder of a storage."""
 _CMDLINE = re.compile(r"/proc/[0-9]+/cmdline")
 
 
@@ -82,6 +84,7 @@ class _Snapshot:
         self._configs_of_functions()
         self._built_modules()
         self._scripts()
+        self._snippets()
         self._namespaces()
         self._processes()
         self.archive.put(UNREADABLE, json.dumps(dict(sorted(self.unreadable.items())), indent=0).encode() + b"\n")
@@ -263,6 +266,14 @@ class _Snapshot:
                         self._entry(
                             f"{parent}/{word.rpartition('/')[2]}", row, is_link=os.path.islink(self.host.path(word))
                         )
+
+    def _snippets(self) -> None:
+        """The names and modes of hookscripts on storages that are folders."""
+        text = self.host.text("/etc/pve/storage.cfg") or ""
+        row = Row("", "*", Masks.nothing)
+        for path in dict.fromkeys(_STORAGE.findall(text)):
+            for folder in self._folders(f"{path.rstrip('/')}/snippets"):
+                self._row(folder, row)
 
     def _folder_of(self, path: str) -> str | None:
         """The real folder that a file is in, with the links on the way."""

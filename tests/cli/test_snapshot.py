@@ -21,7 +21,11 @@ CONFIG = "machine: q35\nhostpci0: 0000:01:00,pcie=1,x-vga=1\nhostpci1: mapping=a
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
-    configs: dict[int, str | bytes] = {100: CONFIG, 101: "hostpci0: 0000:41:00.0,mdev=nvidia-63\n", 102: "memory: 512\n"}
+    configs: dict[int, str | bytes] = {
+        100: CONFIG,
+        101: "hostpci0: 0000:41:00.0,mdev=nvidia-63\n",
+        102: "hostpci0: 0000:41:00.0,mdev=nvidia-65\n",
+    }
     return tree.build(tmp_path / "host", {"devices": DEVICES}, node="pve", configs=configs, running={101: 42})
 
 
@@ -62,13 +66,13 @@ def test_every_command_says_the_same(root: str, tmp_path: Path, capsys: pytest.C
         assert words(file, line, capsys) == words(root, line, capsys), line
 
 
-def test_commands_that_write_say_what_it_is(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_that_write_say_what_it_is(root: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "pve.tar.xz")
     assert main(["--root", root, "snapshot", "-o", file]) == 0
     with open(file, "rb") as stream:
         before = stream.read()
-    capsys.readouterr()
-    code, output, errors = words(file, "hook 101 pre-start", capsys)
+    capfd.readouterr()
+    code, output, errors = words(file, "hook 102 pre-start", capfd)
     assert "created" in output, errors
     assert code == 0
     assert errors == (
@@ -76,7 +80,7 @@ def test_commands_that_write_say_what_it_is(root: str, tmp_path: Path, capsys: p
     )
     with open(file, "rb") as stream:
         assert stream.read() == before
-    assert words(file, "mdev list --json", capsys)[1] == "[]\n"
+    assert words(file, "mdev list --json", capfd)[1] == "[]\n"
 
 
 def test_secrets_only_with_full(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +103,9 @@ def test_an_existing_file_stays(root: str, tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("name, code", [("a.zip", 2), ("no/such/a.tar.xz", 5)])
-def test_where_it_cannot_go(name: str, code: int, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_it_cannot_go(
+    name: str, code: int, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found, _, errors = words(root, f"snapshot -o {tmp_path}/{name}", capsys)
     assert found == code
     assert errors.count("\n") == 1

@@ -89,32 +89,39 @@ cipassword: SECRETinsnapshot
 FILES = {
     "/etc/pve/storage.cfg": "dir: local\n\tpath /var/lib/vz\n\tcontent iso\n\ncifs: share\n\tserver 203.0.113.20\n"
     "\tpath /mnt/share\n\tusername SECRETuser\n\tpassword SECRETstorage\n\tencryption-key SECRETkey\n",
-    "/etc/pve/jobs.cfg": "vzdump: backup-1\n\tschedule daily\n\tcomment SECRETjob\n\tmailto SECRET@example.org\n\tall 1\n",
+    "/etc/pve/jobs.cfg": "vzdump: backup-1\n\tschedule daily\n\tcomment SECRETjob\n"
+    "\tmailto SECRET@example.org\n\tall 1\n",
     "/etc/pve/ha/resources.cfg": "vm: 100\n\tstate started\n\tcomment SECRETha\n",
     "/etc/pve/mapping/pci.cfg": "gpu\n\tdescription SECRETmapping\n"
     "\tmap description=SECRETentry text,id=10de:2204,iommugroup=1,node=pve,path=0000:01:00;0000:01:01\n",
     "/etc/pve/user.cfg": "user:root@pam:1:0:SECRET:name:SECRET@example.org::\ntoken:root@pam!SECRET:0:1::\n"
     "pool:lab:SECRETpool:100,101:local:\n",
-    "/etc/pve/corosync.conf": "nodelist {\n  node {\n    name: pve\n    nodeid: 1\n    ring0_addr: 203.0.113.30\n  }\n}\n",
+    "/etc/pve/corosync.conf": "nodelist {\n  node {\n    name: pve\n    nodeid: 1\n"
+    "    ring0_addr: 203.0.113.30\n  }\n}\n",
     "/etc/pve/datacenter.cfg": "#SECRETdatacenter\nhttp_proxy: http://SECRET:SECRET@203.0.113.40\n"
     "migration: secure,network=203.0.113.0/24\n",
     "/etc/pvepassthru.yaml": "# SECRETpolicy\ndefaults:\n  gate: warn\n",
     "/etc/default/grub": '# SECRETgrub\nGRUB_CMDLINE_LINUX="intel_iommu=on ip=203.0.113.50::203.0.113.1 '
     f'rd.iscsi.password=SECRETiscsi ifname=lan:{MAC}"\n',
-    "/boot/grub/grub.cfg": "password_pbkdf2 root grub.pbkdf2.SECRETgrub\nmenuentry 'Proxmox' {\n linux /vmlinuz quiet\n}\n",
+    "/boot/grub/grub.cfg": "password_pbkdf2 root grub.pbkdf2.SECRETgrub\nmenuentry 'Proxmox' {\n"
+    " linux /vmlinuz quiet\n}\n",
     "/etc/kernel/cmdline": "root=ZFS=rpool/ROOT/pve-1 rd.luks.key=SECRETluks\n",
     "/etc/modprobe.d/vfio.conf": "# SECRETmodprobe\noptions vfio-pci ids=10de:2204\n",
     "/etc/network/interfaces": "iface vmbr0 inet static\n  address 203.0.113.60/24\n  wpa-psk SECRETpsk\n",
-    "/etc/systemd/system/vfs.service": "[Service]\nEnvironment=KEY=SECRETunit\nExecStart=/usr/local/sbin/vfs --pw SECRETcli\n",
+    "/etc/systemd/system/vfs.service": "[Service]\nEnvironment=KEY=SECRETunit\n"
+    "ExecStart=/usr/local/sbin/vfs --pw SECRETcli\n",
     "/usr/local/sbin/vfs": "#!/bin/sh\ncurl -u me:SECRETscript https://203.0.113.61\n"
     "echo 4 > /sys/class/net/lan/device/sriov_numvfs\n",
     "/proc/cmdline": "BOOT_IMAGE=/vmlinuz intel_iommu=on ip=203.0.113.50 rd.iscsi.password=SECRETiscsi\n",
-    "/proc/mounts": "/dev/sda1 / ext4 rw 0 0\n//203.0.113.70/SECRETshare /mnt/s cifs rw,username=SECRETme,password=SECRETp 0 0\n",
+    "/proc/mounts": "/dev/sda1 / ext4 rw 0 0\n"
+    "//203.0.113.70/SECRETshare /mnt/s cifs rw,username=SECRETme,password=SECRETp 0 0\n",
     "/proc/net/route": "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
-    "vmbr0\t00000000\t014D71CB\t0003\t0\t0\t0\t00000000\t0\t0\t0\nvmbr0\t004D71CB\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n",
+    "vmbr0\t00000000\t014D71CB\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+    "vmbr0\t004D71CB\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n",
     "/proc/net/ipv6_route": "20010db8007700000000000000000000 40 00000000000000000000000000000000 00 "
     "00000000000000000000000000000000 00000100 00000001 00000000 00000001    vmbr0\n",
-    "/run/udev/data/b8:0": "E:ID_SERIAL=SECRETserial\nE:ID_SERIAL_SHORT=SECRETs\nE:ID_FS_TYPE=ext4\nE:ID_FS_UUID=5ec2e7aa\n",
+    "/run/udev/data/b8:0": "E:ID_SERIAL=SECRETserial\nE:ID_SERIAL_SHORT=SECRETs\n"
+    "E:ID_FS_TYPE=ext4\nE:ID_FS_UUID=5ec2e7aa\n",
     "/proc/driver/nvidia/gpus/0000:01:00.0/information": "Model: \t NVIDIA A2\nGPU UUID: \t GPU-5ec2e7aa-SECRETgpu\n",
     "/sys/class/nvme/nvme0/serial": "SECRETnvme\n",
     "/sys/class/dmi/id/product_serial": "SECRETproduct\n",
@@ -154,8 +161,8 @@ def test_a_full_snapshot_has_them(folder: str) -> None:
     secretive(f"{folder}/host")
     taken(f"{folder}/host", f"{folder}/host.tar.xz", full=True)
     content = unpacked(f"{folder}/host.tar.xz")
-    words = ("args cipassword ciuser mistyped sshkey smbios disk serial tag pending storage key job ha mapping entry grub "
-             "iscsi luks modprobe unit script share nvme run insnapshot policy")  # fmt: skip
+    words = ("args cipassword ciuser mistyped sshkey smbios disk serial tag pending storage key job ha mapping entry "
+             "grub iscsi luks modprobe unit script share nvme run insnapshot policy")  # fmt: skip
     assert [word for word in words.split() if f"SECRET{word}".encode() not in content] == []
     assert b"SECRETproduct" not in content  # no rule reads it
     assert b"SECRETenvironment" not in content
@@ -168,7 +175,8 @@ def test_what_is_left_says_the_same(folder: str) -> None:
         before, after = (vmconfig.parse(Host(root).read(path)) for root in (f"{folder}/host", copy.root))
         assert after.main.entries == before.main.entries
         assert after.main.values.keys() == before.main.values.keys()
-        assert [value.line for value in after.main.values.values()] == [one.line for one in before.main.values.values()]
+        lines = [[value.line for value in config.main.values.values()] for config in (before, after)]
+        assert lines[0] == lines[1]
     before_map, after_map = (
         mapping.parse(Host(root).read("/etc/pve/mapping/pci.cfg")) for root in (f"{folder}/host", copy.root)
     )
@@ -191,7 +199,7 @@ def test_what_is_left_says_the_same(folder: str) -> None:
 def test_masks_take_anything(data: bytes) -> None:
     masks = Masks()
     for name in ("plain", "words", "settings", "vm_config", "storage", "sections", "pools", "corosync", "grub_menu",
-                 "udev", "gpu", "dm_uuid", "mounts", "route", "route6", "serial", "makers", "qemu", "datacenter"):  # fmt: skip
+                 "udev", "gpu", "dm_uuid", "mounts", "route", "route6", "serial", "makers", "qemu"):  # fmt: skip
         assert isinstance(getattr(masks, name)(data), bytes)
     for name in ("settings", "vm_config", "storage", "sections", "makers", "mounts"):
         assert getattr(masks, name)(data).count(b"\n") == data.count(b"\n")
