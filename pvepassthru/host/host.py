@@ -92,14 +92,19 @@ class Host:
             self._note(path, error)
             return []
 
-    def link(self, path: str) -> str | None:
-        """The last component of where a symbolic link points (a driver's name, a group's number), or None."""
+    def target(self, path: str) -> str | None:
+        """Where a symbolic link points, as it says it (in sysfs a relative path), or None."""
         try:
-            return os.readlink(self.root + path).rstrip("/").rpartition("/")[2]
+            return os.readlink(self.root + path)
         except OSError as error:
             if error.errno != errno.EINVAL:  # EINVAL: there, and no link
                 self._note(path, error)
             return None
+
+    def link(self, path: str) -> str | None:
+        """The last component of where a symbolic link points (a driver's name, a group's number), or None."""
+        target = self.target(path)
+        return None if target is None else target.rstrip("/").rpartition("/")[2]
 
     def resolve(self, path: str) -> str | None:
         """The path, as on a host, that `path` leads to with all links followed, or None if it leads nowhere."""
