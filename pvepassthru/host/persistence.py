@@ -51,7 +51,7 @@ class Maker(NamedTuple):
     """`FILE:LINE`, or the file."""
     address: str | None
     """The PF; None when it does not say which in a way that can be read."""
-    count: int | None
+    vfs: int | None
     """How many; None likewise."""
 
 

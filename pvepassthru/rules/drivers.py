@@ -65,17 +65,11 @@ def vfio_disabled(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: remove that line, then `update-initramfs -u -k all` and reboot.
     """
-    modules = around.once(sources.modules)
-    _need_config(modules)
+    modules = sources.configuration(around)
     for name in (*VFIO, "vfio_pci"):
         where = modules.disabled(name)
         if where and not modules.is_loaded(name):
             yield Hit(where, f"the module {name} cannot be loaded: this line forbids it", f"remove it, then: {APPLY}")
-
-
-def _need_config(modules: Modules) -> None:
-    if not modules.host.exists(kernel_modules.OWN_FOLDER):
-        raise Unknown(f"there is no {kernel_modules.OWN_FOLDER}")
 
 
 # ---- lists of modules
@@ -109,6 +103,8 @@ def unknown_module(around: Surroundings) -> Iterator[Hit]:
     modules = around.once(sources.modules)
     listed_here = [one for one in (*modules.boot, *modules.initramfs) if plain(one.name) not in GONE]
     states = {one: modules.available(one.name) for one in listed_here}
+    if not states:
+        raise NotApplicable("no module is listed in /etc/modules, modules-load.d or initramfs-tools")
     if None in states.values():
         raise Unknown("the modules of the running kernel are not listed (modules.dep, modules.builtin)")
     for one, there in states.items():
@@ -153,8 +149,7 @@ def _fitting(around: Surroundings, wanted: VfioId) -> tuple[str, ...]:
 
 def _option(around: Surroundings) -> Setting:
     """vfio-pci's ids= that counts. Raises NotApplicable without one."""
-    modules = around.once(sources.modules)
-    option = modules.option("vfio_pci", "ids")
+    option = sources.configuration(around).option("vfio_pci", "ids")
     if option is None:
         raise NotApplicable("vfio-pci is given no ids=")
     return option
@@ -268,7 +263,7 @@ def ids_take_more(around: Surroundings) -> Iterator[Hit]:
     How to fix: tell devices by their addresses: `pvepassthru doctor --fix --for ADDRESS --method override`.
     """
     option = _option(around)
-    wanted = around.once(sources.wanted).whole
+    wanted = sources.given(around).whole
     for one in around.once(taken):
         given = [address for address in one.functions if address in wanted]
         others = [
@@ -300,8 +295,7 @@ def blacklist_hits_host(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: remove the `blacklist` line; tell the device to be passed by its id or address instead.
     """
-    modules = around.once(sources.modules)
-    _need_config(modules)
+    modules = sources.configuration(around)
     told = set()
     for address in around.inventory.addresses():
         driver = around.inventory.driver(address)
@@ -325,8 +319,7 @@ def blacklist_without_effect(around: Surroundings) -> Iterator[Hit]:
     How to fix: `update-initramfs -u -k all`, then reboot; if that does not help, give the device's id to vfio-pci with
     a softdep.
     """
-    modules = around.once(sources.modules)
-    _need_config(modules)
+    modules = sources.configuration(around)
     used: dict[str, list[str]] = {}
     for address in around.inventory.addresses():
         driver = around.inventory.driver(address)

@@ -134,7 +134,8 @@ def firmware_memory(subject: Subject) -> Iterator[Hit]:
 def host_firmware_memory(around: Surroundings) -> Iterator[Hit]:
     """Whether the firmware leaves the memory of the devices that VMs get to the kernel."""
     _need_groups(around)
-    wanted = around.once(sources.wanted).whole
+    wanted = sources.given(around).whole
+    _need_regions(around)
     if not wanted:
         raise NotApplicable("no VM of this node is given a device")
     for address in sorted(wanted):
@@ -150,7 +151,8 @@ def kept_candidates(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: nothing, as long as no VM is to have it; else as `pvepassthru explain PVP151` says.
     """
-    wanted = around.once(sources.wanted).whole
+    wanted = sources.given(around).whole
+    _need_regions(around)
     found = [
         address
         for members in _need_groups(around).values()
@@ -163,11 +165,17 @@ def kept_candidates(around: Surroundings) -> Iterator[Hit]:
         yield Hit(where, message, "pvepassthru explain PVP151 tells what can be done")
 
 
+def _need_regions(around: Surroundings) -> None:
+    if not any(around.host.exists(f"{GROUPS}/{group}/reserved_regions") for group in _need_groups(around)):
+        raise Unknown(f"no group in {GROUPS} tells its reserved_regions")
+
+
 _KEPT_HINT = "look for a setting of the vendor that excludes the slot, update the firmware, or pass another device"
 
 
 def _kept_words(address: str) -> str:
-    return f"the kernel refuses to give {address} to a VM: the firmware keeps memory of it (RMRR, direct in reserved_regions)"
+    why = "the firmware keeps memory of it (RMRR: direct in reserved_regions)"
+    return f"the kernel refuses to give {address} to a VM: {why}"
 
 
 def _is_kept(around: Surroundings, address: str) -> bool:
@@ -196,7 +204,7 @@ def framebuffer(around: Surroundings) -> Iterator[Hit]:
     text = around.host.text("/proc/iomem")
     if text is None:
         raise Unknown("there is no /proc/iomem")
-    wanted = around.once(sources.wanted).whole
+    wanted = sources.given(around).whole
     older = around.once(sources.firmware).older_than(6, 0)
     for address, name in _framebuffers(text):
         late = older or around.inventory.driver(address) == "vfio-pci"
@@ -237,7 +245,7 @@ def only_gpu(around: Surroundings) -> Iterator[Hit]:
     ]
     if not gpus:
         raise NotApplicable("there is no VGA device")
-    wanted = around.once(sources.wanted).whole
+    wanted = sources.given(around).whole
     boot = [address for address in gpus if around.inventory.attribute(address, "boot_vga") == "1"]
     if len(boot) == 1 and boot[0] in wanted and all(address in wanted for address in gpus):
         message = (

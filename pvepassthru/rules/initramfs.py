@@ -6,7 +6,6 @@ from __future__ import annotations
 from pvepassthru.host import boot as boots
 from pvepassthru.host import firmware
 from pvepassthru.host import modules as kernel_modules
-from pvepassthru.model import modprobe
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
 from pvepassthru.rules import sources
@@ -16,6 +15,7 @@ from pvepassthru.rules.subject import Hit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pvepassthru.model import modprobe
     from pvepassthru.rules.subject import Surroundings
 
 BOOT = "/boot"

@@ -83,8 +83,7 @@ def _lacks_table(around: Surroundings) -> bool:
 
 
 def no_iommu(around: Surroundings) -> Iterator[Hit]:
-    """What it checks: whether the kernel drives an IOMMU, on a host whose firmware has one and whose parameters allow
-    it.
+    """Whether the kernel drives an IOMMU, on a host whose firmware has one and whose parameters allow it.
 
     Why it matters: PVE refuses to start a VM with a device.
 

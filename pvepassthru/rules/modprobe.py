@@ -40,9 +40,7 @@ def ids_overridden(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: write one line with all ids: `options vfio-pci ids=1234:5678,4321:8765`.
     """
-    modules = around.once(sources.modules)
-    if not modules.of("options") and not any(modules.options(name) for name in PARAMETERS):
-        raise NotApplicable("no module is given options")
+    modules = sources.configuration(around)
     for module in PARAMETERS:
         for name, settings in sorted(modules.options(module).items()):
             lost = _lost(settings, adds=name == "ids")
@@ -93,9 +91,7 @@ def bad_line(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: correct the line, as the message says.
     """
-    modules = around.once(sources.modules)
-    if not around.host.exists(OWN_FOLDER):
-        raise Unknown(f"there is no {OWN_FOLDER}")
+    modules = sources.configuration(around)
     for bad in modules.bad:
         if bad.path.startswith(OWN_FOLDER):
             word = bad.text.split(None, 1)[0]
@@ -112,7 +108,7 @@ def unknown_parameter(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: write it as the message says; `modinfo -p vfio-pci` lists what there is.
     """
-    modules = around.once(sources.modules)
+    modules = sources.configuration(around)
     given = {name: modules.options(name) for name in PARAMETERS}
     if not any(given.values()):
         raise NotApplicable("no module of VFIO is given options")
@@ -156,7 +152,7 @@ def nothing_loads(around: Surroundings) -> Iterator[Hit]:
     How to fix: list vfio_pci in /etc/modules-load.d/pvepassthru.conf (or /etc/modules), or write `softdep DRIVER pre:
     vfio-pci` for the driver of the device. Then `update-initramfs -u -k all`, and reboot.
     """
-    modules = around.once(sources.modules)
+    modules = sources.configuration(around)
     option = modules.option("vfio_pci", "ids")
     if option is None:
         raise NotApplicable("vfio-pci is given no ids=")

@@ -154,8 +154,7 @@ def _right_case(word: Parameter) -> str | None:
 
 
 def misspelt(around: Surroundings) -> Iterator[Hit]:
-    """What it checks: whether a parameter looks like one for passthrough, or has a value, that the kernel does not
-    know.
+    """What it checks: whether a parameter for passthrough has a name or a value that the kernel does not know.
 
     Why it matters: the kernel ignores it without a word.
 

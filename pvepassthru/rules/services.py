@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules on PVE's services and files as `doctor` sees them: pmxcfs, reservations, policy, mappings; and what is unread."""
+"""Rules on PVE's services and files as `doctor` sees them, and on what could not be read."""
 
 from __future__ import annotations
 
@@ -82,6 +82,8 @@ def mappings_unreadable(around: Surroundings) -> Iterator[Hit]:
     """Whether the cluster's PCI mappings can be read."""
     _, why = around.mappings_read
     if not why and not around.host.exists(MAPPINGS):
+        if not around.host.names(PVE):
+            raise Unknown(f"there is nothing in {PVE}")
         raise NotApplicable("the cluster has no PCI mapping")
     yield from unread(MAPPINGS, why)
 

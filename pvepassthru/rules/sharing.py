@@ -38,6 +38,11 @@ def _pfs(around: Surroundings) -> dict[str, tuple[int, int | None]]:
     return found
 
 
+def _need_sources(around: Surroundings) -> None:
+    if not persistence.is_readable(around.host):
+        raise Unknown(f"there is no {persistence.UNITS}")
+
+
 def _counted(around: Surroundings, address: str) -> dict[int, str]:
     """How many VFs a PF is to get at boot, each number with the first place that says so.
 
@@ -45,8 +50,8 @@ def _counted(around: Surroundings, address: str) -> dict[int, str]:
     """
     counts: dict[int, str] = {}
     for maker in around.once(makers):
-        if maker.address == address and maker.count is not None:
-            counts.setdefault(maker.count, maker.where)
+        if maker.address == address and maker.vfs is not None:
+            counts.setdefault(maker.vfs, maker.where)
     return {count: where for count, where in counts.items() if count or len(counts) == 1}
 
 
@@ -62,8 +67,7 @@ def not_persistent(around: Surroundings) -> Iterator[Hit]:
     with a line in /etc/sysfs.d. For NVIDIA: `systemctl enable pve-nvidia-sriov@ALL.service`.
     """
     pfs = _pfs(around)
-    if not persistence.is_readable(around.host):
-        raise Unknown(f"there is no {persistence.UNITS}")
+    _need_sources(around)
     for address, (present, _) in pfs.items():
         if present and not any(maker.address in {address, None} for maker in around.once(makers)):
             nvidia = sources.ids(around, address)[0] == NVIDIA
@@ -85,7 +89,9 @@ def two_makers(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: remove all but one.
     """
-    for address in _pfs(around):
+    pfs = _pfs(around)
+    _need_sources(around)
+    for address in pfs:
         counts = _counted(around, address)
         if len(counts) > 1:
             words = listed([f"{count} by {where}" for count, where in sorted(counts.items())])
@@ -104,7 +110,9 @@ def other_number(around: Surroundings) -> Iterator[Hit]:
     How to fix: see the kernel log; ENOMEM there means that the firmware gave the device no room (enable SR-IOV and
     "Above 4G decoding"). A change of the number needs a 0 first, with no VF in use.
     """
-    for address, (present, total) in _pfs(around).items():
+    pfs = _pfs(around)
+    _need_sources(around)
+    for address, (present, total) in pfs.items():
         counts = _counted(around, address)
         if len(counts) == 1 and (total is None or next(iter(counts)) <= total):
             (count, where), *_ = counts.items()
@@ -141,7 +149,9 @@ def too_many(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: write at most what sriov_totalvfs says; some cards can be told to offer more by their firmware's tool.
     """
-    for address, (_, total) in _pfs(around).items():
+    pfs = _pfs(around)
+    _need_sources(around)
+    for address, (_, total) in pfs.items():
         counts = _counted(around, address)
         for count, where in sorted(counts.items()) if total is not None and len(counts) == 1 else ():
             if total is not None and count > total:

@@ -47,8 +47,9 @@ def _gvt_wanted(around: Surroundings) -> str:
 
 
 def gvt_generation(around: Surroundings) -> Iterator[Hit]:
-    """What it checks: whether the processor's GPU is one that GVT-g knows: Intel's 5th to 7th generation, to Comet
-    Lake.
+    """What it checks: whether the processor's GPU is one that GVT-g knows, where something asks for it.
+
+    It knows those of Intel's 5th to 7th generation, and their likes up to Comet Lake.
 
     Why it matters: other GPUs have no mediated devices of i915; VMs with `mdev=i915-GVTg_...` do not start.
 
@@ -116,7 +117,8 @@ def no_kvmgt(around: Surroundings) -> Iterator[Hit]:
 
 def _vgpu_wanted(around: Surroundings) -> tuple[str, tuple[str, ...]]:
     """Words for the VMs that want an NVIDIA vGPU, and the PFs on NVIDIA's driver. Raises NotApplicable if none."""
-    types = [vmids for name, vmids in around.once(sources.wanted).types.items() if name.startswith("nvidia-")]
+    wanted = sources.given(around)
+    types = [vmids for name, vmids in wanted.types.items() if name.startswith("nvidia-")]
     if not types:
         raise NotApplicable("no VM of this node has an NVIDIA vGPU")
     gpus = tuple(
