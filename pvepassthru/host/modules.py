@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from pvepassthru.host import firmware
 from pvepassthru.host.boot import whole
 from pvepassthru.model import modprobe
 from pvepassthru.model.modprobe import plain
@@ -59,7 +60,7 @@ class Modules:
 
     def __init__(self, host: Host, running: CommandLine | None = None) -> None:
         self.host = host
-        self.release = host.text("/proc/sys/kernel/osrelease")
+        self.release = firmware.release(host)
         """Of the running kernel, or None."""
         self.folder = f"/lib/modules/{self.release}"
         self.loaded = _loaded(host)

@@ -15,7 +15,7 @@ from pvepassthru.rules.subject import Hit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvepassthru.host.modules import Modules, Setting
+    from pvepassthru.host.modules import Setting
     from pvepassthru.model.vfio_ids import VfioId
     from pvepassthru.rules.subject import Surroundings
 
