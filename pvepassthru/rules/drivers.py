@@ -235,8 +235,10 @@ def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
     for one in around.once(taken):
         for address in one.functions:
             driver = around.inventory.driver(address)
-            if driver in {None, "vfio-pci"} or any(
-                use.kind != "doubt" for use in around.once(sources.uses).critical(address)
+            if (
+                driver is None
+                or "vfio" in driver
+                or any(use.kind != "doubt" for use in around.once(sources.uses).critical(address))
             ):
                 continue
             module = modules.of_driver(driver or "")

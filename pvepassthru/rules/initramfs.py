@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 BOOT = "/boot"
 DKMS = "/var/lib/dkms"
-PINS = ("/etc/kernel/proxmox-boot-pin", "/etc/kernel/next-boot-pin")
+PINS = ("/etc/kernel/proxmox-boot-pin", "/etc/kernel/next-boot-pin", "/etc/default/grub.d/proxmox-kernel-pin.cfg")
+"""Where PVE writes down the kernel that `proxmox-boot-tool kernel pin` was told."""
 
 
 def _release(around: Surroundings) -> str:

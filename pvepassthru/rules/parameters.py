@@ -145,9 +145,7 @@ def _right_case(word: Parameter) -> str | None:
             values = (value or "").split(",")
             lower = (value or "").lower().split(",")
             known = VALUES.get(name, frozenset())
-            if known and any(
-                one not in known and small in known | {"on"} for one, small in zip(values, lower, strict=True)
-            ):
+            if known and any(one not in known and small in known for one, small in zip(values, lower, strict=True)):
                 value, fits = ",".join(lower), fits and values == lower
             return None if fits else (name if value is None else f"{name}={value}")
     return None

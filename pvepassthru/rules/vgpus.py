@@ -43,6 +43,7 @@ def _gvt_wanted(around: Surroundings) -> str:
     one = modules.listed("kvmgt")
     if one:
         return one.where
+    _ = sources.given(around)
     raise NotApplicable("nothing asks for GVT-g")
 
 

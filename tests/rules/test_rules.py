@@ -14,7 +14,7 @@ import pytest
 from pvepassthru.rules.catalogue import RULES, host_states
 from pvepassthru.rules.rule import STEPS
 from pvepassthru.rules.subject import Surroundings
-from tests.rules.examples import gate
+from tests.rules.examples import drivers, gate, kernel, sharing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from pvepassthru.model.finding import Finding
     from tests.rules.example import Tree
 
-EXAMPLES: dict[str, tuple[Tree, Tree]] = {**gate.EXAMPLES}
-HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {}
+EXAMPLES: dict[str, tuple[Tree, Tree]] = {**gate.EXAMPLES, **kernel.EXAMPLES}
+HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
+    **kernel.HOST_EXAMPLES,
+    **drivers.HOST_EXAMPLES,
+    **sharing.HOST_EXAMPLES,
+}
 BY_CODE = {rule.code: rule for rule in RULES}
 
 
