@@ -137,7 +137,10 @@ def unsigned_module(around: Surroundings) -> Iterator[Hit]:
     built = [name for name in around.host.names(folder) if ".ko" in name]
     if not built:
         raise NotApplicable("DKMS built no module for the running kernel")
-    unsigned = [name for name in built if firmware.is_signed(around.host, f"{folder}/{name}") is False]
+    signed = {name: firmware.is_signed(around.host, f"{folder}/{name}") for name in built}
+    unsigned = [name for name in built if signed[name] is False]
+    if not unsigned and None in signed.values():
+        raise Unknown(f"the modules in {folder} are compressed")
     if unsigned:
         why = "Secure Boot is on" if found.secure_boot else f"lockdown is {found.lockdown}"
         message = f"{listed(unsigned)} of kernel {found.release} have no signature, and {why}"
@@ -157,7 +160,7 @@ def no_remapping(subject: Subject) -> Iterator[Hit]:
     vfio_iommu_type1 allow_unsafe_interrupts=1` in /etc/modprobe.d/pvepassthru.conf, at the risk of an unstable host.
     """
     for device in subject.resolution.passed:
-        if device.bound_to_vfio and not _allows_unsafe(subject.around) and _remaps(subject.around) is False:
+        if device.bound_to_vfio and _remaps(subject.around) is False and not _allows_unsafe(subject.around):
             message = (
                 f"the kernel does not remap interrupts, so VFIO refuses {device.addresses[0]}{_why(subject.around)}"
             )

@@ -28,8 +28,8 @@ PARAMETERS = {
     ),
 }
 """The parameters of VFIO's modules, of all kernels. Source: Linux drivers/vfio."""
-ASIDE = (".bak", ".old", ".orig", ".save", ".disabled", ".off", ".dist", ".swp", ".pvepassthru", "~", ".example", ".md")
-"""Endings by which people and tools put a file aside."""
+MEANT = frozenset(("txt", "cfg", "cnf", "config", "modprobe", "con"))
+"""Endings, in lower case, of files that look as if they were meant; any other is how people put a file aside."""
 
 
 def ids_overridden(around: Surroundings) -> Iterator[Hit]:
@@ -75,13 +75,16 @@ def no_conf_suffix(around: Surroundings) -> Iterator[Hit]:
     for folder in folders:
         for name in around.host.names(folder):
             path = f"{folder}/{name}"
-            if name.endswith(".conf") or name.startswith((".", "README")) or name.endswith(ASIDE) or ".dpkg-" in name:
+            stem, dot, ending = name.rpartition(".")
+            if name.endswith((".conf", "~")) or name.startswith((".", "README")):
+                continue
+            if dot and ending.lower() not in {*MEANT, "conf"}:
                 continue
             text = boots.whole(around.host, path) or ""
             meant = modprobe.parse(text, path)[0] if folder == OWN_FOLDER else modprobe.listed(text)
             if meant:
                 message = f"{shown(path)} is not read, since its name does not end in .conf"
-                yield Hit(path, message, f"mv {shown(path)} {shown(path.removesuffix('.txt'))}.conf; then: {APPLY}")
+                yield Hit(path, message, f"mv {shown(path)} {folder}/{shown(stem or name)}.conf; then: {APPLY}")
 
 
 def bad_line(around: Surroundings) -> Iterator[Hit]:
@@ -157,7 +160,9 @@ def nothing_loads(around: Surroundings) -> Iterator[Hit]:
     if option is None:
         raise NotApplicable("vfio-pci is given no ids=")
     softdeps = any("vfio_pci" in map(modprobe.plain, line.rest.split()) for line in modules.of("softdep"))
-    if not (softdeps or modules.listed("vfio_pci") or modules.is_builtin("vfio_pci")):
+    named = modules.running.values("modules_load") if modules.running else ()
+    named_there = any("vfio_pci" in map(modprobe.plain, (value or "").split(",")) for value in named)
+    if not (named_there or softdeps or modules.listed("vfio_pci") or modules.is_builtin("vfio_pci")):
         message = "vfio-pci is given ids= here, but nothing loads it at boot"
         hint = "echo vfio_pci >> /etc/modules-load.d/pvepassthru.conf"
         yield Hit(option.where, message, f"{hint}; {APPLY}")
