@@ -36,6 +36,9 @@ class Firmware(NamedTuple):
 
     vendor: Literal["Intel", "AMD"] | None
     """The processor's maker."""
+    iommu: Literal["Intel", "AMD"] | None
+    """Whose IOMMU it is: by the units that the kernel drives, else by the ACPI tables, else the processor's maker's. A
+    virtual machine may have an AMD processor and an Intel IOMMU."""
     flags: frozenset[str] | None
     """The first processor's flags; None without such a line (no x86), or without /proc/cpuinfo."""
     tables: frozenset[str] | None
@@ -79,8 +82,10 @@ def read(host: Host) -> Firmware:
     flags = cpu.get("flags")
     tables = host.names(TABLES)
     secure = host.text(SECURE_BOOT)
+    vendor = makers.get(cpu.get("vendor_id"))
     return Firmware(
-        makers.get(cpu.get("vendor_id")),
+        vendor,
+        _iommu([*host.names(IOMMUS), *tables]) or vendor,
         None if flags is None else frozenset(flags.split()),
         frozenset(tables) if tables else None,
         secure[-1] == "\1" if secure else None,
@@ -133,6 +138,16 @@ def _first_cpu(text: str) -> dict[str, str]:
             break
         values[name.strip()] = value.strip()
     return values
+
+
+def _iommu(names: list[str]) -> Literal["Intel", "AMD"] | None:
+    """Whose IOMMU these units (dmar0, ivhd0), then tables (DMAR, IVRS), tell of."""
+    for name in names:
+        if name.lower().startswith("dmar"):
+            return "Intel"
+        if name.lower().startswith(("ivhd", "ivrs")):
+            return "AMD"
+    return None
 
 
 def _chosen(text: str | None) -> str | None:

@@ -30,9 +30,11 @@ APPLY = "update-initramfs -u -k all, then reboot"
 
 def no_vfio_pci(around: Surroundings) -> Iterator[Hit]:
     """Whether the driver vfio-pci is there, or can be loaded into the running kernel."""
-    there = around.inventory.driver_available("vfio-pci")
-    if there is None:
+    if not around.host.exists("/sys/bus/pci/drivers"):
         raise Unknown("there is no /sys/bus/pci/drivers")
+    there = around.host.exists("/sys/bus/pci/drivers/vfio-pci") or around.once(sources.modules).available("vfio_pci")
+    if there is None:
+        raise Unknown("the modules of the running kernel are not listed (modules.dep, modules.builtin)")
     if not there:
         message = "the driver vfio-pci is not there, and cannot be loaded into the running kernel"
         yield Hit("/sys/bus/pci/drivers", message, "modprobe vfio-pci; reboot if the running kernel's modules are gone")

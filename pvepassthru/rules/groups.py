@@ -59,7 +59,7 @@ def shared_group(around: Surroundings) -> Iterator[Hit]:
         if candidates and len({_device(around, address) for address in devices}) > 1:
             words = listed([sources.named(around, address) for address in devices], 8)
             message = f"IOMMU group {group} holds several devices, which can only be passed together: {words}"
-            yield Hit(f"{GROUPS}/{group}", message, _slots(around))
+            yield Hit(f"{GROUPS}/{group}", message, _slots(around, devices))
 
 
 def _device(around: Surroundings, address: str) -> str:
@@ -67,11 +67,14 @@ def _device(around: Surroundings, address: str) -> str:
     return slot(around.inventory.physical_function(address) or address)
 
 
-def _slots(around: Surroundings) -> str:
-    """Words for the root ports below which a card would have a group of its own."""
+def _slots(around: Surroundings, devices: list[str]) -> str:
+    """Words for the root ports below which a card would have a group of its own, other than those of these devices."""
     found = []
+    paths = [around.host.resolve(f"{DEVICES}/{address}") or "" for address in devices]
     for address in around.inventory.addresses():
         if not around.inventory.has(address, "pci_bus") or not _at_root(around, address):
+            continue
+        if any(f"/{address}/" in path for path in paths):
             continue
         members = around.inventory.group_members(address)
         names = [name for name in around.host.names(f"{DEVICES}/{address}") if is_address(name)]
@@ -181,7 +184,7 @@ def _kept_words(address: str) -> str:
 def _is_kept(around: Surroundings, address: str) -> bool:
     """Whether the kernel refuses a device for such a region: Intel's driver always, from 6.6 on for every IOMMU."""
     found = around.once(sources.firmware)
-    if found.vendor != "Intel" and found.older_than(6, 6) is not False:
+    if found.iommu != "Intel" and found.older_than(6, 6) is not False:
         return False
     group = around.inventory.group(address)
     text = around.host.text(f"{GROUPS}/{group}/reserved_regions") if group is not None else None

@@ -39,6 +39,8 @@ def no_virtualization(around: Surroundings) -> Iterator[Hit]:
         raise Unknown(f"there is no {firmware.CPUINFO}")
     if not found.flags & {"vmx", "svm"}:
         hint = _BIOS.get(found.vendor or "", "enable virtualization in the firmware's setup")
+        if "hypervisor" in found.flags:
+            hint = "this host is itself a VM: enable nested virtualization at the outer host"
         yield Hit(firmware.CPUINFO, "the processor offers the kernel neither VT-x nor SVM", hint)
 
 
@@ -72,9 +74,12 @@ def no_iommu_table(around: Surroundings) -> Iterator[Hit]:
     if found.tables is None:
         raise Unknown(f"there is no {firmware.TABLES}")
     if _lacks_table(around):
-        what = _VTD.get(found.vendor or "", "the IOMMU (VT-d, AMD-Vi)")
+        what = _VTD.get(found.iommu or "", "the IOMMU (VT-d, AMD-Vi)")
         message = "the firmware describes no IOMMU: there is neither a DMAR nor an IVRS table"
-        yield Hit(firmware.TABLES, message, f"enable {what} in the firmware's setup")
+        hint = f"enable {what} in the firmware's setup"
+        if "hypervisor" in (found.flags or ()):
+            hint = "this host is itself a VM: give it a virtual IOMMU (machine q35, viommu=intel)"
+        yield Hit(firmware.TABLES, message, hint)
 
 
 def _lacks_table(around: Surroundings) -> bool:
@@ -107,14 +112,14 @@ def off_by(around: Surroundings) -> tuple[str, str] | None:
     if around.inventory.iommu_present() is not False or line is None:
         return None
     found = around.once(sources.firmware)
-    name = {"Intel": "intel_iommu", "AMD": "amd_iommu"}.get(found.vendor or "")
+    name = {"Intel": "intel_iommu", "AMD": "amd_iommu"}.get(found.iommu or "")
     values = ",".join(value or "" for value in line.values(name)).split(",") if name else []
     switches = [value for value in values if value in {"on", "off"}]
     if switches[-1:] == ["off"]:
         return "PVP115", f"{name}=off"
     if "off" in ",".join(value or "" for value in line.values("iommu")).split(","):
         return "PVP115", "iommu=off"
-    if found.vendor == "Intel" and not switches and found.older_than(6, 8):
+    if found.iommu == "Intel" and not switches and found.older_than(6, 8):
         return "PVP114", "intel_iommu=on"
     return None
 

@@ -68,9 +68,9 @@ def intel_not_on(around: Surroundings) -> Iterator[Hit]:
     """
     line = around.once(sources.running)
     found = around.once(sources.firmware)
-    if found.vendor is None or found.kernel is None:
-        raise Unknown("neither the processor's maker nor the kernel's version can be told")
-    if found.vendor != "Intel" or not found.older_than(6, 8):
+    if found.iommu is None or found.kernel is None:
+        raise Unknown("it cannot be told whose IOMMU this is, or what kernel")
+    if found.iommu != "Intel" or not found.older_than(6, 8):
         raise NotApplicable("this kernel uses the IOMMU without being told")
     why = off_by(around)
     if why and why[0] == "PVP114":
@@ -107,12 +107,12 @@ def without_effect(around: Surroundings) -> Iterator[Hit]:
     How to fix: remove it at the next occasion. `iommu=pt` is for both.
     """
     line = around.once(sources.running)
-    vendor = around.once(sources.firmware).vendor
-    if vendor is None:
-        raise Unknown("the processor's maker cannot be told")
-    other = {"Intel": "amd_iommu", "AMD": "intel_iommu"}[vendor]
-    words = [f"{word.text} is for another maker's processors" for word in line.named(other)]
-    if vendor == "AMD":
+    maker = around.once(sources.firmware).iommu
+    if maker is None:
+        raise Unknown("it cannot be told whose IOMMU this is")
+    other = {"Intel": "amd_iommu", "AMD": "intel_iommu"}[maker]
+    words = [f"{word.text} is not for {maker}'s IOMMU, which this host has" for word in line.named(other)]
+    if maker == "AMD":
         words += [
             f"{word.text} is no value that the kernel knows: AMD's IOMMU is on without it"
             for word in line.named("amd_iommu")

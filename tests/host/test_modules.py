@@ -168,7 +168,7 @@ def test_interrupt_remapping(interrupts: str | None, ecap: str | None, remaps: b
 
 
 def test_secure_boot_and_lockdown(tmp_path: Path) -> None:
-    assert firmware.read(Host(str(tmp_path))) == (None, None, None, None, None, None)
+    assert firmware.read(Host(str(tmp_path))) == (None, None, None, None, None, None, None)
     tree.put(tmp_path, firmware.SECURE_BOOT, b"\6\0\0\0\1")
     tree.put(tmp_path, firmware.LOCKDOWN, "none [integrity] confidentiality\n")
     found = firmware.read(Host(str(tmp_path)))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -247,3 +248,23 @@ def test_the_same_findings_in_the_same_order(tmp_path: Path) -> None:
     runs = [[state.findings for state in host_states(Surroundings(Host(root)))] for _ in range(3)]
     assert runs[0] == runs[1] == runs[2]
     assert sum(map(len, runs[0])) > 4
+
+
+def test_a_host_that_is_a_vm_is_told_so(tmp_path: Path) -> None:
+    files = {"proc/cpuinfo": healthy.cpu("GenuineIntel", "hypervisor")}
+    _, (text,) = state_of(host(files), "PVP110", tmp_path)
+    assert "nested virtualization" in text
+
+
+def test_without_lists_of_modules_vfio_pci_is_unknown(tmp_path: Path) -> None:
+    bare = host(
+        base=without(INTEL, f"lib/modules/{healthy.RELEASE}", "sys/module/vfio_pci"),
+        change=lambda root: shutil.rmtree(f"{root}/sys/bus/pci/drivers/vfio-pci"),
+    )
+    assert state_of(bare, "PVP102", tmp_path) == ("unknown", [])
+
+
+def test_an_amd_processor_with_intels_iommu(tmp_path: Path) -> None:
+    """As QEMU can have it: the IOMMU decides which parameter counts."""
+    files = {**booted("intel_iommu=on"), "proc/cpuinfo": healthy.cpu("AuthenticAMD", "svm")}
+    assert codes(host(files), tmp_path) == set()
