@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pvepassthru.model.finding import Finding
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
-from pvepassthru.rules import gate
+from pvepassthru.rules import gate, roms
 from pvepassthru.rules.rule import NotApplicable, Rule, Unknown, judge
 
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ RULES: tuple[Rule, ...] = (
     # ---- the host: IOMMU, kernel, modules, services (rules/kernel.py and its fellows)
     # ---- devices: state, reset, SR-IOV (rules/functions.py)
     # ---- ROM images (rules/roms.py)
+    Rule("PVP260", "warning", "own", roms.not_a_rom, "no"),
+    Rule("PVP261", "warning", "own", roms.vendor_header, "no"),
+    Rule("PVP262", "warning", "own", roms.malformed, "no"),
+    Rule("PVP263", "warning", "own", roms.truncated, "no"),
+    Rule("PVP264", "warning", "own", roms.no_last, "no"),
+    Rule("PVP265", "warning", "own", roms.other_device, "no"),
+    Rule("PVP266", "warning", "own", roms.no_efi_image, "no"),
+    Rule("PVP267", "warning", "own", roms.no_legacy_image, "no"),
+    Rule("PVP268", "warning", "own", roms.bad_checksum, "no"),
+    Rule("PVP269", "warning", "own", roms.hidden, "no"),
+    Rule("PVP270", "warning", "own", roms.too_large, "no"),
+    Rule("PVP271", "warning", "own", roms.wrong_machine, "no"),
     # ---- VM configs: advice (rules/guests.py)
     # ---- versions of PVE (rules/versions.py)
     # ---- across VMs (rules/competition.py)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from tests import tree
+from tests import rom_images, tree
 from tests.rules.example import GPU, OFFERS, SSD, SSD_TWICE, TYPES, VFS, Tree
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def _instances(**types: str) -> dict[str, dict[str, Any]]:
 PLAIN = Tree("hostpci0: 02:00.0\n")
 MDEV = Tree("hostpci0: 41:00.0,mdev=nvidia-63\n")
 IGD = "vga: none\nhostpci0: 00:02.0,legacy-igd=1"
-ROM = "hostpci0: 01:00.0,romfile=rom.bin\n"
+UEFI = "bios: ovmf\nefidisk0: local-lvm:vm-100-disk-0,efitype=4m,size=4M\nmachine: q35\n"
+ROM = f"{UEFI}hostpci0: 01:00,pcie=1,romfile=rom.bin\n"
 
 EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP101": (Tree("hostpci0: 02:00.0\n", host={"iommu": False}), PLAIN),
@@ -108,12 +109,12 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: a1:00.4,mdev=nvidia-35\n", {"0000:a1:00.4": {"nvidia": {**OFFERS, "current": "35"}}}),
     ),
     "PVP230": (
-        Tree("hostpci0: 01:00.0,romfile=../../../etc/hostname\n"),
-        Tree("hostpci0: 01:00.0,romfile=../kvm/rom.bin\n", change=_rom(b"U\xaa")),
+        Tree(ROM.replace("rom.bin", "../../../etc/hostname")),
+        Tree(ROM.replace("rom.bin", "../kvm/rom.bin"), change=_rom(rom_images.both())),
     ),
-    "PVP231": (Tree(ROM), Tree(ROM, change=_rom(b"U\xaa"))),
-    "PVP232": (Tree("hostpci0: 01:00.0,romfile=.\n"), Tree(ROM, change=_rom(b"U\xaa"))),
-    "PVP233": (Tree(ROM, change=_rom(b"")), Tree(ROM, change=_rom(b"U\xaa"))),
+    "PVP231": (Tree(ROM), Tree(ROM, change=_rom(rom_images.both()))),
+    "PVP232": (Tree(ROM.replace("rom.bin", ".")), Tree(ROM, change=_rom(rom_images.both()))),
+    "PVP233": (Tree(ROM, change=_rom(b"")), Tree(ROM, change=_rom(rom_images.both()))),
     "PVP301": (Tree("hostpci0: 0A:00.0\n"), PLAIN),
     "PVP302": (Tree("hostpci0: mapping=9pu\n"), Tree("hostpci0: mapping=ssd\n", mapping=SSD)),
     "PVP303": (Tree("machine: q35\nhostpci0: 02:00.0,pcie\n"), Tree("machine: q35\nhostpci0: 02:00.0,pcie=1\n")),
