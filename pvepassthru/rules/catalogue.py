@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pvepassthru.model.finding import Finding
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
-from pvepassthru.rules import gate, roms
+from pvepassthru.rules import gate, gpus, guests, memory, roms
 from pvepassthru.rules.rule import NotApplicable, Rule, Unknown, judge
 
 if TYPE_CHECKING:
@@ -34,7 +34,35 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP269", "warning", "own", roms.hidden, "no"),
     Rule("PVP270", "warning", "own", roms.too_large, "no"),
     Rule("PVP271", "warning", "own", roms.wrong_machine, "no"),
-    # ---- VM configs: advice (rules/guests.py)
+    # ---- GPUs on their host (rules/gpus.py, rules/memory.py)
+    Rule("PVP273", "warning", "own", gpus.boot_gpu, "no"),
+    Rule("PVP274", "warning", "own", gpus.framebuffer, "no"),
+    Rule("PVP275", "info", "own", gpus.companions, "no"),
+    Rule("PVP276", "warning", "own", memory.large_bar, "no"),
+    Rule("PVP277", "warning", "own", gpus.two_vgpus, "no"),
+    Rule("PVP278", "error", "own", gpus.kept_driver, "no"),
+    # ---- VM configs: advice (rules/gpus.py, rules/guests.py, rules/memory.py)
+    Rule("PVP340", "info", "own", gpus.on_i440fx, "no"),
+    Rule("PVP341", "info", "own", gpus.without_pcie, "no"),
+    Rule("PVP342", "info", "own", gpus.old_q35, "no"),
+    Rule("PVP343", "warning", "own", gpus.x_vga_twice, "no"),
+    Rule("PVP344", "warning", "own", gpus.x_vga_with_display, "no"),
+    Rule("PVP345", "error", "own", gpus.x_vga_without_vga, "no"),
+    Rule("PVP346", "warning", "own", gpus.gpu_not_first, "no"),
+    Rule("PVP347", "info", "own", gpus.no_firmware_picture, "no"),
+    Rule("PVP348", "warning", "own", guests.blind, "no"),
+    Rule("PVP349", "warning", "own", guests.no_efidisk, "no"),
+    Rule("PVP350", "warning", "own", guests.passed_by_args, "no"),
+    Rule("PVP351", "info", "own", guests.cpu_by_args, "no"),
+    Rule("PVP352", "info", "own", guests.template, "no"),
+    Rule("PVP353", "warning", "own", guests.usb_below, "no"),
+    Rule("PVP354", "error", "own", guests.disk_below, "no"),
+    Rule("PVP360", "warning", "own", memory.balloon, "no"),
+    Rule("PVP361", "error", "own", memory.too_much, "no"),
+    Rule("PVP362", "warning", "own", memory.tight, "no"),
+    Rule("PVP363", "error", "pve", memory.hugepages_without_numa, "no"),
+    Rule("PVP364", "warning", "own", memory.hugepages_missing, "no"),
+    Rule("PVP365", "info", "own", memory.remote_node, "no"),
     # ---- versions of PVE (rules/versions.py)
     # ---- across VMs (rules/competition.py)
     # ---- the cluster's files (rules/mappings.py)

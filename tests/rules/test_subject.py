@@ -90,7 +90,7 @@ def test_a_vm_that_does_not_run_is_not_to_be_stopped(
 def test_entries_of_one_vm_together_need_more_than_there_is(tmp_path: Path) -> None:
     config = "hostpci0: 41:00.0,mdev=nvidia-65\nhostpci1: 41:00.0,mdev=nvidia-65\n"
     tree.build(tmp_path, _host(), configs={100: config})
-    (finding,) = _judge(tmp_path)
+    (finding,) = _judge(tmp_path, gate_only=True)
     assert (finding.code, finding.where) == ("PVP212", "/etc/pve/qemu-server/100.conf:2 hostpci1")
     assert "earlier entries of this VM take 1" in finding.message
 
@@ -229,7 +229,7 @@ def test_a_process_has_a_cdev_of_the_group_open(tmp_path: Path) -> None:
     assert finding.code == "PVP424"
     assert finding.message.startswith("0000:41:00.1 is in use: process 4242 (holder) has it open")
     tree.put(tmp_path, "etc/pve/nodes/pve/qemu-server/100.conf", "hostpci0: 41:00.0,driver=keep\n")
-    assert _judge(tmp_path) == []
+    assert _judge(tmp_path, gate_only=True) == []
 
 
 @pytest.mark.parametrize("listed", [True, False])
@@ -333,7 +333,7 @@ def test_the_gate_only_warns_of_what_does_not_stop_a_start(tmp_path: Path) -> No
 def test_a_template_is_left_alone(tmp_path: Path) -> None:
     config = "template: 1\nhostpci0: 09:00.0,romfile=absent.rom\nhostpci1: mapping=none\n"
     tree.build(tmp_path, _host(), configs={100: config})
-    assert _judge(tmp_path) == []
+    assert _judge(tmp_path, gate_only=True) == []
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def _instances(**types: str) -> dict[str, dict[str, Any]]:
     return {"0000:41:00.0": {"mdev": {"types": TYPES, "instances": uuids}}}
 
 
+OTHER_GPU = {"0000:a1:00.5": {"physfn": "0000:41:00.0"}}
 PLAIN = Tree("hostpci0: 02:00.0\n")
 MDEV = Tree("hostpci0: 41:00.0,mdev=nvidia-63\n")
 IGD = "vga: none\nhostpci0: 00:02.0,legacy-igd=1"
@@ -73,7 +74,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP104": (Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", change=_available_is_folder), MDEV),
     "PVP201": (Tree("hostpci0: 03:00.0\n"), PLAIN),
-    "PVP202": (Tree("hostpci0: 02:00.0\nhostpci1: 02:00\n"), Tree("hostpci0: 02:00.0\nhostpci1: 01:00\n")),
+    "PVP202": (Tree("hostpci0: 02:00.0\nhostpci1: 02:00\n"), Tree("hostpci0: 02:00.0\nhostpci1: 01:00.1\n")),
     "PVP203": (
         Tree("hostpci0: mapping=ssd\nhostpci1: mapping=ssd\n", mapping=SSD_TWICE),
         Tree("hostpci0: mapping=ssd\n", mapping=SSD_TWICE),
@@ -81,7 +82,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP204": (Tree("hostpci0: 02:00.0\n", {"0000:02:00.0": {"irq": "none"}}), PLAIN),
     "PVP205": (
         Tree("hostpci0: 02:00.0\n", {"0000:02:00.0": {"iommu_group": None}}),
-        Tree("hostpci0: 02:00.0,driver=keep\n", {"0000:02:00.0": {"iommu_group": None}}),
+        Tree("hostpci0: 02:00.0,driver=keep\n", {"0000:02:00.0": {"iommu_group": None, "driver": "vfio-pci"}}),
     ),
     "PVP210": (Tree("hostpci0: 02:00.0,mdev=nvidia-63\n"), MDEV),
     "PVP211": (Tree("hostpci0: 41:00.0,mdev=nvidia-36\n"), MDEV),
@@ -93,16 +94,16 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", _instances(_100="nvidia-65")),
         Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", _instances(_100="nvidia-63")),
     ),
-    "PVP214": (Tree("hostpci0: 41:00.0,mdev=nvidia-63,driver=keep\n"), Tree("hostpci0: 41:00.0,driver=keep\n")),
+    "PVP214": (Tree("hostpci0: 41:00.0,mdev=nvidia-63,driver=keep\n"), MDEV),
     "PVP215": (
-        Tree("hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 41:00.0\n"),
+        Tree("hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 41:00.0\n", {"0000:41:00.0": {"class": "0x030200"}}),
         Tree("hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 02:00.0\n"),
     ),
     "PVP220": (Tree("hostpci0: a1:00.0,mdev=nvidia-35\n"), Tree("hostpci0: a1:00.4,mdev=nvidia-35\n")),
     "PVP221": (Tree("hostpci0: a1:00.4,mdev=nvidia-99\n"), Tree("hostpci0: a1:00.4,mdev=nvidia-558\n")),
     "PVP222": (
         Tree("hostpci0: mapping=vgpu,mdev=nvidia-99\n", mapping=VFS),
-        Tree("hostpci0: mapping=vgpu,mdev=nvidia-35\nhostpci1: mapping=vgpu,mdev=nvidia-35\n", mapping=VFS),
+        Tree("hostpci0: mapping=vgpu,mdev=nvidia-35\nhostpci1: mapping=vgpu,mdev=nvidia-35\n", OTHER_GPU, mapping=VFS),
     ),
     "PVP223": (
         Tree("hostpci0: a1:00.4,mdev=nvidia-35\n", {"0000:a1:00.4": {"nvidia": {**OFFERS, "current": "558"}}}),
@@ -119,9 +120,9 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP302": (Tree("hostpci0: mapping=9pu\n"), Tree("hostpci0: mapping=ssd\n", mapping=SSD)),
     "PVP303": (Tree("machine: q35\nhostpci0: 02:00.0,pcie\n"), Tree("machine: q35\nhostpci0: 02:00.0,pcie=1\n")),
     "PVP304": (Tree("hostpci0: 02:00.0,rombar=\n"), Tree("hostpci0: 02:00.0,rombar=0\n")),
-    "PVP305": (Tree("hostpci0: 02:00.0,x_vga=1\n"), Tree("hostpci0: 02:00.0,x-vga=1\n")),
+    "PVP305": (Tree("hostpci0: 02:00.0,x_vga=1\n"), Tree("hostpci0: 02:00.0,x-vga=0\n")),
     "PVP306": (Tree("hostpci0: 02:00.0,rombar=2\n"), Tree("hostpci0: 02:00.0,rombar=Off\n")),
-    "PVP307": (Tree("hostpci0: 02:00.0,driver=Keep\n"), Tree("hostpci0: 02:00.0,driver=keep\n")),
+    "PVP307": (Tree("hostpci0: 02:00.0,driver=Keep\n"), Tree("hostpci0: 02:00.0,driver=vfio\n")),
     "PVP308": (Tree("hostpci16: 02:00.0\n"), Tree("hostpci15: 02:00.0\n")),
     "PVP309": (Tree(" hostpci0: 02:00.0\n"), Tree("# hostpci0: 02:00.0\n")),
     "PVP310": (Tree("hostpci0: 02:00.0,pcie=1\n"), Tree("machine: pc-q35-9.0\nhostpci0: 02:00.0,pcie=1\n")),
@@ -129,7 +130,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP312": (Tree("machine: Q35\nhostpci0: 02:00.0\n"), Tree("machine: q35\nhostpci0: 02:00.0\n")),
     "PVP313": (
         Tree("hostpci0: 02:00.0\n[PENDING]\nhostpci0: zz\n"),
-        Tree("hostpci0: 02:00.0\n[PENDING]\nhostpci0: 01:00\n"),
+        Tree("hostpci0: 02:00.0\n[PENDING]\nhostpci0: 01:00.1\n"),
     ),
     "PVP314": (Tree("hostpci0: rombar=0\n"), PLAIN),
     "PVP315": (
@@ -152,7 +153,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP326": (Tree("vga: none\nhostpci0: 01:00,legacy-igd=1\n"), Tree("vga: none\nhostpci0: 00:02,legacy-igd=1\n")),
     "PVP327": (
         Tree("vga: none\nhostpci0: mapping=ssd,legacy-igd=1\n", mapping=SSD_TWICE),
-        Tree("vga: none\nhostpci0: mapping=ssd,legacy-igd=0\n", mapping=SSD_TWICE),
+        Tree("vga: none\nserial0: socket\nhostpci0: mapping=ssd,legacy-igd=0\n", mapping=SSD_TWICE),
     ),
     "PVP328": (Tree("vga: none\nhostpci0: 02:00.0,legacy-igd=1\n"), Tree(f"{IGD}\n")),
     "PVP330": (Tree("hostpci0: 02:00.0\n", change=_config_loop), PLAIN),
@@ -172,11 +173,11 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP405": (
         Tree(
-            "hostpci0: mapping=gpu\n",
+            "machine: q35\nhostpci0: mapping=gpu,pcie=1\n",
             mapping="gpu\n\tmap id=10de:2204,iommugroup=1,node=pve,path=0000:01:00,subsystem-id=1043:0000\n",
         ),
         Tree(
-            "hostpci0: mapping=gpu\n",
+            "machine: q35\nhostpci0: mapping=gpu,pcie=1\n",
             mapping="gpu\n\tmap id=10de:2204,iommugroup=1,node=pve,path=0000:01:00,subsystem-id=1043:87b5\n",
         ),
     ),
@@ -227,8 +228,8 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         ),
     ),
     "PVP423": (
-        Tree("hostpci0: 01:00.0\n", reservations="0000:01:00.1 200 pid:42\n", running={200: 42}),
-        Tree("hostpci0: 01:00.0\n", reservations="0000:01:00.1 100 pid:42\n", running={100: 42}),
+        Tree("hostpci0: 01:00.1\n", reservations="0000:01:00.0 200 pid:42\n", running={200: 42}),
+        Tree("hostpci0: 01:00.1\n", reservations="0000:01:00.0 100 pid:42\n", running={100: 42}),
     ),
     "PVP424": (
         Tree("hostpci0: 02:00.0\n", change=_open("/dev/vfio/4")),
