@@ -38,7 +38,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP273", "warning", "own", gpus.boot_gpu, "no"),
     Rule("PVP274", "warning", "own", gpus.framebuffer, "no"),
     Rule("PVP275", "info", "own", gpus.companions, "no"),
-    Rule("PVP276", "warning", "own", memory.large_bar, "no"),
+    Rule("PVP276", "warning", "own", memory.large_bars, "no"),
     Rule("PVP277", "warning", "own", gpus.two_vgpus, "no"),
     Rule("PVP278", "error", "own", gpus.kept_driver, "no"),
     # ---- VM configs: advice (rules/gpus.py, rules/guests.py, rules/memory.py)

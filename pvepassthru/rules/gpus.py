@@ -300,7 +300,9 @@ def companions(subject: Subject) -> Iterator[Hit]:
         if left:
             words = listed(f"{other} ({what})" for other, what in left.items())
             message = f"{address} is passed without the other functions of its card: {words}"
-            yield _hit(subject, device.entry, message, f"name the slot: {slot}")
+            name = device.entry.mapping
+            hint = f"give mapping {name} the slot as its path: {slot}" if name else f"name the slot: {slot}"
+            yield _hit(subject, device.entry, message, hint)
 
 
 def two_vgpus(subject: Subject) -> Iterator[Hit]:
@@ -310,6 +312,7 @@ def two_vgpus(subject: Subject) -> Iterator[Hit]:
 
     How to fix: take the second one from another GPU, or choose one larger type.
     """
+    refused = {problem.key for problem in subject.resolution.problems}
     first: dict[str, str] = {}
     vgpus = [(device, functions[:1]) for device, functions in chosen(subject) if device.nvidia]
     vgpus += [
@@ -319,7 +322,7 @@ def two_vgpus(subject: Subject) -> Iterator[Hit]:
     ]
     for device, addresses in sorted(vgpus, key=lambda vgpu: vgpu[0].index):
         gpus = {subject.inventory.physical_function(address) or address for address in addresses}
-        if len(gpus) == 1:  # else PVE may take another
+        if len(gpus) == 1 and device.entry.key not in refused:  # of several PVE may take another
             gpu = gpus.pop()
             if gpu in first:
                 message = f"{device.entry.key} takes a second vGPU of {gpu}, after {first[gpu]}"

@@ -9,6 +9,7 @@ and admin-guide/mm/hugetlbpage.rst; edk2 OvmfPkg, PlatformInitLib.
 from __future__ import annotations
 
 from pvepassthru.model import property_string
+from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.property_string import Key, PropertyError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, number
@@ -32,6 +33,9 @@ _NODES = "/sys/devices/system/node"
 _GIGANTIC = "/sys/kernel/mm/hugepages/hugepages-1048576kB"
 _WINDOW = 32 << 30
 """Bytes; where OVMF cannot trust the CPU's address width, all 64-bit BARs share a window of this size."""
+_MEM_64 = 0x00100000
+"""The flag of a 64-bit BAR in `resource` (IORESOURCE_MEM_64)."""
+_HEX = Pattern("0x[0-9a-f]+", ASCII)
 _MOST_CPUS = 8192
 """More than any kernel knows (NR_CPUS)."""
 
@@ -225,12 +229,15 @@ def remote_node(subject: Subject) -> Iterator[Hit]:
     if kept is None or not kept[1]:
         return
     key, nodes = kept
-    for device, functions in chosen(subject):
-        node = number(subject.inventory.attribute(functions[0], "numa_node")) if functions else None
+    devices = [(device.entry, functions) for device, functions in chosen(subject) if functions]
+    devices += [(device.entry, device.addresses) for device in subject.resolution.passed if device.mdev]
+    for entry, functions in sorted(devices, key=lambda device: device[0].index):
+        at = {number(subject.inventory.attribute(address, "numa_node")) for address in functions}
+        node = at.pop() if len(at) == 1 else None
         if node is not None and node not in nodes:
             message = f"{functions[0]} is at NUMA node {node}, and {key} keeps the VM to {listed(sorted(nodes))}"
             hint = f"CPUs near it: cat /sys/bus/pci/devices/{functions[0]}/local_cpulist"
-            yield Hit(subject.at(device.entry.key, device.entry.line), message, hint)
+            yield Hit(subject.at(entry.key, entry.line), message, hint)
 
 
 # ---- addresses
@@ -256,35 +263,36 @@ def _has_width(subject: Subject) -> bool:
     return kind in {"host", "max"} or kind.startswith("custom-") or bits == "host" or (number(bits) or 0) > 40
 
 
-def large_bar(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether OVMF has addresses for a BAR of 32 GiB or more, on a host with an Intel CPU.
+def large_bars(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether OVMF has addresses for the BARs of all passed devices, on a host with an Intel CPU.
 
     Why it matters: other CPU types than `host` say 40 address bits, whatever the hardware has. OVMF knows that this
-    may be untrue, and keeps to a window of 32 GiB for all BARs: the device has no memory in the guest.
+    may be untrue, and keeps to a window of 32 GiB for all 64-bit BARs: a device that does not fit has no memory in the
+    guest.
 
     How to fix: `cpu: host`, or `phys-bits=host` for another type.
     """
     if subject.section.get("bios") != "ovmf" or _has_width(subject):
         return
-    for device, functions in whole(subject):
-        for address in functions:
-            size = max(bar_sizes(subject.inventory.attribute(address, "resource") or ""), default=0)
-            if size >= _WINDOW and subject.around.once(_intel):
-                message = f"{address} has a BAR of {size >> 30} GiB, and OVMF has no room for it with this cpu type"
-                hint = f"qm set {subject.vmid} --cpu host"
-                yield Hit(subject.at(device.entry.key, device.entry.line), message, hint)
+    sizes = [
+        (sum(bar_sizes(subject.inventory.attribute(address, "resource") or "")), address, device.entry)
+        for device, functions in whole(subject)
+        for address in functions
+    ]
+    total = sum(size for size, _, _ in sizes)
+    if total >= _WINDOW and subject.around.once(_intel):
+        _, address, entry = max(sizes, key=lambda size: size[0])
+        message = f"OVMF has 32 GiB of addresses with this cpu type, and BARs take {total >> 30} GiB, most of {address}"
+        yield Hit(subject.at(entry.key, entry.line), message, f"qm set {subject.vmid} --cpu host")
 
 
 def bar_sizes(text: str) -> list[int]:
-    """The sizes in bytes of a function's BARs, of the first six lines of its `resource`; none of what is no line."""
+    """The sizes in bytes of a function's 64-bit BARs, of the first six lines of its `resource`."""
     sizes = []
     for line in text.split("\n")[:6]:
         words = line.split()
-        if len(words) == 3 and all(word.startswith("0x") and len(word) == 18 for word in words):
-            try:
-                start, end = int(words[0], 16), int(words[1], 16)
-            except ValueError:
-                continue
-            if end > start:
+        if len(words) == 3 and all(len(word) == 18 and _HEX.fits(word) for word in words):
+            start, end, flags = (int(word, 16) for word in words)
+            if end > start and flags & _MEM_64:
                 sizes.append(end - start + 1)
     return sizes

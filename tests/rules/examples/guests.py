@@ -22,7 +22,7 @@ FREE_PAGES = "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages"
 HUGE = f"{SSD}memory: 16384\nhugepages: 1024\nnuma: 1\n"
 COMPUTE = {"0000:03:00.0": {**GPU, "class": "0x030200", "iommu_group": 3}}
 SECOND = {"0000:03:00.0": {**GPU, "iommu_group": 3}}
-BAR = f"0x{'0' * 16} 0x{(32 << 30) - 1:016x} 0x000000000014220c\n"
+BAR = f"0x{0x38000000000:016x} 0x{0x387FFFFFFFF:016x} 0x000000000014220c\n"
 INTEL: dict[str, str | bytes] = {"/proc/cpuinfo": "processor\t: 0\nvendor_id\t: GenuineIntel\n"}
 IOMEM = """\
 00000000-00000000 : Reserved
