@@ -39,7 +39,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP274", "warning", "own", gpus.framebuffer, "no"),
     Rule("PVP275", "info", "own", gpus.companions, "no"),
     Rule("PVP276", "warning", "own", memory.large_bars, "no"),
-    Rule("PVP277", "warning", "own", gpus.two_vgpus, "no"),
+    Rule("PVP277", "warning", "own", gpus.mixed_vgpus, "no"),
     Rule("PVP278", "error", "own", gpus.kept_driver, "no"),
     # ---- VM configs: advice (rules/gpus.py, rules/guests.py, rules/memory.py)
     Rule("PVP340", "info", "own", gpus.on_i440fx, "no"),

@@ -28,6 +28,7 @@ _CLASS = Pattern(r"0x([0-9a-f]{6})", ASCII)
 _ADDRESS_LINE = Pattern(r"( *)[0-9a-f]+-[0-9a-f]+ : (.*)", ASCII)
 FRAMEBUFFERS = {"BOOTFB", "efifb", "vesafb", "simplefb", "simple-framebuffer", "simpledrm", "efidrm", "vesadrm"}
 """What the kernel calls the picture memory that the firmware set up, until a real driver takes the GPU over."""
+_VGPU_NAME = Pattern(r"(?:(?:NVIDIA|GRID) )*([A-Za-z0-9 ]+)-(?:[0-9]+-)?[0-9]+([QABC])[0-9A-Z]*", ASCII)
 _OLD_Q35 = Pattern(r"pc-q35-([0-9]+)\..*", ASCII)
 
 
@@ -305,29 +306,36 @@ def companions(subject: Subject) -> Iterator[Hit]:
             yield _hit(subject, device.entry, message, hint)
 
 
-def two_vgpus(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether a VM has at most one vGPU of each physical NVIDIA GPU.
+def mixed_vgpus(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether all NVIDIA vGPUs of a VM are of one board and one series.
 
-    Why it matters: NVIDIA's driver allows a VM one vGPU of a GPU; the start with a second one fails as a rule.
+    Types are named BOARD-SIZE and the series' letter, such as A16-1Q: Q, A, B or C. Sizes may differ.
 
-    How to fix: take the second one from another GPU, or choose one larger type.
+    Why it matters: NVIDIA's driver gives a VM several vGPUs only if these are the same; else the VM does not start, or
+    the guest's driver leaves one alone.
+
+    How to fix: choose types of the same board and series.
     """
-    refused = {problem.key for problem in subject.resolution.problems}
-    first: dict[str, str] = {}
-    vgpus = [(device, functions[:1]) for device, functions in chosen(subject) if device.nvidia]
-    vgpus += [
-        (device, device.addresses)
-        for device in subject.resolution.passed
-        if device.mdev and device.mdev.startswith("nvidia-")
-    ]
-    for device, addresses in sorted(vgpus, key=lambda vgpu: vgpu[0].index):
-        gpus = {subject.inventory.physical_function(address) or address for address in addresses}
-        if len(gpus) == 1 and device.entry.key not in refused:  # of several PVE may take another
-            gpu = gpus.pop()
-            if gpu in first:
-                message = f"{device.entry.key} takes a second vGPU of {gpu}, after {first[gpu]}"
-                yield _hit(subject, device.entry, message, "take it from another GPU, or one of a larger type")
-            first.setdefault(gpu, device.entry.key)
+    first: tuple[str, str, str] | None = None
+    for device in subject.resolution.passed:
+        found = _VGPU_NAME.fullmatch(_vgpu_name(subject, device) or "")
+        if not found:
+            continue
+        if first is None:
+            first = found[0], found[1], found[2]
+        elif first[1:] != (found[1], found[2]):
+            message = f"{device.entry.key} takes a vGPU {found[0]} beside {first[0]}, of another board or series"
+            yield _hit(subject, device.entry, message, "choose types of the same board and series")
+
+
+def _vgpu_name(subject: Subject, device: Passed) -> str | None:
+    """The name of the vGPU type that an entry takes, such as A16-1Q; None of what is none, or not on offer now."""
+    for address in device.addresses[:1]:
+        if device.nvidia:
+            return subject.inventory.vgpu_creatable(address).get(device.nvidia)
+        if device.mdev and device.mdev.startswith("nvidia-"):
+            return subject.inventory.mdev_type(address, device.mdev).name
+    return None
 
 
 def kept_driver(subject: Subject) -> Iterator[Hit]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.rules.example import GPU, OFFERS, TYPES, VF, VFS, Tree
+from tests.rules.example import Tree
 from tests.rules.examples.guests import COMPUTE, IOMEM, KEEP, SLOT, SSD
 
 if TYPE_CHECKING:
@@ -125,34 +125,30 @@ def test_companions_in_another_entry(tmp_path: Path) -> None:
     assert codes(Tree("machine: q35\nhostpci0: 01:00.0,pcie=1\nhostpci1: 01:00.1,pcie=1\n"), tmp_path) == []
 
 
-def test_two_classic_vgpus_of_one_gpu(tmp_path: Path) -> None:
-    other = {"0000:42:00.0": {**GPU, "iommu_group": 51, "driver": "nvidia", "mdev": {"types": TYPES}}}
-    one = "hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: {}:00.0,mdev=nvidia-63\n"
-    assert codes(Tree(one.format("41"), other), tmp_path / "one") == ["PVP277"]
-    assert codes(Tree(one.format("42"), other), tmp_path / "two") == []
+@pytest.mark.parametrize(
+    "one, other, expected",
+    [
+        ("GRID P4-1Q", "GRID P4-4Q", []),
+        ("GRID P4-1Q", "P4-2B4", ["PVP277"]),
+        ("NVIDIA A40-48C", "NVIDIA A40-16C", []),
+        ("NVIDIA A100-4-20C", "NVIDIA A100-2-10CME", []),
+        ("NVIDIA A30-8C", "NVIDIA A16-8C", ["PVP277"]),
+        ("NVIDIA RTX Pro 6000 Blackwell DC-1-24Q", "NVIDIA RTX Pro 6000 Blackwell DC-3Q", []),
+        ("DC-3A", "DC-3Q", ["PVP277"]),
+        ("something else", "DC-3Q", []),
+        (None, "DC-3Q", []),
+    ],
+)
+def test_vgpus_of_one_vm(one: str | None, other: str, expected: list[str], tmp_path: Path) -> None:
+    kinds = {"nvidia-63": {"available": "2", "name": one}, "nvidia-64": {"available": "2", "name": other}}
+    config = "hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 41:00.0,mdev=nvidia-64\n"
+    assert codes(Tree(config, {"0000:41:00.0": {"mdev": {"types": kinds}}}), tmp_path) == expected
 
 
-def test_a_pool_of_two_gpus_may_give_each_its_own(tmp_path: Path) -> None:
-    other = {"0000:42:00.0": {**GPU, "iommu_group": 51, "driver": "nvidia", "mdev": {"types": TYPES}}}
-    pool = "vgpu\n\tmdev 1\n" + "".join(
-        f"\tmap id=10de:2204,iommugroup={group},node=pve,path=0000:{bus}:00.0\n" for bus, group in ((41, 50), (42, 51))
-    )
-    config = "hostpci0: mapping=vgpu,mdev=nvidia-63\nhostpci1: mapping=vgpu,mdev=nvidia-63\n"
-    devices = {
-        **other,
-        "0000:41:00.0": {"subsystem_vendor": "0x10de", "subsystem_device": "0x1"},
-        "0000:42:00.0": {**other["0000:42:00.0"], "subsystem_vendor": "0x10de", "subsystem_device": "0x1"},
-    }
-    mapping = pool.replace("\n\tmap", ",subsystem-id=10de:0001\n\tmap").replace("vgpu,subsystem-id=10de:0001", "vgpu")
-    found = codes(Tree(config, devices, mapping=mapping), tmp_path)
-    assert "PVP277" not in found
-
-
-def test_vfs_of_a_mapping_that_pve_would_choose(tmp_path: Path) -> None:
-    config = "hostpci0: mapping=vgpu,mdev=nvidia-35\nhostpci1: mapping=vgpu,mdev=nvidia-35\n"
-    assert codes(Tree(config, mapping=VFS), tmp_path / "one") == ["PVP277"]
-    moved = {"0000:a1:00.5": {**VF, "physfn": "0000:02:00.0", "nvidia": OFFERS, "iommu_group": 62}}
-    assert codes(Tree(config, moved, mapping=VFS), tmp_path / "two") == []
+def test_vgpus_by_both_interfaces(tmp_path: Path) -> None:
+    (finding,) = Tree("hostpci0: a1:00.4,mdev=nvidia-35\nhostpci1: 41:00.0,mdev=nvidia-63\n").findings(tmp_path)
+    assert (finding.code, finding.where) == ("PVP277", "/etc/pve/qemu-server/100.conf:2 hostpci1")
+    assert finding.message == "hostpci1 takes a vGPU GRID P4-1Q beside A16-1Q, of another board or series"
 
 
 def test_kept_drivers(tmp_path: Path) -> None:

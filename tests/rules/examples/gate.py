@@ -54,7 +54,6 @@ def _instances(**types: str) -> dict[str, dict[str, Any]]:
     return {"0000:41:00.0": {"mdev": {"types": TYPES, "instances": uuids}}}
 
 
-OTHER_GPU = {"0000:a1:00.5": {"physfn": "0000:41:00.0"}}
 PLAIN = Tree("hostpci0: 02:00.0\n")
 MDEV = Tree("hostpci0: 41:00.0,mdev=nvidia-63\n")
 IGD = "vga: none\nhostpci0: 00:02.0,legacy-igd=1"
@@ -103,7 +102,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP221": (Tree("hostpci0: a1:00.4,mdev=nvidia-99\n"), Tree("hostpci0: a1:00.4,mdev=nvidia-558\n")),
     "PVP222": (
         Tree("hostpci0: mapping=vgpu,mdev=nvidia-99\n", mapping=VFS),
-        Tree("hostpci0: mapping=vgpu,mdev=nvidia-35\nhostpci1: mapping=vgpu,mdev=nvidia-35\n", OTHER_GPU, mapping=VFS),
+        Tree("hostpci0: mapping=vgpu,mdev=nvidia-35\nhostpci1: mapping=vgpu,mdev=nvidia-35\n", mapping=VFS),
     ),
     "PVP223": (
         Tree("hostpci0: a1:00.4,mdev=nvidia-35\n", {"0000:a1:00.4": {"nvidia": {**OFFERS, "current": "558"}}}),

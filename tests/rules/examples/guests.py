@@ -85,8 +85,8 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree(f"{UEFI}{SLOT}\ncpu: host\n", {"0000:01:00.0": {"files": {"resource": BAR}}}, files=INTEL),
     ),
     "PVP277": (
+        Tree("hostpci0: a1:00.4,mdev=nvidia-35\nhostpci1: a1:00.5,mdev=nvidia-558\n"),
         Tree("hostpci0: a1:00.4,mdev=nvidia-35\nhostpci1: a1:00.5,mdev=nvidia-35\n"),
-        Tree("hostpci0: a1:00.4,mdev=nvidia-35\nhostpci1: 41:00.0,mdev=nvidia-63\n"),
     ),
     "PVP278": (Tree(KEEP), Tree(KEEP, {"0000:02:00.0": {"driver": "nvme_vfio_pci"}})),
     "PVP340": (Tree("hostpci0: 01:00\n"), Tree(Q35)),
