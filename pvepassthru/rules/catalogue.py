@@ -36,7 +36,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP271", "warning", "own", roms.wrong_machine, "no"),
     # ---- GPUs on their host (rules/gpus.py, rules/memory.py)
     Rule("PVP273", "warning", "own", gpus.boot_gpu, "no"),
-    Rule("PVP274", "warning", "own", gpus.framebuffer, "no"),
+    Rule("PVP274", "warning", "own", gpus.framebuffer, "no", gpus.framebuffer_of_host, "GPU"),
     Rule("PVP275", "info", "own", gpus.companions, "no"),
     Rule("PVP276", "warning", "own", memory.large_bars, "no"),
     Rule("PVP277", "warning", "own", gpus.mixed_vgpus, "no"),

@@ -11,6 +11,7 @@ from pvepassthru.model import machine, pci, property_string
 from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
+from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Hit, chosen
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _CLASS = Pattern(r"0x([0-9a-f]{6})", ASCII)
 _ADDRESS_LINE = Pattern(r"( *)[0-9a-f]+-[0-9a-f]+ : (.*)", ASCII)
 FRAMEBUFFERS = {"BOOTFB", "efifb", "vesafb", "simplefb", "simple-framebuffer", "simpledrm", "efidrm", "vesadrm"}
 """What the kernel calls the picture memory that the firmware set up, until a real driver takes the GPU over."""
+_RELEASE = "add initcall_blacklist=sysfb_init to the kernel command line and reboot"
 _VGPU_NAME = Pattern(r"(?:(?:NVIDIA|GRID) )*([A-Za-z0-9 ]+)-(?:[0-9]+-)?[0-9]+([QABC])[0-9A-Z]*", ASCII)
 _OLD_Q35 = Pattern(r"pc-q35-([0-9]+)\..*", ASCII)
 
@@ -275,9 +277,23 @@ def framebuffer(subject: Subject) -> Iterator[Hit]:
         for address in functions if device.bound_to_vfio else ():
             name = subject.around.once(_framebuffers).get(address)
             if name:
-                message = f"the kernel holds a BAR of {address} for the firmware's picture ({name} in /proc/iomem)"
-                hint = "add initcall_blacklist=sysfb_init to the kernel command line and reboot"
-                yield _hit(subject, device.entry, message, hint)
+                yield _hit(subject, device.entry, _held(address, name), _RELEASE)
+
+
+def _held(address: str, name: str) -> str:
+    return f"the kernel holds a BAR of {address} for the firmware's picture ({name} in /proc/iomem)"
+
+
+def framebuffer_of_host(around: Surroundings) -> Iterator[Hit]:
+    """As `framebuffer`, of the devices that vfio-pci has already: they are there to be passed."""
+    ready = [address for address in around.inventory.addresses() if around.inventory.driver(address) == "vfio-pci"]
+    if not ready:
+        raise NotApplicable("no device is bound to vfio-pci")
+    if not around.host.exists("/proc/iomem"):
+        raise Unknown("there is no /proc/iomem")
+    for address, name in sorted(around.once(_framebuffers).items()):
+        if address in ready:
+            yield Hit(f"{DEVICES}/{address}", _held(address, name), _RELEASE)
 
 
 def companions(subject: Subject) -> Iterator[Hit]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pvepassthru.rules.catalogue import host_states
+from pvepassthru.rules.subject import Surroundings
 from tests.rules.example import Tree
 from tests.rules.examples.guests import COMPUTE, IOMEM, KEEP, SLOT, SSD
 
@@ -89,6 +91,21 @@ def test_the_framebuffer_is_told_with_its_device(name: str, tmp_path: Path) -> N
 )
 def test_a_framebuffer_elsewhere_is_not_in_the_way(iomem: str, tmp_path: Path) -> None:
     assert codes(Tree(f"{Q35}\n", files={"/proc/iomem": iomem}), tmp_path) == []
+
+
+def test_the_framebuffer_of_a_host(tmp_path: Path) -> None:
+    """Of a device that is there to be passed; that of the host's own display is as it should be."""
+    files: dict[str, str | bytes] = {"/proc/iomem": IOMEM.format("BOOTFB")}
+    bound = {"0000:01:00.0": {"driver": "vfio-pci"}}
+
+    def state(name: str, host: Tree) -> str:
+        states = {state.rule.code: state.state for state in host_states(Surroundings(host.build(tmp_path / name)))}
+        return states["PVP274"]
+
+    assert state("bound", Tree(devices=bound, files=files)) == "findings"
+    assert state("own", Tree(files=files)) == "not applicable"
+    assert state("absent", Tree(devices=bound)) == "unknown"
+    assert state("other", Tree(devices={"0000:02:00.0": {"driver": "vfio-pci"}}, files=files)) == "fine"
 
 
 @pytest.mark.parametrize(

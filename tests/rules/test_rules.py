@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.rules.example import Tree
 
 EXAMPLES: dict[str, tuple[Tree, Tree]] = {**gate.EXAMPLES, **roms.EXAMPLES, **guests.EXAMPLES}
-HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {}
+HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {**guests.HOST_EXAMPLES}
 BY_CODE = {rule.code: rule for rule in RULES}
 
 

@@ -138,3 +138,11 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP364": (Tree(HUGE, files={FREE_PAGES: "15\n"}), Tree(HUGE, files={FREE_PAGES: "16\n"})),
     "PVP365": (_nodes(0), _nodes(1)),
 }
+
+BOUND = {"0000:01:00.0": {"driver": "vfio-pci"}}
+HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
+    "PVP274": (
+        Tree(devices=BOUND, files={"/proc/iomem": IOMEM.format("BOOTFB")}),
+        Tree(devices=BOUND, files={"/proc/iomem": IOMEM.format("vfio-pci")}),
+    ),
+}
