@@ -40,7 +40,6 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP275", "info", "own", gpus.companions, "no"),
     Rule("PVP276", "warning", "own", memory.large_bars, "no"),
     Rule("PVP277", "warning", "own", gpus.mixed_vgpus, "no"),
-    Rule("PVP278", "error", "own", gpus.kept_driver, "no"),
     # ---- VM configs: advice (rules/gpus.py, rules/guests.py, rules/memory.py)
     Rule("PVP340", "info", "own", gpus.on_i440fx, "no"),
     Rule("PVP341", "info", "own", gpus.without_pcie, "no"),

@@ -352,21 +352,3 @@ def _vgpu_name(subject: Subject, device: Passed) -> str | None:
         if device.mdev and device.mdev.startswith("nvidia-"):
             return subject.inventory.mdev_type(address, device.mdev).name
     return None
-
-
-def kept_driver(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether a device whose entry has `driver=keep` has a driver that QEMU can use.
-
-    That is vfio-pci or a variant of it for one device, such as mlx5_vfio_pci.
-
-    Why it matters: PVE leaves the driver as it is, and QEMU cannot open the device of another driver: the start fails.
-
-    How to fix: bind the device to its vfio driver before the VM starts, or remove `driver=keep`.
-    """
-    for device, functions in whole(subject):
-        for address in functions if device.entry.keeps_driver else ():
-            driver = subject.inventory.driver(address)
-            if driver and "vfio" not in driver and not subject.host.exists(f"{DEVICES}/{address}/vfio-dev"):
-                message = f"driver=keep leaves {address} to {driver}, which is no vfio driver, so QEMU cannot open it"
-                hint = f"bind {address} to a vfio driver before the start, or remove driver=keep"
-                yield _hit(subject, device.entry, message, hint)

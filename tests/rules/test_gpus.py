@@ -8,7 +8,7 @@ import pytest
 from pvepassthru.rules.catalogue import host_states
 from pvepassthru.rules.subject import Surroundings
 from tests.rules.example import Tree
-from tests.rules.examples.guests import COMPUTE, IOMEM, KEEP, SLOT, SSD
+from tests.rules.examples.guests import COMPUTE, IOMEM, SLOT, SSD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,11 +166,3 @@ def test_vgpus_by_both_interfaces(tmp_path: Path) -> None:
     (finding,) = Tree("hostpci0: a1:00.4,mdev=nvidia-35\nhostpci1: 41:00.0,mdev=nvidia-63\n").findings(tmp_path)
     assert (finding.code, finding.where) == ("PVP277", "/etc/pve/qemu-server/100.conf:2 hostpci1")
     assert finding.message == "hostpci1 takes a vGPU GRID P4-1Q beside A16-1Q, of another board or series"
-
-
-def test_kept_drivers(tmp_path: Path) -> None:
-    """A driver that has registered the device with VFIO is one that QEMU can use, whatever its name."""
-    vfio = {"0000:02:00.0": {"files": {"vfio-dev/vfio0/dev": "511:0\n"}}}
-    assert codes(Tree(KEEP), tmp_path / "plain") == ["PVP278"]
-    assert codes(Tree(KEEP, vfio), tmp_path / "registered") == []
-    assert codes(Tree(KEEP, {"0000:02:00.0": {"driver": "mlx5_vfio_pci"}}), tmp_path / "variant") == []

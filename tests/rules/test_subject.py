@@ -403,7 +403,7 @@ def test_all_problems_are_told_not_only_the_first(tmp_path: Path) -> None:
 def test_romfile_links_are_followed(tmp_path: Path) -> None:
     tree.build(tmp_path, _host(), configs={100: "hostpci0: 02:00.0,romfile=link.rom\n"})
     link = os.path.join(tmp_path, "usr/share/kvm/link.rom")
-    tree.put(tmp_path, "usr/share/kvm/real.rom", rom_images.both((0x10DE, 0x1DB4)))
+    tree.put(tmp_path, "usr/share/kvm/real.rom", rom_images.image(ids=(0x10DE, 0x1DB4), devices=(0x2204,)))
     for target, codes in (
         ("real.rom", []),
         ("../../../etc/hostname", ["PVP230"]),

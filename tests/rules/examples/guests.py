@@ -15,7 +15,6 @@ UEFI = "bios: ovmf\nefidisk0: local-lvm:vm-100-disk-0,efitype=4m,size=4M\nmachin
 SLOT = "hostpci0: 01:00,pcie=1"
 Q35 = f"machine: q35\n{SLOT}\n"
 SSD = "hostpci0: 02:00.0\n"
-KEEP = "hostpci0: 02:00.0,driver=keep\n"
 MEMINFO = "/proc/meminfo"
 ARCSTATS = "/proc/spl/kstat/zfs/arcstats"
 FREE_PAGES = "/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages"
@@ -88,7 +87,6 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: a1:00.4,mdev=nvidia-35\nhostpci1: a1:00.5,mdev=nvidia-558\n"),
         Tree("hostpci0: a1:00.4,mdev=nvidia-35\nhostpci1: a1:00.5,mdev=nvidia-35\n"),
     ),
-    "PVP278": (Tree(KEEP), Tree(KEEP, {"0000:02:00.0": {"driver": "nvme_vfio_pci"}})),
     "PVP340": (Tree("hostpci0: 01:00\n"), Tree(Q35)),
     "PVP341": (Tree("machine: q35\nhostpci0: 01:00\n"), Tree(Q35)),
     "PVP342": (Tree(f"machine: pc-q35-3.1\n{SLOT}\n"), Tree(f"machine: pc-q35-4.0\n{SLOT}\n")),
