@@ -194,46 +194,6 @@ def _is_kept(around: Surroundings, address: str) -> bool:
 # ---- GPUs
 
 
-def framebuffer(around: Surroundings) -> Iterator[Hit]:
-    """What it checks: whether the boot framebuffer lies on a GPU that a VM is given.
-
-    Kernels from 6.0 on let go of it when vfio-pci takes a VGA device; there only one that is left over counts.
-
-    Why it matters: VFIO cannot map that memory ("BAR can't reserve"), and the guest's screen stays black.
-
-    How to fix: `initcall_blacklist=sysfb_init` on the kernel's command line, then reboot; the host's console then shows
-    nothing on that GPU.
-    """
-    text = around.host.text("/proc/iomem")
-    if text is None:
-        raise Unknown("there is no /proc/iomem")
-    wanted = sources.given(around).whole
-    older = around.once(sources.firmware).older_than(6, 0)
-    for address, name in _framebuffers(text):
-        late = older or around.inventory.driver(address) == "vfio-pci"
-        if address in wanted and late:
-            message = f"the boot framebuffer ({name}) lies on {address}, which {sources.of_vms(wanted[address])} gets"
-            yield Hit(
-                "/proc/iomem", message, "add initcall_blacklist=sysfb_init to the kernel's command line, and reboot"
-            )
-
-
-def _framebuffers(text: str) -> list[tuple[str, str]]:
-    """(function, name) of each boot framebuffer in /proc/iomem, where what lies in a range is indented below it."""
-    found = []
-    above: list[tuple[int, str]] = []
-    for line in text.splitlines():
-        depth = len(line) - len(line.lstrip(" "))
-        name = line.partition(" : ")[2]
-        above = [*(one for one in above if one[0] < depth), (depth, name)]
-        if name in {"BOOTFB", "efifb", "simplefb", "vesafb", "simple-framebuffer.0", "simple-framebuffer"}:
-            for _, owner in reversed(above):
-                if owner.count(":") == 2 and owner[-2:-1] == ".":
-                    found.append((owner, name))
-                    break
-    return sorted(set(found))
-
-
 def only_gpu(around: Surroundings) -> Iterator[Hit]:
     """What it checks: whether the host keeps a GPU for its own console beside those that VMs are given.
 

@@ -14,7 +14,7 @@ import pytest
 from pvepassthru.rules.catalogue import RULES, host_states
 from pvepassthru.rules.rule import STEPS
 from pvepassthru.rules.subject import Surroundings
-from tests.rules.examples import across, critical, drivers, functions, gate, kernel, sharing
+from tests.rules.examples import across, critical, drivers, functions, gate, guests, kernel, roms, sharing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,8 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     **kernel.EXAMPLES,
     **across.EXAMPLES,
     **functions.EXAMPLES,
+    **roms.EXAMPLES,
+    **guests.EXAMPLES,
 }
 HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     **kernel.HOST_EXAMPLES,
@@ -35,6 +37,7 @@ HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     **sharing.HOST_EXAMPLES,
     **across.HOST_EXAMPLES,
     **functions.HOST_EXAMPLES,
+    **guests.HOST_EXAMPLES,
 }
 BY_CODE = {rule.code: rule for rule in RULES}
 

@@ -141,10 +141,6 @@ HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP150": (host(devices=_vfs(31, 31)), host(devices=_vfs(31, 32))),
     "PVP151": (host(RMRR, config=VM), host(RELAXED, config=VM)),
     "PVP152": (host(RMRR), host(RELAXED)),
-    "PVP153": (
-        host({"proc/iomem": BOOTFB}, config="hostpci0: 01:00\n", devices={"0000:01:00.0": {"driver": "vfio-pci"}}),
-        host({"proc/iomem": BOOTFB}, config="hostpci0: 01:00\n"),
-    ),
     "PVP154": (
         host(
             config="".join(f"hostpci{n}: {a}\n" for n, a in enumerate(("00:02.0", "01:00", "41:00.0", "a1:00.0"))),
