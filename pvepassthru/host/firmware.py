@@ -85,8 +85,14 @@ def read(host: Host) -> Firmware:
         frozenset(tables) if tables else None,
         secure[-1] == "\1" if secure else None,
         _chosen(host.text(LOCKDOWN)),
-        host.text("/proc/sys/kernel/osrelease"),
+        release(host),
     )
+
+
+def release(host: Host) -> str | None:
+    """The running kernel's release, `uname -r`; None if it cannot be told or is no file's name."""
+    text = host.text("/proc/sys/kernel/osrelease")
+    return text if text and text.isprintable() and "/" not in text else None
 
 
 def remapping(host: Host) -> bool | None:

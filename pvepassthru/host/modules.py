@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+from pvepassthru.host import firmware
+from pvepassthru.host.boot import whole
 from pvepassthru.model import modprobe
 from pvepassthru.model.modprobe import plain
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
 
 OWN_FOLDER = "/etc/modprobe.d"
 FOLDERS = (OWN_FOLDER, "/run/modprobe.d", "/usr/local/lib/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
-LOAD_FOLDERS = ("/etc/modules-load.d", "/run/modules-load.d", "/usr/local/lib/modules-load.d", "/usr/lib/modules-load.d")
+LOAD_FOLDERS = (
+    "/etc/modules-load.d",
+    "/run/modules-load.d",
+    "/usr/local/lib/modules-load.d",
+    "/usr/lib/modules-load.d",
+)
 ETC_MODULES = "/etc/modules"
 INITRAMFS_MODULES = "/etc/initramfs-tools/modules"
 CMDLINE = "/proc/cmdline"
@@ -53,7 +60,7 @@ class Modules:
 
     def __init__(self, host: Host, running: CommandLine | None = None) -> None:
         self.host = host
-        self.release = host.text("/proc/sys/kernel/osrelease")
+        self.release = firmware.release(host)
         """Of the running kernel, or None."""
         self.folder = f"/lib/modules/{self.release}"
         self.loaded = _loaded(host)
@@ -61,7 +68,7 @@ class Modules:
         self.lines: list[modprobe.Line] = []
         self.bad: list[modprobe.Bad] = []
         for path in config_files(host, FOLDERS):
-            good, bad = modprobe.parse(host.text(path) or "", path)
+            good, bad = modprobe.parse(whole(host, path) or "", path)
             self.lines += good
             self.bad += bad
         self.boot = tuple(_boot_lists(host))
@@ -92,6 +99,24 @@ class Modules:
     def is_builtin(self, name: str) -> bool:
         """Whether the running kernel says that it has this module built in."""
         return plain(name) in (self._listing("modules.builtin") or ())
+
+    def file(self, name: str) -> str | None:
+        """The file that a module would be loaded from, or None."""
+        for line in (self.host.text(f"{self.folder}/modules.dep") or "").splitlines() if self.release else ():
+            path = line.partition(":")[0]
+            if plain(module_of(path)) == plain(name):
+                return f"{self.folder}/{path}"
+        return None
+
+    def knows(self, name: str, parameter: str) -> bool | None:
+        """Whether a module has a parameter; None if its file is compressed, or cannot be read."""
+        path = self.file(name)
+        if path is None or not path.endswith(".ko"):
+            return None
+        try:
+            return f"parmtype={parameter}:".encode() in self.host.read(path)
+        except OSError:
+            return None
 
     def parameter(self, module: str, name: str) -> str | None:
         """What the running kernel has in a parameter (Y, N, a number), or None: not loaded, or it does not show."""
@@ -205,5 +230,5 @@ def _boot_lists(host: Host) -> Iterator[Listed]:
 
 
 def _listed(host: Host, path: str) -> Iterator[Listed]:
-    for number, name in modprobe.listed(host.text(path) or ""):
+    for number, name in modprobe.listed(whole(host, path) or ""):
         yield Listed(name, path, number)

@@ -83,7 +83,7 @@ def _lacks_table(around: Surroundings) -> bool:
 
 
 def no_iommu(around: Surroundings) -> Iterator[Hit]:
-    """What it checks: whether the kernel drives an IOMMU, on a host whose firmware has one and whose parameters allow it.
+    """Whether the kernel drives an IOMMU, on a host whose firmware has one and whose parameters allow it.
 
     Why it matters: PVE refuses to start a VM with a device.
 
@@ -158,7 +158,9 @@ def no_remapping(subject: Subject) -> Iterator[Hit]:
     """
     for device in subject.resolution.passed:
         if device.bound_to_vfio and not _allows_unsafe(subject.around) and _remaps(subject.around) is False:
-            message = f"the kernel does not remap interrupts, so VFIO refuses {device.addresses[0]}{_why(subject.around)}"
+            message = (
+                f"the kernel does not remap interrupts, so VFIO refuses {device.addresses[0]}{_why(subject.around)}"
+            )
             yield Hit(subject.at(device.entry.key, device.entry.line), message, _UNSAFE_HINT)
 
 

@@ -7,6 +7,8 @@ drivers/iommu/amd/init.c. The kernel minds the case of names and values; `-` and
 
 from __future__ import annotations
 
+from pvepassthru.host import boot as boots
+from pvepassthru.model import shell
 from pvepassthru.model.cmdline import CommandLine, same_name
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, nearest, shown
@@ -72,7 +74,9 @@ def intel_not_on(around: Surroundings) -> Iterator[Hit]:
         raise NotApplicable("this kernel uses the IOMMU without being told")
     why = off_by(around)
     if why and why[0] == "PVP114":
-        message = f"kernel {found.release} drives an Intel IOMMU only with intel_iommu=on, which is not on its command line"
+        message = (
+            f"kernel {found.release} drives an Intel IOMMU only with intel_iommu=on, which is not on its command line"
+        )
         if line.values("amd_iommu"):
             message += " (amd_iommu= is for AMD)"
         yield Hit(CMDLINE, message, f"add intel_iommu=on {_way(around.once(sources.boot))}")
@@ -141,14 +145,16 @@ def _right_case(word: Parameter) -> str | None:
             values = (value or "").split(",")
             lower = (value or "").lower().split(",")
             known = VALUES.get(name, frozenset())
-            if known and any(one not in known and small in known | {"on"} for one, small in zip(values, lower, strict=True)):
+            if known and any(
+                one not in known and small in known | {"on"} for one, small in zip(values, lower, strict=True)
+            ):
                 value, fits = ",".join(lower), fits and values == lower
             return None if fits else (name if value is None else f"{name}={value}")
     return None
 
 
 def misspelt(around: Surroundings) -> Iterator[Hit]:
-    """What it checks: whether a parameter looks like one for passthrough, or has a value, that the kernel does not know.
+    """What it checks: whether a parameter for passthrough has a name or a value that the kernel does not know.
 
     Why it matters: the kernel ignores it without a word.
 
@@ -177,15 +183,15 @@ def _slip(name: str) -> str | None:
     near = nearest(name, SLIPS)
     if near is None or abs(len(near) - len(name)) > 2 or ("." in name) != ("." in near) or name[:1] != near[:1]:
         return None
+    pairs = (zip(name, near, strict=False), zip(reversed(name), reversed(near), strict=False))
+    same = 0
+    for pair in pairs:
+        for letter, other in pair:
+            if letter != other:
+                break
+            same += 1
     longest = max(len(name), len(near))
-    same = sum(letter == other for letter, other in zip(name, near, strict=False))
-    same = max(same, sum(a == b for a, b in zip(reversed(name), reversed(near), strict=False)))
-    prefix = next((i for i, (a, b) in enumerate(zip(name, near, strict=False)) if a != b), min(len(name), len(near)))
-    suffix = next(
-        (i for i, (a, b) in enumerate(zip(reversed(name), reversed(near), strict=False)) if a != b),
-        min(len(name), len(near)),
-    )
-    return near if longest - (prefix + suffix) <= (2 if longest > 7 else 1) else None
+    return near if longest - same <= (2 if longest > 7 else 1) else None
 
 
 def _kernel_words(line: CommandLine) -> list[Parameter]:
@@ -248,17 +254,20 @@ def loaders_disagree(around: Surroundings) -> Iterator[Hit]:
         raise NotApplicable("only one loader is configured")
     only = [word.text for word in _relevant(other) if not _has(boot.configured.line, word)]
     if only:
-        message = f"{shown(listed(only))} is only in {other_file}, but {boot.loader} boots this host and does not read it"
+        message = (
+            f"{shown(listed(only))} is only in {other_file}, but {boot.loader} boots this host and does not read it"
+        )
         yield Hit(other_file, message, f"add it {_way(boot)}")
 
 
 def _other_loader(around: Surroundings, boot: Boot) -> tuple[str, CommandLine | None]:
-    from pvepassthru.host import boot as boots  # noqa: PLC0415 - its reading of the other file, beside its verdict
-
+    """The file of the loader that did not boot, and what it asks for; None if there is no such file."""
     if boot.loader == "GRUB":
         text = boots.whole(around.host, boots.CMDLINE)
         return boots.CMDLINE, None if text is None else CommandLine(text.partition("\n")[0])
-    configured, _, _ = boots._grub(around.host)  # noqa: SLF001 - replaced below
+    paths = boots.grub_files(around.host)
+    scripts = tuple(shell.parse(path, boots.whole(around.host, path) or "") for path in paths)
+    configured = boots.grub_line(scripts)[0] if scripts else None
     return boots.GRUB, configured.line if configured else None
 
 
@@ -289,7 +298,9 @@ def efifb_off(around: Surroundings) -> Iterator[Hit]:
     through; else remove it.
     """
     off = {"efifb:off", "vesafb:off", "simplefb:off"}
-    words = [word.text for word in around.once(sources.running).named("video") if off & set((word.value or "").split(","))]
+    words = [
+        word.text for word in around.once(sources.running).named("video") if off & set((word.value or "").split(","))
+    ]
     if words and _simple_framebuffer(around):
         message = f"{shown(listed(words))} does nothing here: the boot framebuffer is simpledrm's"
         way = _way(around.once(sources.boot))

@@ -90,6 +90,21 @@ def wanted(around: Surroundings) -> Wanted:
     return Wanted(whole, mdevs, types)
 
 
+def given(around: Surroundings) -> Wanted:
+    """As `wanted`. Raises Unknown where there are no VM configs to be read."""
+    if not around.host.exists(vms.CONFIGS):
+        raise Unknown(f"there is no {vms.CONFIGS}")
+    return around.once(wanted)
+
+
+def configuration(around: Surroundings) -> Modules:
+    """As `modules`. Raises Unknown where there is neither modprobe.d nor an option."""
+    found = around.once(modules)
+    if not found.lines and not around.host.exists(kernel_modules.OWN_FOLDER):
+        raise Unknown(f"there is no {kernel_modules.OWN_FOLDER}")
+    return found
+
+
 def booted(around: Surroundings) -> int | None:
     """When the host booted, in seconds since the epoch; None without /proc/stat."""
     for line in (around.host.text("/proc/stat") or "").splitlines():
