@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "validate": "check what a start of a VM would pass through",
+    "doctor": "whether the host is ready, and what makes it so",
     "explain": "what a finding's code means and how to fix it",
     "plan": "what a hook phase would do, without doing it",
     "hook": "run a hook phase, as the hookscript does",

@@ -26,6 +26,8 @@ BACKUPS = "/var/lib/pvepassthru/backups"
 MANIFEST = "manifest.json"
 UNDONE = ".undone"
 """Ending of a set that was taken back."""
+RAN = "ran"
+"""The file in a set's folder that says that its commands were run."""
 UNFINISHED = ".new"
 """Ending of a set that was not written to its end; nothing was changed by it."""
 VERSION = 1
@@ -213,3 +215,21 @@ def close(host: Host, made: Set) -> None:
     """Note that a set was taken back: `newest` passes it over. Raises OSError."""
     os.rename(host.path(made.folder), host.path(made.folder + UNDONE))
     sync(host.path(BACKUPS))
+
+
+def ran(host: Host, made: Set) -> None:
+    """Note that the commands of a set were run. Raises OSError."""
+    put(host.path(f"{made.folder}/{RAN}"), b"")
+    sync(host.path(made.folder))
+
+
+def owed(host: Host) -> Set | None:
+    """The newest set, if nothing says that its commands were run: whoever made it was stopped, or one failed.
+
+    Raises InputError when it cannot be read.
+    """
+    try:
+        made = newest(host)
+    except NotFoundError:
+        return None
+    return None if not made.commands or host.exists(f"{made.folder}/{RAN}") else made
