@@ -143,7 +143,7 @@ def _print(host: Host, states: list[HostState], unread: list[Finding]) -> None:
         for state in here:
             word = state_of(state)
             why = f" ({one_line(state.why)})" if state.why else ""
-            print(f"  {paint(word.ljust(14), word)}  {state.rule.code}  {title(state.rule)}{why}")
+            print(f"  {paint(word.ljust(14), word)}  {state.rule.code}  whether {title(state.rule)}{why}")
             _print_findings(state.findings)
     if unread:
         print(f"\n{UNREAD}")

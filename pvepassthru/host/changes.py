@@ -218,5 +218,7 @@ def _restore(host: Host, made: Set, entry: Entry) -> None:
     for folder in reversed(entry.folders):
         try:
             os.rmdir(host.path(folder))
-        except OSError:  # somebody put something into it, or it was never made
+        except FileNotFoundError:  # it was never made
+            continue
+        except OSError:  # somebody put something into it
             break

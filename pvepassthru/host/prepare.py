@@ -211,9 +211,10 @@ class _Planner:
 
     def _max_vfs(self, driver: str, number: int) -> None:
         driven = [name for name in self.host.names(f"/sys/bus/pci/drivers/{driver}") if is_address(name)]
-        totals = [number_of(self.inventory.attribute(address, "sriov_totalvfs")) or 0 for address in driven]
-        if totals and number > max(totals):
-            raise UsageError(f"--max-vfs {driver}={number} is more than its devices have", f"at most {max(totals)}")
+        totals = [number_of(self.inventory.attribute(address, "sriov_totalvfs")) for address in driven]
+        most = max((total for total in totals if total is not None), default=number)
+        if number > most:
+            raise UsageError(f"--max-vfs {driver}={number} is more than its devices have", f"at most {most}")
         self._option(plain(driver), "max_vfs", str(number), f"{driver} makes {number} VFs of each of its devices")
 
     def _gvt(self) -> None:
