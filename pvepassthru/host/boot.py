@@ -27,6 +27,8 @@ BOOT_TOOL = "/etc/kernel/proxmox-boot-uuids"
 CMDLINE = "/etc/kernel/cmdline"
 GRUB = grub.FILE
 GRUB_PARTS = "/etc/default/grub.d"
+grub_line = grub.evaluate
+"""What GRUB is to give the kernel by its files."""
 UPDATE_GRUB = ("update-grub",)
 REFRESH = ("proxmox-boot-tool", "refresh")
 

@@ -46,8 +46,9 @@ BAD = HostState(RULE, "findings", (Finding("PVP199", "error", "own", "/proc/x", 
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An Intel host with an old kernel and two identical network cards, on which no program can be run."""
+    monkeypatch.setattr(os, "fsync", lambda _fd: None)  # a slow disk
     tree.build(tmp_path, {"devices": {"0000:01:00.0": NIC, "0000:02:00.0": {**NIC, "iommu_group": 3}}})
     tree.put(tmp_path, boot.GRUB, GRUB)
     tree.put(tmp_path, "/proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: vmx\n\n")

@@ -156,10 +156,10 @@ def test_a_file_that_cannot_be_written_leaves_all_as_before(
     before = state(host)
     real = backups.put
 
-    def put(target: str, *rest: Any) -> None:
+    def put(target: str, data: bytes, entry: backups.Entry | None = None) -> None:
         if target == host.path(path) + changes.TEMPORARY:
             raise OSError(number, os.strerror(number), target)
-        real(target, *rest)
+        real(target, data, entry)
 
     monkeypatch.setattr(backups, "put", put)
     with pytest.raises(DeviceError) as caught:
