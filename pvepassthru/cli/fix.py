@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pvepassthru.cli.words import print_error, print_json
 from pvepassthru.host import backups, changes, filelocks, prepare, tools
 from pvepassthru.host.inventory import Inventory
-from pvepassthru.model.errors import EXIT_FINE, DeviceError
+from pvepassthru.model.errors import EXIT_FINE, DeviceError, InputError
 from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
@@ -33,8 +33,11 @@ def fix(args: argparse.Namespace, host: Host) -> int:
     """
     wishes = prepare.Wishes(tuple(args.devices), args.method, args.unsafe_interrupts, tuple(args.max_vfs), args.gvt)
     if not args.yes:
-        plan = _with_owed(prepare.plan(host, Inventory(host), wishes), backups.owed(host))
-        _show_fix(args, plan, (), applied=False)
+        try:
+            made = backups.owed(host)
+        except InputError:  # only root can read the backups
+            made = None
+        _show_fix(args, _with_owed(prepare.plan(host, Inventory(host), wishes), made), (), applied=False)
         return EXIT_FINE
     with filelocks.hold(host, changes.LOCK, PATIENCE, "the host's configuration"):
         made = backups.owed(host)

@@ -20,7 +20,7 @@ from pvepassthru.model import modprobe
 from pvepassthru.model.cmdline import same_name
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.modprobe import plain
-from pvepassthru.model.pci import is_address, is_selector, with_domain
+from pvepassthru.model.pci import is_address, is_selector, slot, with_domain
 from pvepassthru.model.text import listed
 from pvepassthru.model.text import number as number_of
 
@@ -268,9 +268,7 @@ class _Planner:
         elif method == "blacklist":
             hit = {**self._driven_by(drivers), **hit}
         self._need_free(hit, devices, method)
-        others = sorted(set(hit) - set(devices))
-        if others:
-            self.notes.append(f"{method} takes {listed(others)} too; --method override takes only what is asked for")
+        self._tell_beside(hit, devices, method)
         if method == "override":
             self._override(devices)
         elif method == "vfio-ids":
@@ -285,6 +283,18 @@ class _Planner:
             raise UsageError(
                 f"no driver of {listed(devices)} is known to blacklist", "use --method vfio-ids or override"
             )
+
+    def _tell_beside(self, hit: dict[str, str], devices: tuple[str, ...], method: Method) -> None:
+        """Note what the method takes beside what is asked for, and what it leaves of a slot."""
+        others = sorted(set(hit) - set(devices))
+        if others:
+            self._note(f"{method} takes {listed(others)} too; --method override takes only what is asked for")
+        for address in devices:
+            left = [other for other in self.inventory.in_slot(slot(address)) if other not in hit]
+            left = [other for other in left if not self.inventory.physical_function(other)]
+            if left:
+                whole = f"--for {slot(address)} prepares the whole slot"
+                self._note(f"{listed(left)} of the same slot as {address} stays as it is; {whole}")
 
     def _id(self, address: str) -> str | None:
         vendor, device = (self.inventory.attribute(address, name) for name in ("vendor", "device"))
@@ -326,6 +336,7 @@ class _Planner:
     def _need_free(self, hit: dict[str, str], devices: tuple[str, ...], method: Method) -> None:
         """Raise DeviceError when the host needs one of these functions, or one in the IOMMU group of a device."""
         uses = Uses(self.host, self.inventory)
+        hit = dict(hit)
         for address in devices:
             for member in self.inventory.group_members(address):
                 if not self.inventory.has(member, "pci_bus"):

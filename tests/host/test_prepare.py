@@ -309,3 +309,11 @@ def test_a_file_that_cannot_be_changed_is_said(tmp_path: Path) -> None:
     os.makedirs(host.path(prepare.MODULES_LOAD))
     with pytest.raises(InputError, match=r"cannot change /etc/modules-load\.d/pvepassthru\.conf"):
         plan(host)
+
+
+def test_what_is_left_of_a_slot_or_taken_beside_it_is_told(tmp_path: Path) -> None:
+    found = plan(build(tmp_path), devices=("01:00.0",))
+    assert found.notes == (
+        "0000:01:00.1 of the same slot as 0000:01:00.0 stays as it is; --for 0000:01:00 prepares the whole slot",
+    )
+    assert plan(build(tmp_path / "2"), devices=("01:00",)).notes == ()
