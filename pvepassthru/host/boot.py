@@ -2,16 +2,16 @@
 """How the host boots: the kernel's command line, which loader gave it, and where the next one is configured.
 
 Sources: Documentation/filesystems/proc.rst (cmdline); the Boot Loader Interface of systemd (LoaderInfo); the manual of
-PVE, chapter "Host Bootloader"; Debian's grub-mkconfig, which reads /etc/default/grub and then grub.d/*.cfg, and its
-10_linux, which gives the kernel GRUB_CMDLINE_LINUX and GRUB_CMDLINE_LINUX_DEFAULT.
+PVE, chapter "Host Bootloader"; for GRUB's files model/grub.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pvepassthru.model import shell
-from pvepassthru.model.cmdline import CommandLine, Parameter
+from pvepassthru.model import grub, shell
+from pvepassthru.model.cmdline import CommandLine
+from pvepassthru.model.grub import Configured
 from pvepassthru.model.text import shown
 
 if TYPE_CHECKING:
@@ -25,49 +25,12 @@ LOADER_INFO = f"{EFI}/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 BOOT_TOOL = "/etc/kernel/proxmox-boot-uuids"
 """With it proxmox-boot-tool copies kernels and configuration to the partitions that the firmware reads."""
 CMDLINE = "/etc/kernel/cmdline"
-GRUB = "/etc/default/grub"
+GRUB = grub.FILE
 GRUB_PARTS = "/etc/default/grub.d"
-VARIABLES = ("GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT")
-"""In the order in which the kernel gets them."""
+grub_line = grub.evaluate
+"""What GRUB is to give the kernel by its files."""
 UPDATE_GRUB = ("update-grub",)
 REFRESH = ("proxmox-boot-tool", "refresh")
-
-
-class Origin(NamedTuple):
-    """A configured parameter, and where it was written."""
-
-    parameter: Parameter
-    path: str
-    line: int
-
-    @property
-    def where(self) -> str:
-        """`/etc/default/grub:10`."""
-        return f"{self.path}:{self.line}"
-
-
-class Configured(NamedTuple):
-    """What the loader is to give the kernel at the next boot, beside what it adds itself (root=, BOOT_IMAGE=)."""
-
-    pieces: tuple[shell.Piece, ...]
-
-    @property
-    def line(self) -> CommandLine:
-        """The command line."""
-        return CommandLine("".join(piece.text for piece in self.pieces))
-
-    @property
-    def origins(self) -> tuple[Origin, ...]:
-        """Its parameters in their order, each with the file and line that it comes from."""
-        found = []
-        for parameter in self.line.parameters:
-            end = 0
-            for piece in self.pieces:
-                end += len(piece.text)
-                if parameter.start < end:
-                    found.append(Origin(parameter, piece.path, piece.line))
-                    break
-        return tuple(found)
 
 
 class Boot(NamedTuple):
@@ -169,19 +132,6 @@ def grub_files(host: Host) -> tuple[str, ...]:
     return tuple(path for path in (GRUB, *parts) if host.exists(path))
 
 
-def grub_line(scripts: tuple[shell.Script, ...]) -> tuple[Configured | None, str]:
-    """What GRUB is to give the kernel by these files, and why that cannot be told."""
-    pieces: list[shell.Piece] = []
-    for name in VARIABLES:
-        value = shell.evaluate(scripts, name, VARIABLES)
-        if value.unknown:
-            return None, f"{name} cannot be told: {value.unknown}"
-        if pieces and value.pieces:
-            pieces.append(shell.Piece(" ", value.pieces[0].path, value.pieces[0].line))
-        pieces += value.pieces
-    return Configured(tuple(pieces)), ""
-
-
 def _grub(host: Host) -> tuple[Configured | None, str, tuple[str, ...]]:
     paths = grub_files(host)
     scripts = []
@@ -192,4 +142,4 @@ def _grub(host: Host) -> tuple[Configured | None, str, tuple[str, ...]]:
         scripts.append(shell.parse(path, text))
     if not scripts:
         return None, f"there is no {GRUB}", ()
-    return *grub_line(tuple(scripts)), paths
+    return *grub.evaluate(tuple(scripts)), paths
