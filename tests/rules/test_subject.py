@@ -435,7 +435,6 @@ def test_a_rom_file_is_looked_at_once_and_not_read_to_its_end(tmp_path: Path) ->
 
     config = "hostpci0: 02:00.0,romfile=big.rom\nhostpci1: 41:00.0,romfile=big.rom\n"
     tree.build(tmp_path, _host(), configs={100: config, 101: config})
-    told = {"PVP426"}  # of two VMs with the same devices
     tree.put(tmp_path, "usr/share/kvm/big.rom", b"U\xaa" * (1 << 20))
     host = Counting(str(tmp_path))
     around = subjects.Surroundings(host)
