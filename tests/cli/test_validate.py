@@ -298,7 +298,7 @@ def test_time_grows_with_the_number_of_vms_only(tmp_path: Path) -> None:
         for slot in range(32)
         for function in range(8)
     }
-    config = "name: a\nmachine: q35\nhostpci0: 00:1f.7,pcie=1\nhostpci1: 01:02.0\n"
+    config = "name: a\nmachine: q35\nhostpci0: 00:1f.7,pcie=1\nhostpci1: 01:02.0,pcie=1\n"
     configs = dict.fromkeys(range(100, 200), config)
     root = tree.build(tmp_path, {"devices": devices}, configs=configs)
 
