@@ -33,6 +33,8 @@ LARGE = 8 * 1024 * 1024
 """Bytes of a module's file that is not read as a whole."""
 _WORD = re.compile(r"(?<![^\s\"'=@:+!|-])/(?:usr/local|opt|root|etc|srv)/[^\s\"';]+")
 """A script of the host's owner in a unit."""
+_OPTIONS = re.compile(r"(?m)^[ \t]*options[ \t]+([\w-]+)")
+"""A module that modprobe.d has options for."""
 _STORAGE = re.compile(r"(?m)^[ \t]+path[ \t]+(/[^\s*?]+)[ \t]*$")
 """The folder of a storage."""
 _CMDLINE = re.compile(r"/proc/[0-9]+/cmdline")
@@ -83,6 +85,7 @@ class _Snapshot:
                     self._row(real, row)
         self._configs_of_functions()
         self._built_modules()
+        self._configured_modules()
         self._scripts()
         self._snippets()
         self._namespaces()
@@ -252,6 +255,23 @@ class _Snapshot:
                             self._attribute(path, row)
                 except OSError as error:
                     self._note(path, error)
+
+    def _configured_modules(self) -> None:
+        """The modules that options are set for: which parameters they have."""
+        names = set()
+        for folder in self._folders("/etc/modprobe.d"):
+            for name, _ in self._names(folder):
+                names |= {
+                    found.replace("-", "_") for found in _OPTIONS.findall(self.host.text(f"{folder}/{name}") or "")
+                }
+        row = Row("", "", Masks.parameters)
+        base = f"/lib/modules/{self.host.text('/proc/sys/kernel/osrelease')}"
+        for line in (self.host.text(f"{base}/modules.dep") or "").split("\n"):
+            path = line.partition(":")[0]
+            if path.endswith(".ko") and path.rpartition("/")[2][: -len(".ko")].replace("-", "_") in names:
+                parent = self._folder_of(f"{base}/{path}")
+                if parent:
+                    self._entry(f"{parent}/{path.rpartition('/')[2]}", row, is_link=False)
 
     def _scripts(self) -> None:
         """The scripts that units of this host's owner start, reduced as these are."""

@@ -202,8 +202,6 @@ ROWS = (
     Row("/var/lib/dkms/*/*", "*", nothing, "for which kernels DKMS has built"),
     Row("/lib/modules", "*", nothing),
     Row("/lib/modules/*/updates/dkms", "*.ko.*", nothing),
-    Row("/lib/modules/*/kernel/drivers/net/ethernet/intel/*", "ig*.ko ix*.ko i40e.ko ice.ko", Masks.parameters),
-    Row("/lib/modules/*/kernel/drivers/net/ethernet/intel/*", "*.ko.*", nothing),
     Row("/var/lib/pve-cluster", "config.db", nothing),
     Row("/var/lib/dpkg", "status", lambda masks, data: packages(data, PACKAGES, full=masks.full), "versions"),
     # ---- PVE
