@@ -8,7 +8,6 @@ put below a link, and a link goes up only at its beginning; so none can lead out
 
 from __future__ import annotations
 
-import io
 import lzma
 import os
 import re
@@ -28,6 +27,7 @@ MOST_BYTES = 1024 * 1024 * 1024
 MOST_MEMBERS = 1_000_000
 _LEVEL = 1
 """xz's; of these small and equal files the higher ones make little less, and take many times longer."""
+_CHUNK = 1024 * 1024
 _HINT = "give the file that `pvepassthru snapshot` made, or make it anew"
 _OPENED = re.compile(r"proc/[0-9]+/fd/[^/]+")
 _DEVICE_NODE = re.compile(r"/dev/(vfio/|vfio/devices/|dri/|snd/|nvidia)[A-Za-z0-9_-]*")
@@ -40,7 +40,7 @@ class Archive:
 
     def __init__(self, file: BinaryIO, change: Callable[[str, bytes], bytes], rename: Callable[[str], str]) -> None:
         self._xz = lzma.LZMAFile(file, "wb", preset=_LEVEL)  # noqa: SIM115 - see close
-        self._tar = tarfile.open(fileobj=self._xz, mode="w|", format=tarfile.GNU_FORMAT)  # noqa: SIM115 - see close
+        self._buffer = bytearray()
         self._change = change
         self._rename = rename
         self._done: set[str] = set()
@@ -62,7 +62,7 @@ class Archive:
         if info:
             member.mode, member.uid, member.gid = info.st_mode & 0o777, info.st_uid, info.st_gid
             member.mtime = int(info.st_mtime)
-        self._tar.addfile(member, io.BytesIO(content))
+        self._write(member, content)
 
     def link(self, path: str, text: str) -> None:
         """Add a symbolic link with this text, unless it may lead out of the snapshot."""
@@ -70,7 +70,7 @@ class Archive:
         member = self._member(path) if opened or stays_inside(path, text) else None
         if member is not None:
             member.type, member.linkname = tarfile.SYMTYPE, self._rename(text)
-            self._tar.addfile(member)
+            self._write(member)
 
     def own(self, path: str, info: os.stat_result) -> None:
         """Give a folder its mode."""
@@ -93,9 +93,19 @@ class Archive:
             if name and name not in self._done and (mode or name not in self._parents):
                 member = tarfile.TarInfo(name)
                 member.type, member.mode = tarfile.DIRTYPE, mode or 0o755
-                self._tar.addfile(member)
-        self._tar.close()
+                self._write(member)
+        self._buffer += bytes(2 * tarfile.BLOCKSIZE)  # the end of a tar archive
+        self._xz.write(self._buffer)
         self._xz.close()
+
+    def _write(self, member: tarfile.TarInfo, content: bytes = b"") -> None:
+        """Add a member; what tarfile's own addfile does besides takes twice the time."""
+        self._buffer += member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+        self._buffer += content
+        self._buffer += bytes(-len(content) % tarfile.BLOCKSIZE)
+        if len(self._buffer) > _CHUNK:
+            self._xz.write(self._buffer)
+            self._buffer.clear()
 
 
 def unpack(path: str, destination: str, check: Callable[[str, bytes], None]) -> None:
