@@ -49,14 +49,6 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes
     print(json.dumps(value, indent=2))
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows in columns as wide as their content."""
-    lines = [tuple(header), *(tuple(one_line(cell) for cell in row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
 def scratch(prefix: str) -> tempfile.TemporaryDirectory[str]:
     """A private folder for a host's files, in memory where that can be written; it goes with its `with` block.
 

@@ -40,7 +40,7 @@ MAPPING = (
 CONFIGS = {
     100: "hostpci0: 02:00.0,pcie=1,rombar=off\nhostpci1: 41:00.0,x_vga=1\n",
     101: "machine: q35\nhostpci0: mapping=vgpu,mdev=nvidia-63,pcie=1\nhostpci3: a1:00.4,mdev=nvidia-35\n",
-    102: "machine: Q35\nhostpci0: 02:00.0\n",
+    102: "machine: Q35\nhostpci0: 41:00.0\n",
     1000: "memory: 512\n",
 }
 DROPPED = 'PVE drops "41:00.0,x_vga=1", and the VM starts without the device: there is no key "x_vga"'
@@ -317,7 +317,8 @@ def test_time_grows_with_the_number_of_vms_only(tmp_path: Path) -> None:
         Counting.reads = 0
         around = subjects.Surroundings(Counting(root))
         for vmid in vmids:
-            assert findings(subjects.load(around.host, vmid, pending=True, around=around)) == []
+            found = findings(subjects.load(around.host, vmid, pending=True, around=around))
+            assert {finding.code for finding in found} == {"PVP426"}  # the others have the same devices
         return Counting.reads
 
     few, many = reads(range(100, 110)), reads(range(100, 200))
