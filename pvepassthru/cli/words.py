@@ -15,7 +15,6 @@ from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     import tempfile
-    from collections.abc import Iterable, Sequence
     from typing import Any, TextIO
 
 MEMORY = "/dev/shm"  # noqa: S108 - a private folder is made in it
