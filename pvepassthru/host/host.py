@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 MAX_FILE = 64 * 1024 * 1024
 """Bytes; no file of a host that we read is larger. More is refused, so that a wrong file cannot fill the memory."""
@@ -54,6 +55,10 @@ class Host:
             self._node = name.split(".", 1)[0]
         return self._node
 
+    def now(self) -> float:
+        """Seconds since the epoch; in a snapshot of a host those at which it was taken."""
+        return time.time()
+
     # ---- reading
 
     def read(self, path: str, limit: int = MAX_FILE) -> bytes:
@@ -72,6 +77,14 @@ class Host:
                 if size > limit:
                     raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), self.root + path)
             return b"".join(chunks)
+        finally:
+            os.close(fd)
+
+    def head(self, path: str, size: int) -> bytes:
+        """The first bytes of a file, as many as one read(2) of `size` gives. Raises OSError as `read`."""
+        fd = os.open(self.root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.read(fd, size)
         finally:
             os.close(fd)
 
@@ -128,6 +141,14 @@ class Host:
             self._note(path, error)
             return False
         return True
+
+    def mode(self, path: str) -> int | None:
+        """The type and permission bits of a file, links followed (stat(2), st_mode), or None if it is absent."""
+        try:
+            return os.stat(self.root + path).st_mode
+        except OSError as error:
+            self._note(path, error)
+            return None
 
     def _note(self, path: str, error: OSError) -> None:
         if error.errno not in ABSENT:

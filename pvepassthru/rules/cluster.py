@@ -8,13 +8,14 @@ from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
+from pvepassthru.rules.rule import Unknown
 from pvepassthru.rules.subject import MAPPINGS, Hit, chosen, group_mates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pvepassthru.model.passed import Passed
-    from pvepassthru.rules.subject import Subject
+    from pvepassthru.rules.subject import Subject, Surroundings
 
 
 def mapping_not_found(subject: Subject) -> Iterator[Hit]:
@@ -127,6 +128,15 @@ def mapping_line_skipped(subject: Subject) -> Iterator[Hit]:
             yield Hit(
                 f"{MAPPINGS}:{bad.line} {bad.name}", f"PVE skips a line of mapping {bad.name}: {bad.message}", bad.hint
             )
+
+
+def lines_skipped(around: Surroundings) -> Iterator[Hit]:
+    """The same of all mappings, whether a VM uses them or not."""
+    if around.mappings_read[1]:
+        raise Unknown(f"{MAPPINGS} cannot be read")
+    for bad in around.mappings_read[0].bad_lines:
+        name = f" of mapping {bad.name}" if bad.name else ""
+        yield Hit(f"{MAPPINGS}:{bad.line}", f"PVE skips line {bad.line}{name}: {bad.message}", bad.hint)
 
 
 # ---- other VMs

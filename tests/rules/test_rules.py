@@ -14,7 +14,7 @@ import pytest
 from pvepassthru.rules.catalogue import RULES, host_states
 from pvepassthru.rules.rule import STEPS
 from pvepassthru.rules.subject import Surroundings
-from tests.rules.examples import critical, gate
+from tests.rules.examples import across, critical, functions, gate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pvepassthru.model.finding import Finding
     from tests.rules.example import Tree
 
-EXAMPLES: dict[str, tuple[Tree, Tree]] = {**gate.EXAMPLES, **critical.EXAMPLES}
-HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {}
+EXAMPLES: dict[str, tuple[Tree, Tree]] = {**gate.EXAMPLES, **critical.EXAMPLES, **across.EXAMPLES, **functions.EXAMPLES}
+HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {**across.HOST_EXAMPLES, **functions.HOST_EXAMPLES}
 BY_CODE = {rule.code: rule for rule in RULES}
 
 

@@ -91,7 +91,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP241": (_disk(lambda root: storage.swap(root, "/dev/nvme0n1p2 partition")), _disk()),
     "PVP242": (
         _disk(_lvm),
-        replace(_disk(_lvm), config="hostpci0: 02:00.0,driver=keep\n"),
+        replace(_disk(_lvm), config="hostpci0: 02:00.0,driver=keep\n", devices={SSD: {"driver": "nvme-vfio-pci"}}),
     ),
     "PVP243": (
         _disk(_udev(**ZFS), _pool("rpool", GUID)),

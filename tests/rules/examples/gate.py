@@ -54,6 +54,7 @@ def _instances(**types: str) -> dict[str, dict[str, Any]]:
     return {"0000:41:00.0": {"mdev": {"types": TYPES, "instances": uuids}}}
 
 
+KEPT: dict[str, dict[str, Any]] = {"0000:02:00.0": {"driver": "nvme-vfio-pci"}}
 PLAIN = Tree("hostpci0: 02:00.0\n")
 MDEV = Tree("hostpci0: 41:00.0,mdev=nvidia-63\n")
 IGD = "vga: none\nhostpci0: 00:02.0,legacy-igd=1"
@@ -80,7 +81,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP204": (Tree("hostpci0: 02:00.0\n", {"0000:02:00.0": {"irq": "none"}}), PLAIN),
     "PVP205": (
         Tree("hostpci0: 02:00.0\n", {"0000:02:00.0": {"iommu_group": None}}),
-        Tree("hostpci0: 02:00.0,driver=keep\n", {"0000:02:00.0": {"iommu_group": None}}),
+        Tree("hostpci0: 02:00.0,driver=keep\n", {"0000:02:00.0": {"iommu_group": None, "driver": "nvme-vfio-pci"}}),
     ),
     "PVP210": (Tree("hostpci0: 02:00.0,mdev=nvidia-63\n"), MDEV),
     "PVP211": (Tree("hostpci0: 41:00.0,mdev=nvidia-36\n"), MDEV),
@@ -92,7 +93,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", _instances(_100="nvidia-65")),
         Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", _instances(_100="nvidia-63")),
     ),
-    "PVP214": (Tree("hostpci0: 41:00.0,mdev=nvidia-63,driver=keep\n"), Tree("hostpci0: 41:00.0,driver=keep\n")),
+    "PVP214": (Tree("hostpci0: 41:00.0,mdev=nvidia-63,driver=keep\n"), Tree("hostpci0: 02:00.0,driver=keep\n", KEPT)),
     "PVP215": (
         Tree("hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 41:00.0\n"),
         Tree("hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 02:00.0\n"),
@@ -120,7 +121,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP304": (Tree("hostpci0: 02:00.0,rombar=\n"), Tree("hostpci0: 02:00.0,rombar=0\n")),
     "PVP305": (Tree("hostpci0: 02:00.0,x_vga=1\n"), Tree("hostpci0: 02:00.0,x-vga=1\n")),
     "PVP306": (Tree("hostpci0: 02:00.0,rombar=2\n"), Tree("hostpci0: 02:00.0,rombar=Off\n")),
-    "PVP307": (Tree("hostpci0: 02:00.0,driver=Keep\n"), Tree("hostpci0: 02:00.0,driver=keep\n")),
+    "PVP307": (Tree("hostpci0: 02:00.0,driver=Keep\n"), Tree("hostpci0: 02:00.0,driver=keep\n", KEPT)),
     "PVP308": (Tree("hostpci16: 02:00.0\n"), Tree("hostpci15: 02:00.0\n")),
     "PVP309": (Tree(" hostpci0: 02:00.0\n"), Tree("# hostpci0: 02:00.0\n")),
     "PVP310": (Tree("hostpci0: 02:00.0,pcie=1\n"), Tree("machine: pc-q35-9.0\nhostpci0: 02:00.0,pcie=1\n")),
