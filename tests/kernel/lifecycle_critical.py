@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from typing import TYPE_CHECKING
 
 from tests.kernel import guest
 from tests.kernel.checks import check
 from tests.scenarios.world import GuestWorld, prepare_guest, refused, reset_guest, said, went
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DISKS = True
 SUITE_LIMIT = 900.0
@@ -41,10 +45,12 @@ def setup() -> None:
         if guest.link(f"{guest.PCI}/{address}/driver") != driver:
             guest.bind(address, driver)
         guest.write(f"{guest.PCI}/{address}/driver_override", "\n")
-    there = (lambda: disk(NVME), lambda: disk(MATES[2]), lambda: net(NIC), lambda: net(MATES[1]))
-    check(
-        "disks and interfaces", [guest.wait_for(lambda look=look: bool(look())) for look in there], [True] * len(there)
-    )
+    for address, look in ((NVME, disk), (MATES[2], disk), (NIC, net), (MATES[1], net)):
+        check(f"disk or interface of {address}", has_come(look, address), expected=True)
+
+
+def has_come(look: Callable[[str], str], address: str) -> bool:
+    return guest.wait_for(lambda: bool(look(address)))
 
 
 def disk(address: str) -> str:
