@@ -59,7 +59,7 @@ def test_interpreters_are_found_and_the_missing_are_named(
 
 
 def test_functions_are_distinct_and_well_formed() -> None:
-    found = hosts.addresses()
+    found = hosts.addresses(hosts.FUNCTIONS)
     assert len(set(found)) == hosts.FUNCTIONS
     assert found[0] == "0000:00:00.0"
     assert found[-1] == "0000:0f:1f.7"

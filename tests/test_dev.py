@@ -54,7 +54,7 @@ def answer(stdout: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
 
 def test_usage_names_every_command() -> None:
     done = subprocess.run([ROOT / "dev", "--help"], stdout=subprocess.PIPE, text=True, check=True)
-    for name in ("demo", "test", "lint", "format", "kernel", "bench", "soak", "fuzz"):
+    for name in ("demo", "test", "lint", "format", "kernel", "bench", "docs", "soak", "fuzz"):
         assert re.search(rf"^  {name} +\S", done.stdout, re.MULTILINE)
 
 

@@ -45,8 +45,10 @@ def vfio_nodes(host: Host, device: str) -> tuple[str, ...]:
     return tuple(nodes)
 
 
-def opened(host: Host) -> dict[str, tuple[Holder, ...]]:
+def opened(host: Host, under: str | tuple[str, ...] = VFIO) -> dict[str, tuple[Holder, ...]]:
     """VFIO's device nodes that are open, each with its processes by pid; needs root to see those of other users.
+
+    Or others, whose paths start with `under` (`/dev/dri/`).
 
     Raises PassthruError when the processes cannot be listed: nobody can tell then.
     """
@@ -61,7 +63,7 @@ def opened(host: Host) -> dict[str, tuple[Holder, ...]]:
             f"cannot tell who has devices open: cannot read /proc: {error.strerror}", "run this as root"
         ) from error
     for pid in pids:
-        nodes = _open_nodes(f"{proc}/{pid}/fd") if pid.isdecimal() else set()
+        nodes = _open_nodes(f"{proc}/{pid}/fd", under) if pid.isdecimal() else set()
         if nodes:
             holder = Holder(int(pid), host.text(f"/proc/{pid}/comm") or _argv0(host, pid) or "?")
             for node in nodes:
@@ -97,8 +99,8 @@ def describe(found: tuple[Holder, ...]) -> str:
     return f"{words} and {len(found) - 4} more" if len(found) > 4 else words
 
 
-def _open_nodes(folder: str) -> set[str]:
-    """VFIO's nodes that the process with this folder of descriptors has open."""
+def _open_nodes(folder: str, under: str | tuple[str, ...] = VFIO) -> set[str]:
+    """The device nodes under `under` that the process with this folder of descriptors has open."""
     found: set[str] = set()
     try:
         entries = os.listdir(folder)
@@ -109,7 +111,7 @@ def _open_nodes(folder: str) -> set[str]:
             target = os.readlink(f"{folder}/{entry}")
         except OSError:
             continue
-        if target.startswith(VFIO):
+        if target.startswith(under):
             found.add(target)
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 MAX_FILE = 64 * 1024 * 1024
 """Bytes; no file of a host that we read is larger. More is refused, so that a wrong file cannot fill the memory."""
@@ -35,6 +36,8 @@ class Host:
         """Prefix of every path; empty for the real host."""
         self.unreadable: dict[str, int] = {}
         """Files that are there and could not be read, each with its errno; rules turn them into findings."""
+        self.copy_of: Host | None = None
+        """The host whose copy this is, of which is asked what the copy lacks: what the host itself uses (plan)."""
         self._node = node
 
     def path(self, path: str) -> str:
@@ -51,6 +54,10 @@ class Host:
                 name = os.uname().nodename
             self._node = name.split(".", 1)[0]
         return self._node
+
+    def now(self) -> float:
+        """Seconds since the epoch; in a snapshot of a host those at which it was taken."""
+        return time.time()
 
     # ---- reading
 
@@ -73,6 +80,14 @@ class Host:
         finally:
             os.close(fd)
 
+    def head(self, path: str, size: int) -> bytes:
+        """The first bytes of a file, as many as one read(2) of `size` gives. Raises OSError as `read`."""
+        fd = os.open(self.root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.read(fd, size)
+        finally:
+            os.close(fd)
+
     def text(self, path: str) -> str | None:
         """A small file as text without its outer blanks, or None: absent, vanished, or noted in `unreadable`.
 
@@ -92,14 +107,19 @@ class Host:
             self._note(path, error)
             return []
 
-    def link(self, path: str) -> str | None:
-        """The last component of where a symbolic link points (a driver's name, a group's number), or None."""
+    def target(self, path: str) -> str | None:
+        """Where a symbolic link points, as it says it (in sysfs a relative path), or None."""
         try:
-            return os.readlink(self.root + path).rstrip("/").rpartition("/")[2]
+            return os.readlink(self.root + path)
         except OSError as error:
             if error.errno != errno.EINVAL:  # EINVAL: there, and no link
                 self._note(path, error)
             return None
+
+    def link(self, path: str) -> str | None:
+        """The last component of where a symbolic link points (a driver's name, a group's number), or None."""
+        target = self.target(path)
+        return None if target is None else target.rstrip("/").rpartition("/")[2]
 
     def resolve(self, path: str) -> str | None:
         """The path, as on a host, that `path` leads to with all links followed, or None if it leads nowhere."""
@@ -121,6 +141,14 @@ class Host:
             self._note(path, error)
             return False
         return True
+
+    def mode(self, path: str) -> int | None:
+        """The type and permission bits of a file, links followed (stat(2), st_mode), or None if it is absent."""
+        try:
+            return os.stat(self.root + path).st_mode
+        except OSError as error:
+            self._note(path, error)
+            return None
 
     def _note(self, path: str, error: OSError) -> None:
         if error.errno not in ABSENT:

@@ -51,6 +51,7 @@ class Inventory:
         self._slots: dict[str, tuple[str, ...]] = {}
         self._drivers: dict[str, bool] = {}
         self._groups: dict[str, int | None] = {}
+        self._members: dict[int, tuple[str, ...]] = {}
 
     # ---- functions
 
@@ -123,10 +124,14 @@ class Inventory:
         group = self.group(address)
         if group is None:
             return ()
-        listed = self.host.names(f"{DEVICES}/{address}/iommu_group/devices")
-        if listed:
-            return tuple(name for name in listed if is_address(name))
-        return tuple(other for other in self.addresses() if self.group(other) == group)
+        if group not in self._members:
+            listed = self.host.names(f"{DEVICES}/{address}/iommu_group/devices")
+            self._members[group] = (
+                tuple(name for name in listed if is_address(name))
+                if listed
+                else tuple(other for other in self.addresses() if self.group(other) == group)
+            )
+        return self._members[group]
 
     # ---- mediated devices
 

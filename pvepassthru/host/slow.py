@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes to kernel attributes that may block, done in a child process with a deadline.
+"""Writes to kernel attributes and reads of disks that may block, done in a child process with a deadline.
 
 A sysfs write can sleep for ever where no signal reaches it: unbinding a driver or removing an mdev that a process has
 open. The child can then not be killed either, but the caller goes on and can say whom the kernel waits for.
@@ -15,6 +15,7 @@ import os
 import select
 
 from pvepassthru.host import signals
+from pvepassthru.host.deadline import Deadline
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
@@ -69,17 +70,76 @@ def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None
         raise OSError(number, os.strerror(number), host.path(path))
 
 
+def read(path: str, size: int, seconds: float) -> bytes:
+    """The first `size` bytes of a file or device (its real path), waiting at most `seconds` for them.
+
+    A disk that does not answer would hold its reader for ever. Raises OSError: ETIMEDOUT after that time, EIO when the
+    child process was killed, else as the kernel gives it.
+    """
+    reader, writer = os.pipe()
+    try:
+        try:
+            child = os.fork()
+            if child == 0:
+                _read_in_child(path, size, writer)
+        finally:
+            os.close(writer)
+        try:
+            answer = _collect(reader, seconds)
+        except BaseException:
+            os.kill(child, 9)  # which one that hangs in the kernel notices when the disk answers
+            os.waitpid(child, os.WNOHANG)
+            raise
+        os.waitpid(child, 0)  # it has closed the pipe, and so is about to end
+    finally:
+        os.close(reader)
+    number, newline, data = answer.partition(b"\n")
+    code = int(number) if newline else errno.EIO
+    if code:
+        raise OSError(code, os.strerror(code), path)
+    return data
+
+
+def _collect(reader: int, seconds: float) -> bytes:
+    """All that comes through a pipe until it is closed. Raises OSError, ETIMEDOUT."""
+    deadline = Deadline(seconds)
+    poll = select.poll()
+    poll.register(reader, select.POLLIN | select.POLLHUP)
+    chunks: list[bytes] = []
+    while poll.poll(int(deadline.left() * 1000)):
+        chunk = os.read(reader, 65536)
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)
+    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+
+
+def _read_in_child(path: str, size: int, writer: int) -> None:
+    try:
+        _keep_only((writer,))
+        try:
+            answer = b"0\n" + _start_of(path, size)
+        except OSError as error:
+            answer = b"%d\n" % (error.errno or errno.EIO)
+        view = memoryview(answer)
+        while view:
+            view = view[os.write(writer, view) :]
+    finally:
+        os._exit(0)
+
+
+def _start_of(path: str, size: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    data = b""
+    while len(data) < size and (chunk := os.read(fd, size - len(data))):
+        data += chunk
+    return data
+
+
 def _write_in_child(host: Host, path: str, value: str, keep: tuple[int, int], caller: int) -> None:
     number = errno.EIO
     try:
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):  # PVE reads the hook's output to its end: a stuck child must not hold it
-            os.dup2(null, stream)
-        first = 3
-        for fd in sorted(keep):
-            os.closerange(first, fd)
-            first = fd + 1
-        os.closerange(first, 4096)
+        _keep_only(keep)
         if os.getppid() != caller:  # killed meanwhile: nobody wants this any more
             return
         try:
@@ -91,3 +151,15 @@ def _write_in_child(host: Host, path: str, value: str, keep: tuple[int, int], ca
         os.write(keep[1], str(number).encode())
     finally:
         os._exit(0)
+
+
+def _keep_only(keep: tuple[int, ...]) -> None:
+    """Close all files of this process but these; its standard streams are /dev/null from now on."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):  # PVE reads the hook's output to its end: a stuck child must not hold it
+        os.dup2(null, stream)
+    first = 3
+    for fd in sorted(keep):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, 4096)

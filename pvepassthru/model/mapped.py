@@ -49,18 +49,18 @@ def find(
         message = f"mapping {name} has no device on node {node}"
         problems.append(Problem("mapping-not-on-node", entry.key, entry.line, message, hint))
         return None
-    wrong = [problem for other in here for problem in _problems(entry, mapping, other, hardware)]
+    wrong = [problem for other in here for problem in check(mapping, other, hardware, entry.key, entry.line)]
     problems += wrong
     return None if any(problem.code == "mapping-device-not-found" for problem in wrong) else mapping
 
 
-def _problems(entry: HostpciEntry, mapping: Mapping, here: MapEntry, hardware: Hardware) -> list[Problem]:
-    """What does not fit in one entry of a mapping."""
+def check(mapping: Mapping, here: MapEntry, hardware: Hardware, key: str, line: int | None) -> list[Problem]:
+    """What does not fit in one entry of a mapping, said of a VM's key and its line where one asks."""
     found = []
 
     def refuse(code: str, message: str, hint: str) -> None:
         where = f"mapping {mapping.name} (line {here.line} of pci.cfg)"
-        found.append(Problem(code, entry.key, entry.line, f"{where}: {message}", hint))
+        found.append(Problem(code, key, line, f"{where}: {message}", hint))
 
     for number, path in enumerate(here.paths):
         address = path if "." in path else f"{path}.0"  # a whole device is checked on its function 0

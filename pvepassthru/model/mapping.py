@@ -62,6 +62,8 @@ class Mapping(NamedTuple):
     line: int
     mdev: bool
     entries: tuple[MapEntry, ...]
+    live_migration: bool = False
+    """Whether it says `live-migration-capable 1`."""
 
     def on(self, node: str) -> tuple[MapEntry, ...]:
         """The alternatives on a node, in order."""
@@ -145,7 +147,8 @@ class _Section:
 
     def mapping(self) -> Mapping:
         """What was collected."""
-        return Mapping(self.name, self.line, self.flags.get("mdev", False), tuple(self.entries))
+        live = self.flags.get("live-migration-capable", False)
+        return Mapping(self.name, self.line, self.flags.get("mdev", False), tuple(self.entries), live)
 
 
 def parse(data: bytes) -> Mappings:

@@ -8,8 +8,19 @@ from __future__ import annotations
 
 from pvepassthru.model.finding import Finding
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
-from pvepassthru.rules import gate, gpus, guests, memory, roms
-from pvepassthru.rules.rule import NotApplicable, Rule, Unknown, judge
+from pvepassthru.rules import (
+    binding,
+    competition,
+    functions,
+    gate,
+    gpus,
+    guests,
+    mappings,
+    memory,
+    roms,
+    versions,
+)
+from pvepassthru.rules.rule import NotApplicable, Rule, Unknown, judge, of_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,7 +31,26 @@ if TYPE_CHECKING:
 RULES: tuple[Rule, ...] = (
     *gate.RULES,
     # ---- the host: IOMMU, kernel, modules, services (rules/kernel.py and its fellows)
-    # ---- devices: state, reset, SR-IOV (rules/functions.py)
+    # ---- devices: state, reset, SR-IOV, drivers (rules/functions.py, rules/binding.py)
+    Rule("PVP224", "error", "own", binding.kept_driver, hook="no"),
+    Rule("PVP226", "warning", "own", functions.pf_down, hook="no"),
+    of_host("PVP227", "warning", "SR-IOV", functions.vfs_missing),
+    Rule("PVP280", "error", "own", binding.bridge, hook="no"),
+    Rule("PVP281", "warning", "own", functions.no_reset, hook="no"),
+    Rule("PVP282", "warning", "own", functions.bus_reset_shared, hook="no"),
+    Rule("PVP283", "warning", "own", functions.reset_bug, hook="no"),
+    Rule("PVP284", "warning", "own", functions.vendor_reset_unused, hook="no"),
+    Rule("PVP285", "warning", "own", functions.hanging_method, hook="no"),
+    Rule("PVP286", "error", "own", functions.off_the_bus, hook="no"),
+    Rule("PVP287", "info", "own", functions.narrow_link, hook="no"),
+    Rule("PVP288", "warning", "own", functions.bar_unassigned, hook="no"),
+    Rule("PVP289", "warning", "own", functions.fatal_errors, hook="no"),
+    Rule("PVP290", "info", "own", binding.twin, hook="no"),
+    Rule("PVP291", "warning", "own", binding.in_use_on_host, hook="no"),
+    Rule("PVP292", "info", "own", binding.shaky_driver, hook="no"),
+    Rule("PVP293", "error", "own", binding.firmware_region, hook="no"),
+    Rule("PVP294", "warning", "own", binding.group_shared, hook="no"),
+    Rule("PVP298", "error", "own", binding.overridden, hook="no"),
     # ---- ROM images (rules/roms.py)
     Rule("PVP260", "warning", "own", roms.not_a_rom, "no"),
     Rule("PVP261", "warning", "own", roms.vendor_header, "no"),
@@ -62,9 +92,36 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP363", "error", "pve", memory.hugepages_without_numa, "no"),
     Rule("PVP364", "warning", "own", memory.hugepages_missing, "no"),
     Rule("PVP365", "info", "own", memory.remote_node, "no"),
-    # ---- versions of PVE (rules/versions.py)
+    # ---- versions of PVE, hookscripts (rules/versions.py)
+    Rule("PVP390", "error", "pve", versions.driver_unknown, hook="no"),
+    Rule("PVP391", "error", "pve", versions.mapping_unknown, hook="no"),
+    Rule("PVP392", "error", "pve", versions.machine_too_new, hook="no"),
+    of_host("PVP393", "warning", "PVE services", versions.half_installed),
+    Rule("PVP394", "error", "pve", versions.hookscript_unusable, hook="no"),
+    Rule("PVP395", "info", "own", versions.hookscript_on_one_node, hook="no"),
     # ---- across VMs (rules/competition.py)
+    Rule("PVP425", "error", "own", competition.both_start, hook="no"),
+    Rule("PVP426", "info", "own", competition.by_turns, hook="no"),
+    Rule("PVP427", "error", "own", competition.group_split_at_boot, hook="no"),
+    Rule("PVP428", "warning", "own", competition.group_split, hook="no"),
+    Rule("PVP429", "warning", "own", competition.few_instances, hook="no"),
+    Rule("PVP430", "warning", "own", competition.few_vgpus, hook="no"),
+    Rule("PVP431", "warning", "own", competition.other_size, hook="no"),
+    Rule("PVP432", "warning", "own", competition.few_devices, hook="no"),
+    Rule("PVP433", "warning", "own", competition.pf_is_passed, hook="no"),
+    Rule("PVP434", "warning", "own", competition.parent_is_passed, hook="no"),
+    Rule("PVP435", "warning", "own", competition.backup_starts, hook="no"),
     # ---- the cluster's files (rules/mappings.py)
+    Rule("PVP412", "error", "pve", None, "no", mappings.drifted, "cluster"),
+    of_host("PVP413", "warning", "cluster", mappings.in_two_mappings),
+    of_host("PVP414", "warning", "cluster", mappings.twice_in_mapping),
+    of_host("PVP415", "info", "cluster", mappings.mixed_models),
+    of_host("PVP416", "warning", "cluster", mappings.unknown_nodes),
+    Rule("PVP450", "warning", "own", mappings.ha_without_entry, hook="no"),
+    Rule("PVP451", "info", "own", mappings.ha_anywhere, hook="no"),
+    Rule("PVP452", "warning", "own", mappings.ha_with_address, hook="no"),
+    Rule("PVP453", "info", "own", mappings.ha_without_migration, hook="no"),
+    Rule("PVP454", "warning", "own", mappings.cannot_migrate, hook="no"),
     gate.LAST,
 )
 BY_CODE = {rule.code: rule for rule in RULES}

@@ -8,13 +8,14 @@ from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
-from pvepassthru.rules.subject import MAPPINGS, Hit, chosen
+from pvepassthru.rules.rule import Unknown
+from pvepassthru.rules.subject import MAPPINGS, Hit, chosen, group_mates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from pvepassthru.model.passed import Passed
-    from pvepassthru.rules.subject import Subject
+    from pvepassthru.rules.subject import Subject, Surroundings
 
 
 def mapping_not_found(subject: Subject) -> Iterator[Hit]:
@@ -129,6 +130,15 @@ def mapping_line_skipped(subject: Subject) -> Iterator[Hit]:
             )
 
 
+def lines_skipped(around: Surroundings) -> Iterator[Hit]:
+    """The same of all mappings, whether a VM uses them or not."""
+    if around.mappings_read[1]:
+        raise Unknown(f"{MAPPINGS} cannot be read")
+    for bad in around.mappings_read[0].bad_lines:
+        name = f" of mapping {bad.name}" if bad.name else ""
+        yield Hit(f"{MAPPINGS}:{bad.line}", f"PVE skips line {bad.line}{name}: {bad.message}", bad.hint)
+
+
 # ---- other VMs
 
 
@@ -206,7 +216,7 @@ def group_in_use(subject: Subject) -> Iterator[Hit]:
     for device, functions in chosen(subject):
         if not (functions and device.bound_to_vfio):
             continue
-        others = [mate for mate in _mates(subject, functions) if mate not in mine]
+        others = [mate for mate in group_mates(subject, functions) if mate not in mine]
         words = [f"{address}: {who}" for address, who in subject.held(others)]
         words += _mdev_users(subject, [*functions, *others])
         if words:
@@ -251,7 +261,7 @@ def open_elsewhere(subject: Subject) -> Iterator[Hit]:
 
 def _nodes(subject: Subject, device: Passed, functions: tuple[str, ...]) -> list[tuple[str, str]]:
     """The VFIO device nodes of all that PVE or QEMU takes with these functions, each once, and what it is."""
-    mates = _mates(subject, functions) if device.bound_to_vfio else []
+    mates = group_mates(subject, functions) if device.bound_to_vfio else []
     found: dict[str, str] = {}
     for address in (*functions, *mates):
         for node, what in subject.around.nodes(address):
@@ -264,14 +274,8 @@ def _is_told(subject: Subject, device: Passed, functions: tuple[str, ...]) -> bo
     """Whether another rule says already which VM has one of these functions, or what goes with it."""
     if not device.bound_to_vfio:
         return bool(subject.held(functions))
-    taken = (*functions, *_mates(subject, functions))
+    taken = (*functions, *group_mates(subject, functions))
     return bool(subject.held(taken) or _mdev_users(subject, taken))
-
-
-def _mates(subject: Subject, functions: tuple[str, ...]) -> list[str]:
-    """What else PVE binds to vfio-pci with these functions: the rest of their IOMMU groups but bridges, sorted."""
-    mates = {mate for address in functions for mate in subject.inventory.group_members(address)}
-    return sorted(mate for mate in mates.difference(functions) if not subject.inventory.has(mate, "pci_bus"))
 
 
 def _mdev_users(subject: Subject, addresses: Iterable[str]) -> list[str]:

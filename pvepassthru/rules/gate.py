@@ -7,7 +7,7 @@ Every start of a VM with passthrough waits for them: what they import, and read 
 from __future__ import annotations
 
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.rules import cluster, config, devices, hosts
+from pvepassthru.rules import cluster, config, critical, devices, hosts
 from pvepassthru.rules.rule import Rule, judge
 
 if TYPE_CHECKING:
@@ -38,6 +38,19 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP231", "error", "own", devices.rom_absent),
     Rule("PVP232", "error", "own", devices.rom_unreadable),
     Rule("PVP233", "error", "own", devices.rom_empty),
+    Rule("PVP240", "error", "own", critical.mounted),
+    Rule("PVP241", "error", "own", critical.swapped),
+    Rule("PVP242", "error", "own", critical.volumes),
+    Rule("PVP243", "error", "own", critical.pools),
+    Rule("PVP244", "error", "own", critical.arrays),
+    Rule("PVP245", "error", "own", critical.default_route),
+    Rule("PVP246", "error", "own", critical.bridge_port),
+    Rule("PVP247", "error", "own", critical.functions_in_use),
+    Rule("PVP248", "error", "own", critical.cannot_tell),
+    Rule("PVP249", "warning", "own", critical.members, hook="warns"),
+    Rule("PVP250", "warning", "own", critical.functions_vanish, hook="warns"),
+    Rule("PVP251", "warning", "own", critical.mdevs_vanish, hook="warns"),
+    Rule("PVP252", "warning", "own", critical.networks, hook="warns"),
     Rule("PVP301", "error", "pve", config.bad_pattern),
     Rule("PVP302", "error", "pve", config.bad_format),
     Rule("PVP303", "error", "pve", config.duplicate_key),
@@ -74,8 +87,8 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP407", "error", "pve", cluster.mapping_mdev),
     Rule("PVP408", "error", "pve", cluster.mapping_missing_property),
     Rule("PVP409", "error", "pve", cluster.mapping_unexpected_property),
-    Rule("PVP410", "warning", "pve", cluster.mapping_line_skipped, hook="warns"),
-    Rule("PVP411", "error", "own", hosts.mappings_unreadable),
+    Rule("PVP410", "warning", "pve", cluster.mapping_line_skipped, "warns", cluster.lines_skipped, "cluster"),
+    Rule("PVP411", "error", "own", hosts.mappings_unreadable, "refuses", hosts.mappings_unreadable_here, "cluster"),
     Rule("PVP420", "error", "pve", cluster.in_use),
     Rule("PVP421", "error", "pve", cluster.starting),
     Rule("PVP422", "error", "pve", cluster.all_taken),

@@ -15,9 +15,15 @@ from pvepassthru.rules.subject import MAPPINGS, Hit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvepassthru.rules.subject import Subject
+    from pvepassthru.rules.subject import Subject, Surroundings
 
-_GENERAL = (DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers", "/proc", *policy.FILES)
+_GENERAL = (
+    *(DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers", "/proc", *policy.FILES),
+    *("/etc/pve/ha/resources.cfg", "/etc/pve/ha/groups.cfg", "/etc/pve/ha/rules.cfg", "/etc/pve/jobs.cfg"),
+    *("/etc/pve/storage.cfg", "/etc/pve/user.cfg", "/etc/pve/nodes", "/var/lib/dpkg/status"),
+)
+_OF_ROOT = ("/dev/", "/proc/", "/run/udev/", "/sys/")
+"""Where another user may not read all that the hook, as root, judges by: what critical.cannot_tell leaves to us."""
 
 
 def no_iommu(subject: Subject) -> Iterator[Hit]:
@@ -52,7 +58,8 @@ def unreadable(subject: Subject) -> Iterator[Hit]:
         f"{DEVICES}/{address}/" for device in subject.resolution.passed for address in sum(device.alternatives, ())
     ]
     for path, number in sorted(subject.host.unreadable.items()):
-        if path in _GENERAL or path.startswith(tuple(folders)):
+        lacks_rights = number in {errno.EACCES, errno.EPERM} and os.geteuid() and path.startswith(_OF_ROOT)
+        if path in _GENERAL or lacks_rights or path.startswith(tuple(folders)):
             yield Hit(path, f"cannot read {path}: {os.strerror(number)}", "run this as root, and see the kernel log")
 
 
@@ -95,6 +102,11 @@ def mappings_unreadable(subject: Subject) -> Iterator[Hit]:
     """
     if any(entry.mapping for entry in subject.section.entries.values()) and not subject.config.template:
         yield from _unread(MAPPINGS, subject.around.mappings_read[1])
+
+
+def mappings_unreadable_here(around: Surroundings) -> Iterator[Hit]:
+    """The same, whether a VM uses a mapping or not."""
+    return _unread(MAPPINGS, around.mappings_read[1])
 
 
 def _unread(path: str, why: str | None) -> Iterator[Hit]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import time
 
 from pvepassthru.host import holders, policy, reservations, state, vms
 from pvepassthru.host.host import way_out
@@ -45,7 +44,7 @@ class Surroundings:
     def __init__(self, host: Host, inventory: Inventory | None = None) -> None:
         self.host = host
         self.inventory = inventory or Inventory(host)
-        self.now = int(time.time())
+        self.now = int(host.now())
         """Seconds since the epoch."""
         self.roms: dict[str, tuple[str, str]] = {}
         """The state of each ROM file that was looked at, and why it is so (rules/devices.py)."""
@@ -260,6 +259,12 @@ def _choose(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
         used.update(functions)
         found.append((device, functions))
     return found
+
+
+def group_mates(subject: Subject, functions: tuple[str, ...]) -> list[str]:
+    """What else PVE binds to vfio-pci with these functions: the rest of their IOMMU groups but bridges, sorted."""
+    mates = {mate for address in functions for mate in subject.inventory.group_members(address)}
+    return sorted(mate for mate in mates.difference(functions) if not subject.inventory.has(mate, "pci_bus"))
 
 
 def read_config(host: Host, vmid: int, path: str) -> bytes:

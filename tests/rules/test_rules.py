@@ -14,7 +14,7 @@ import pytest
 from pvepassthru.rules.catalogue import RULES, host_states
 from pvepassthru.rules.rule import STEPS
 from pvepassthru.rules.subject import Surroundings
-from tests.rules.examples import gate, guests, roms
+from tests.rules.examples import across, critical, functions, gate, guests, roms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +22,19 @@ if TYPE_CHECKING:
     from pvepassthru.model.finding import Finding
     from tests.rules.example import Tree
 
-EXAMPLES: dict[str, tuple[Tree, Tree]] = {**gate.EXAMPLES, **roms.EXAMPLES, **guests.EXAMPLES}
-HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {**guests.HOST_EXAMPLES}
+EXAMPLES: dict[str, tuple[Tree, Tree]] = {
+    **gate.EXAMPLES,
+    **critical.EXAMPLES,
+    **across.EXAMPLES,
+    **functions.EXAMPLES,
+    **roms.EXAMPLES,
+    **guests.EXAMPLES,
+}
+HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
+    **across.HOST_EXAMPLES,
+    **functions.HOST_EXAMPLES,
+    **guests.HOST_EXAMPLES,
+}
 BY_CODE = {rule.code: rule for rule in RULES}
 
 

@@ -33,10 +33,15 @@ def _host(instances: dict[str, str] | None = None, devices: dict[str, Any] | Non
     parent = {**plain, "iommu_group": 50, "driver": "nvidia", "mdev": {"types": TYPES, "instances": instances or {}}}
     return {
         "devices": {
-            "0000:02:00.0": {**plain, "iommu_group": 4},
+            "0000:02:00.0": {**plain, "device": "0x2204", "iommu_group": 4},
             "0000:41:00.0": parent,
             "0000:41:00.1": {**plain, "iommu_group": 50},
-            "0000:a1:00.4": {**plain, "iommu_group": 61, "nvidia": {"creatable": [], "current": "35"}},
+            "0000:a1:00.4": {
+                **plain,
+                "device": "0x25b6",
+                "iommu_group": 61,
+                "nvidia": {"creatable": [], "current": "35"},
+            },
             **(devices or {}),
         }
     }

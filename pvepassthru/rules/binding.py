@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules on what happens when PVE takes functions from their drivers, PVP224, PVP280, PVP290 to PVP299."""
+
+from __future__ import annotations
+
+from pvepassthru.host import holders, uses
+from pvepassthru.host.inventory import DEVICES
+from pvepassthru.model.errors import PassthruError
+from pvepassthru.model.problem import plain_id
+from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.text import listed, number, shown
+from pvepassthru.rules.demand import demand
+from pvepassthru.rules.subject import Hit, chosen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvepassthru.host.holders import Holder
+    from pvepassthru.model.passed import Passed
+    from pvepassthru.rules.subject import Subject, Surroundings
+
+_USED_BY_PROGRAMS = ("/dev/dri/", "/dev/snd/", "/dev/nvidia")
+_NO_OVERRIDE = frozenset({"", "(null)"})
+
+
+def kept_driver(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether a function of an entry with `driver=keep` has a driver that QEMU can use.
+
+    That is a vfio driver of its vendor, such as mlx5_vfio_pci.
+
+    Why it matters: PVE leaves the driver as it is, and QEMU cannot open a function that no vfio driver has.
+
+    How to fix: bind the function to its vfio driver before the VM starts, or remove `driver=keep`.
+    """
+    for device, functions in chosen(subject):
+        for address in functions if device.entry.keeps_driver and not device.nvidia else ():
+            driver = subject.inventory.driver(address)
+            if driver and "vfio" not in driver and not subject.inventory.has(address, "vfio-dev"):
+                message = (
+                    f"driver=keep leaves {address} with {shown(driver)}, which is no vfio driver: QEMU cannot use it"
+                )
+                yield _hit(subject, device, message, "remove driver=keep, or bind it to the vendor's vfio driver")
+
+
+def bridge(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether no bridge is passed: classes 0600 to 060b, host, ISA and PCI bridges among them.
+
+    Why it matters: vfio-pci does not take a PCI bridge, and without its other bridges the host stops working.
+
+    How to fix: name the device behind the bridge.
+    """
+    for device, address in _bound(subject):
+        kind = (subject.inventory.attribute(address, "class") or "")[:6].lower()
+        if kind.startswith("0x06") and kind != "0x0680":  # "other": NVSwitches are of that class
+            yield _hit(subject, device, f"{address} is a bridge (class {kind[2:]})", "name the device behind it")
+
+
+def overridden(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether no driver_override keeps vfio-pci from a function that PVE is to bind to it.
+
+    Why it matters: the kernel then refuses the binding, and PVE does not start the VM.
+
+    How to fix: clear the override, as the hint shows; see what sets it (driverctl, a udev rule, a script).
+    """
+    for device, address in _bound(subject):
+        override = subject.inventory.attribute(address, "driver_override")
+        if override is None or override in _NO_OVERRIDE or override == "vfio-pci":
+            continue
+        if subject.inventory.driver(address) != "vfio-pci":
+            message = f"driver_override of {address} is {shown(override)}, so vfio-pci cannot take it"
+            yield _hit(subject, device, message, f"echo > {DEVICES}/{address}/driver_override")
+
+
+def firmware_region(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the firmware claims memory for the function at fixed addresses (RMRR, IVMD).
+
+    `direct` in the group's reserved_regions tells; `direct-relaxable` does no harm.
+
+    Why it matters: the kernel gives such a device to no VM, and QEMU fails to start.
+
+    How to fix: switch off what claims it in the firmware (HP calls it shared memory features of the slot), or use
+    another slot.
+    """
+    told: set[int] = set()
+    for device, address in _bound(subject):
+        group = subject.inventory.group(address)
+        text = subject.inventory.attribute(address, "iommu_group/reserved_regions") or ""
+        direct = [line.split()[:2] for line in text.splitlines() if line.split()[2:] == ["direct"]]
+        if direct and group is not None and group not in told:
+            told.add(group)
+            message = f"the firmware claims memory for IOMMU group {group} of {address}: {'-'.join(direct[0])}"
+            yield _hit(subject, device, message, "switch off what claims it in the firmware, or use another slot")
+
+
+def group_shared(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the host loses other devices with the one that is passed.
+
+    PVE binds every device of the IOMMU group to vfio-pci, bridges excepted. Functions of the device's own slot are not
+    told of, nor what has no driver, goes to this VM, or is another VM's. What the host uses of them, such as a mounted
+    disk, has rules of its own.
+
+    Why it matters: while the VM runs, and often until the next boot, the host is without these devices.
+
+    How to fix: move the card to a slot whose group holds nothing else (`pvepassthru devices --groups`).
+    """
+    wanted = subject.around.once(demand) if subject.resolution.passed else None
+    mine = {address for _, functions in chosen(subject) for address in functions}
+    slots = {address.partition(".")[0] for address in mine}
+    told: set[int | None] = set()
+    for device, address in _bound(subject):
+        group = subject.inventory.group(address)
+        if group in told:
+            continue
+        told.add(group)
+        lost = [
+            f"{mate} ({driver})"
+            for mate in subject.inventory.group_members(address)
+            if mate not in mine
+            and mate.partition(".")[0] not in slots
+            and not _is_bridge(subject, mate)
+            and (driver := subject.inventory.driver(mate)) is not None
+            and "vfio" not in driver
+            and not (wanted and wanted.others(subject.vmid, (mate,)))
+            and not number(subject.inventory.attribute(mate, "sriov_numvfs"))
+            and not subject.around.once(uses.read).of(mate)
+        ]
+        if lost:
+            message = f"with {address} PVE takes all of IOMMU group {group} from the host: {listed(lost)}"
+            yield _hit(subject, device, message, "move the card to a slot with a group of its own")
+
+
+def _is_bridge(subject: Subject, address: str) -> bool:
+    kind = subject.inventory.attribute(address, "class") or ""
+    return kind.startswith("0x06") or subject.inventory.has(address, "pci_bus")
+
+
+def twin(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether an identical device without a driver is there, which vfio-pci takes along.
+
+    PVE names vendor and device id to vfio-pci, which then takes every unbound device with them. It is told where the
+    VM's own device has a driver of the host now, so that the host has one for the other, too; not of virtual functions,
+    and not of what another VM has in its config.
+
+    Why it matters: the other device cannot get its own driver any more until it is taken from vfio-pci.
+
+    How to fix: bind the other device to its driver first, or give it a driver_override.
+    """
+    for device, address in _bound(subject):
+        driver = subject.inventory.driver(address)
+        if driver is None or "vfio" in driver or subject.inventory.physical_function(address):
+            continue
+        same = subject.around.once(_unbound).get(plain_id(subject.inventory, address, "vendor", "device") or "", ())
+        mates = {address, *subject.inventory.group_members(address)}
+        mine = {other for _, functions in chosen(subject) for other in functions}
+        wanted = subject.around.once(demand) if same else None
+        twins = [
+            other
+            for other in same
+            if other not in mates | mine and wanted and not wanted.others(subject.vmid, (other,))
+        ]
+        if twins:
+            message = f"vfio-pci takes {listed(twins)} along, which has the ids of {address} and no driver"
+            yield _hit(subject, device, message, "bind it to its driver before the VM starts, if the host needs it")
+
+
+def _unbound(around: Surroundings) -> dict[str, tuple[str, ...]]:
+    """The functions that have neither driver nor override, and are no bridge and no VF, by vendor and device id."""
+    found: dict[str, list[str]] = {}
+    hardware = around.inventory
+    for address in hardware.addresses():
+        if hardware.driver(address) is None and hardware.physical_function(address) is None:
+            override = hardware.attribute(address, "driver_override")
+            name = plain_id(hardware, address, "vendor", "device")
+            if name and (override is None or override in _NO_OVERRIDE):
+                found.setdefault(name, []).append(address)
+    return {name: tuple(addresses) for name, addresses in found.items()}
+
+
+def in_use_on_host(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether no program of the host has the device open that the VM gets.
+
+    Graphics, sound and NVIDIA's device nodes are looked at, for functions that a driver of the host has.
+
+    Why it matters: PVE takes the driver away under that program; the unbinding waits for it, or crashes the driver.
+
+    How to fix: stop the program, which is a display manager or a monitoring service as a rule.
+    """
+    nodes = [(device, address, name) for device, address in _bound(subject) for name in _nodes(subject, address)]
+    if not nodes:
+        return
+    opened = subject.around.once(_opened)
+    told: set[str] = set()
+    for device, address, name in nodes:
+        users = tuple(sorted({user for node, held in opened.items() if _is_node(node, name) for user in held}))
+        if users and address not in told:
+            told.add(address)
+            message = f"{address} is in use on the host: {holders.describe(users)} has {name} open"
+            yield _hit(subject, device, message, "stop that program before the VM starts")
+
+
+def _opened(around: Surroundings) -> dict[str, tuple[Holder, ...]]:
+    """The nodes that programs have open; none when the processes cannot be listed, of which PVP104 tells."""
+    try:
+        return holders.opened(around.host, _USED_BY_PROGRAMS)
+    except PassthruError:
+        around.host.names("/proc")
+        return {}
+
+
+def _nodes(subject: Subject, address: str) -> list[str]:
+    """The device nodes through which programs use a function that a driver of the host has; of sound the card."""
+    driver = subject.inventory.driver(address)
+    if driver is None or "vfio" in driver:
+        return []
+    folder = f"{DEVICES}/{address}"
+    found = [f"/dev/dri/{name}" for name in subject.host.names(f"{folder}/drm") if name[:1] in "cr"]
+    found += [f"/dev/snd/C{name[4:]}" for name in subject.host.names(f"{folder}/sound") if number(name[4:]) is not None]
+    if driver == "nvidia":
+        for line in (subject.host.text(f"/proc/driver/nvidia/gpus/{address}/information") or "").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "Device Minor" and number(value.strip()) is not None:
+                found.append(f"/dev/nvidia{value.strip()}")
+    return found
+
+
+def _is_node(node: str, name: str) -> bool:
+    """Whether an open node is the one of this name; of sound card 1 `/dev/snd/C1` stands for pcmC1D0p and its like."""
+    if not name.startswith("/dev/snd/C"):
+        return node == name
+    card = node.rpartition("/")[2].partition("C")[2]
+    digits = card[: len(card) - len(card.lstrip("0123456789"))]
+    return node.startswith("/dev/snd/") and digits == name.removeprefix("/dev/snd/C")
+
+
+def shaky_driver(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether a GPU is taken from amdgpu only when the VM starts.
+
+    Why it matters: amdgpu was made to stay: taking a GPU away from it under way often crashes the driver, and the host
+    needs a reboot.
+
+    How to fix: let vfio-pci have the GPU from boot on (`pvepassthru doctor --fix --for ADDRESS`).
+    """
+    for device, address in _bound(subject):
+        if subject.inventory.driver(address) == "amdgpu":
+            message = f"{address} is taken from amdgpu when the VM starts, which often crashes that driver"
+            yield _hit(subject, device, message, f"pvepassthru doctor --fix --for {address}")
+
+
+def _bound(subject: Subject) -> list[tuple[Passed, str]]:
+    """The functions that PVE binds to vfio-pci by the VM's own entries, each with its device."""
+    return [(device, address) for device, functions in chosen(subject) if device.bound_to_vfio for address in functions]
+
+
+def _has_vfio(subject: Subject, address: str) -> bool:
+    return subject.inventory.driver(address) == "vfio-pci"
+
+
+def _hit(subject: Subject, device: Passed, message: str, hint: str) -> Hit:
+    return Hit(subject.at(device.entry.key, device.entry.line), message, hint)

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules on the cluster's files: mappings against this node's hardware, and HA, PVP412 to PVP419, PVP450 to PVP499."""
+
+from __future__ import annotations
+
+from pvepassthru.host import cluster
+from pvepassthru.model import mapped
+from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.text import listed, shown
+from pvepassthru.rules.demand import ha_resources
+from pvepassthru.rules.rule import NotApplicable, Unknown
+from pvepassthru.rules.subject import MAPPINGS, Hit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvepassthru.host.cluster import Resource
+    from pvepassthru.model.hostpci import HostpciEntry
+    from pvepassthru.model.mapping import MapEntry, Mapping
+    from pvepassthru.rules.subject import Subject, Surroundings
+
+
+# ---- mappings, seen from the host
+
+
+def drifted(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether every mapping still describes the hardware of this node.
+
+    Ids, subsystem ids, IOMMU group and mediated devices of every entry are compared, as PVE does it.
+
+    Why it matters: PVE refuses to start a VM here that uses the mapping, even when the VM would get another device of
+    it.
+
+    How to fix: see which address the device has now (`lspci -D`), then update the mapping (Datacenter, Resource
+    Mappings).
+    """
+    node = around.host.node
+    for mapping, entry in _entries(around):
+        if entry.node == node:
+            for problem in mapped.check(mapping, entry, around.inventory, mapping.name, entry.line):
+                yield Hit(_at(mapping, entry.line), f"{problem.message}; node {node}", problem.hint)
+
+
+def in_two_mappings(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether a device of a node is in one mapping only.
+
+    `0000:01:00` holds `0000:01:00.1`.
+
+    Why it matters: VMs that use different mappings then compete for it, which neither mapping shows; the one that comes
+    second does not start.
+
+    How to fix: remove the device from one of the two mappings.
+    """
+    places = _places(around)
+    for mapping, entry, path in _paths(around):
+        others = [
+            (other, at)
+            for other, at, path_there in places[entry.node, path.partition(".")[0]]
+            if other.name != mapping.name and at.line < entry.line and _overlap(path, path_there)
+        ]
+        if others:
+            names = listed(dict.fromkeys(f"{other.name} (line {at.line})" for other, at in others))
+            message = f"{shown(path)} of node {entry.node} is in mapping {mapping.name} and in {names}"
+            yield Hit(_at(mapping, entry.line), message, "remove it from one of them")
+
+
+def twice_in_mapping(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether a mapping has each device of a node once.
+
+    Why it matters: the mapping looks as if it had more devices than there are, and a VM that is to get the second one
+    does not start.
+
+    How to fix: remove one of the two lines.
+    """
+    places = _places(around)
+    for mapping, entry, path in _paths(around):
+        lines = [
+            at.line
+            for other, at, path_there in places[entry.node, path.partition(".")[0]]
+            if other.name == mapping.name and at.line < entry.line and _overlap(path, path_there)
+        ]
+        if lines:
+            message = f"mapping {mapping.name} has {shown(path)} of node {entry.node} twice, on line {lines[0]} too"
+            yield Hit(_at(mapping, entry.line), message, f"remove line {entry.line}")
+
+
+def mixed_models(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether all devices of a mapping are of one model, by vendor and device id.
+
+    Why it matters: a guest finds other hardware after a start on another node, or with another device of the mapping;
+    some guests want another driver then, or another licence.
+
+    How to fix: nothing, if the guests can do with it; else make one mapping for each model.
+    """
+    for mapping in _mappings(around):
+        models: dict[str, dict[str, None]] = {}
+        for entry in mapping.entries:
+            models.setdefault(entry.id.lower(), {})[entry.node] = None
+        if len(models) > 1:
+            words = listed(f"{model} on {listed(nodes)}" for model, nodes in models.items())
+            message = f"mapping {mapping.name} has devices of {len(models)} models: {words}"
+            yield Hit(_at(mapping, mapping.line), message, "make one mapping for each model, if the guests need it")
+
+
+def unknown_nodes(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether the nodes that mappings name are nodes of the cluster.
+
+    Why it matters: PVE stores any name, and finds no device for the mapping on the node that was meant.
+
+    How to fix: correct the name, or remove what is left of a node that is gone.
+    """
+    known = around.once(_nodes)
+    if not known:
+        raise Unknown("there is no /etc/pve/nodes")
+    for mapping, entry in _entries(around):
+        if entry.node not in known:
+            message = f"mapping {mapping.name} has a device of node {shown(entry.node)}, which the cluster has not"
+            yield Hit(_at(mapping, entry.line), message, f"the nodes are {listed(known)}; correct or remove the line")
+
+
+def _mappings(around: Surroundings) -> list[Mapping]:
+    """All mappings by name. Raises Unknown when they cannot be read, NotApplicable when there are none."""
+    mappings, why = around.mappings_read
+    if why:
+        raise Unknown(f"{MAPPINGS} cannot be read")
+    if not mappings.by_name:
+        raise NotApplicable("there are no PCI mappings")
+    return [mapping for _, mapping in sorted(mappings.by_name.items())]
+
+
+def _entries(around: Surroundings) -> list[tuple[Mapping, MapEntry]]:
+    return [(mapping, entry) for mapping in _mappings(around) for entry in mapping.entries]
+
+
+def _paths(around: Surroundings) -> list[tuple[Mapping, MapEntry, str]]:
+    return [(mapping, entry, path) for mapping, entry in _entries(around) for path in entry.paths]
+
+
+def _places(around: Surroundings) -> dict[tuple[str, str], list[tuple[Mapping, MapEntry, str]]]:
+    """Where mappings name something in a slot, by node and slot."""
+    found: dict[tuple[str, str], list[tuple[Mapping, MapEntry, str]]] = {}
+    for mapping, entry, path in _paths(around):
+        found.setdefault((entry.node, path.partition(".")[0]), []).append((mapping, entry, path))
+    return found
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether two paths in the same slot have a function in common."""
+    return one == other or "." not in one or "." not in other
+
+
+def _at(mapping: Mapping, line: int) -> str:
+    return f"{MAPPINGS}:{line} {mapping.name}"
+
+
+def _nodes(around: Surroundings) -> tuple[str, ...]:
+    return cluster.nodes(around.host)
+
+
+# ---- HA, seen from the VM
+
+
+def ha_without_entry(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the VM's mappings have a device on every node that its HA group or affinity rule names.
+
+    Why it matters: when this node fails, HA starts the VM there, and PVE refuses it.
+
+    How to fix: add a device of that node to the mapping, or take the node out of the group or rule.
+    """
+    resource = subject.around.once(ha_resources).get(subject.vmid) if _used(subject) else None
+    if resource and resource.nodes:
+        yield from _lacking(
+            subject, resource.nodes, f"which {resource.said_by} names", "add a device of that node to it"
+        )
+
+
+def ha_anywhere(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether HA keeps the VM to the nodes on which its mappings have a device.
+
+    It may start the VM on any node without a group or rule, or with one that is not strict (restricted).
+
+    Why it matters: on a node without a device PVE refuses the start, and HA loses time before it tries another.
+
+    How to fix: make a strict node affinity rule (a restricted group before PVE 9) of the nodes that have a device.
+    """
+    resource = subject.around.once(ha_resources).get(subject.vmid) if _used(subject) else None
+    if resource and not resource.strict:
+        others = tuple(name for name in subject.around.once(_nodes) if name not in resource.nodes)
+        hint = "keep the VM to the nodes that have a device: a strict node affinity rule, or a restricted group"
+        yield from _lacking(subject, others, "where HA may start the VM", hint)
+
+
+def _lacking(subject: Subject, nodes: tuple[str, ...], why: str, hint: str) -> Iterator[Hit]:
+    """Entries whose mapping has no device on one of these nodes of the cluster, this one left out."""
+    real = [name for name in subject.around.once(_nodes) if name in nodes and name != subject.node]
+    for entry, mapping in _used(subject):
+        there = {other.node for other in mapping.entries}
+        missing = [name for name in real if name not in there]
+        if missing:
+            message = f"mapping {mapping.name} has no device on {listed(missing)}, {why}"
+            yield Hit(subject.at(entry.key, entry.line), message, hint)
+
+
+def ha_with_address(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether a VM that HA may start on other nodes names its devices by mappings.
+
+    Why it matters: an address is a place in this node. On another it is another device, or none; HA cannot move the VM
+    there while it runs.
+
+    How to fix: make a mapping with a device of each node, and write `mapping=NAME` instead of the address.
+    """
+    resource = subject.around.once(ha_resources).get(subject.vmid) if subject.section.entries else None
+    elsewhere = _elsewhere(subject, resource) if resource and not subject.config.template else ()
+    for _, entry in sorted(subject.section.entries.items()) if elsewhere else ():
+        if entry.host and not entry.mapping:
+            message = f"HA may start the VM on {listed(elsewhere)}, where {shown(entry.host)} is another device or none"
+            yield Hit(
+                subject.at(entry.key, entry.line), message, "make a mapping with a device of each node, and use it"
+            )
+
+
+def ha_without_migration(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether HA can move the VM while it runs.
+
+    For that its mappings must say `live-migration-capable`, which only few devices are.
+
+    Why it matters: before maintenance of the node HA cannot migrate the VM: it must be shut down.
+
+    How to fix: nothing, if that is known; if the device's vfio driver can migrate (mlx5_vfio_pci, NVIDIA vGPU), set
+    the flag at the mapping.
+    """
+    resource = subject.around.once(ha_resources).get(subject.vmid) if _used(subject) else None
+    if not resource or not _elsewhere(subject, resource):
+        return
+    names = dict.fromkeys(mapping.name for _, mapping in _used(subject) if not mapping.live_migration)
+    if names:
+        entry = next(entry for entry, mapping in _used(subject) if not mapping.live_migration)
+        message = f"HA cannot migrate the VM while it runs: mapping {listed(names)} is not live-migration-capable"
+        yield Hit(subject.at(entry.key, entry.line), message, "shut the VM down before maintenance of the node")
+
+
+def cannot_migrate(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether a device whose mapping says `live-migration-capable` gets a driver that can migrate.
+
+    Why it matters: PVE binds the device of a plain entry to vfio-pci, which cannot: a live migration starts and fails.
+
+    How to fix: write `driver=keep` and bind the device to its vendor's vfio driver, or clear the flag at the mapping.
+    """
+    passed = {device.index for device in subject.resolution.passed if device.bound_to_vfio}
+    for entry, mapping in _used(subject):
+        if mapping.live_migration and entry.index in passed:
+            message = f"mapping {mapping.name} says live-migration-capable, and PVE binds its device to vfio-pci"
+            hint = "write driver=keep and bind the vendor's vfio driver, or clear the flag at the mapping"
+            yield Hit(subject.at(entry.key, entry.line), f"{message}, which cannot migrate", hint)
+
+
+def _used(subject: Subject) -> list[tuple[HostpciEntry, Mapping]]:
+    """The entries that use a mapping that is there."""
+    if subject.config.template:
+        return []
+    return [
+        (entry, mapping)
+        for _, entry in sorted(subject.section.entries.items())
+        if entry.mapping and not entry.host and (mapping := subject.mappings.by_name.get(entry.mapping))
+    ]
+
+
+def _elsewhere(subject: Subject, resource: Resource) -> tuple[str, ...]:
+    """The other nodes of the cluster on which HA may start the VM."""
+    known = subject.around.once(_nodes)
+    return tuple(name for name in known if name != subject.node and (not resource.strict or name in resource.nodes))
