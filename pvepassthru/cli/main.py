@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "validate": "check what a start of a VM would pass through",
+    "doctor": "whether the host is ready, and what makes it so",
     "explain": "what a finding's code means and how to fix it",
     "devices": "the PCI functions, by IOMMU group or bus, and the VMs that use them",
     "plan": "what a hook phase would do, without doing it",

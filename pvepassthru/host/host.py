@@ -95,7 +95,7 @@ class Host:
         """
         try:
             return self.read(path).decode("utf-8", "surrogateescape").strip()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return None
 
@@ -103,7 +103,7 @@ class Host:
         """The sorted names in a folder; none if it is absent or, then noted in `unreadable`, cannot be read."""
         try:
             return sorted(os.listdir(self.root + path))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return []
 
@@ -111,8 +111,8 @@ class Host:
         """Where a symbolic link points, as it says it (in sysfs a relative path), or None."""
         try:
             return os.readlink(self.root + path)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # EINVAL: there, and no link
+        except (OSError, ValueError) as error:
+            if not isinstance(error, OSError) or error.errno != errno.EINVAL:  # EINVAL: there, and no link
                 self._note(path, error)
             return None
 
@@ -125,7 +125,7 @@ class Host:
         """The path, as on a host, that `path` leads to with all links followed, or None if it leads nowhere."""
         try:
             real = os.path.realpath(self.root + path, strict=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return None
         top = os.path.realpath(self.root) if self.root else ""
@@ -137,7 +137,7 @@ class Host:
         """Whether the path exists, links followed."""
         try:
             os.stat(self.root + path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return False
         return True
@@ -150,8 +150,9 @@ class Host:
             self._note(path, error)
             return None
 
-    def _note(self, path: str, error: OSError) -> None:
-        if error.errno not in ABSENT:
+    def _note(self, path: str, error: OSError | ValueError) -> None:
+        """Note what is there and cannot be read. A path with a NUL byte, a ValueError, is none that could be there."""
+        if isinstance(error, OSError) and error.errno not in ABSENT:
             self.unreadable[path] = error.errno or errno.EIO
 
     # ---- writing

@@ -71,27 +71,6 @@ def overridden(subject: Subject) -> Iterator[Hit]:
             yield _hit(subject, device, message, f"echo > {DEVICES}/{address}/driver_override")
 
 
-def firmware_region(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether the firmware claims memory for the function at fixed addresses (RMRR, IVMD).
-
-    `direct` in the group's reserved_regions tells; `direct-relaxable` does no harm.
-
-    Why it matters: the kernel gives such a device to no VM, and QEMU fails to start.
-
-    How to fix: switch off what claims it in the firmware (HP calls it shared memory features of the slot), or use
-    another slot.
-    """
-    told: set[int] = set()
-    for device, address in _bound(subject):
-        group = subject.inventory.group(address)
-        text = subject.inventory.attribute(address, "iommu_group/reserved_regions") or ""
-        direct = [line.split()[:2] for line in text.splitlines() if line.split()[2:] == ["direct"]]
-        if direct and group is not None and group not in told:
-            told.add(group)
-            message = f"the firmware claims memory for IOMMU group {group} of {address}: {'-'.join(direct[0])}"
-            yield _hit(subject, device, message, "switch off what claims it in the firmware, or use another slot")
-
-
 def group_shared(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether the host loses other devices with the one that is passed.
 

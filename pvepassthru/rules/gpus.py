@@ -11,6 +11,7 @@ from pvepassthru.model import machine, pci, property_string
 from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
+from pvepassthru.rules import sources
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Hit, chosen
 
@@ -266,6 +267,7 @@ def framebuffer(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether the kernel still shows the firmware's picture in a BAR of a GPU to be passed.
 
     /proc/iomem names it (BOOTFB, efifb, simplefb, ...) below the device as long as no driver has taken the GPU over.
+    Kernels from 6.0 on let go of it when vfio-pci takes a VGA device; there only one that is left over counts.
 
     Why it matters: vfio-pci cannot have that BAR ("BAR 1: can't reserve"), and the VM stays without a picture or does
     not start.
@@ -276,8 +278,17 @@ def framebuffer(subject: Subject) -> Iterator[Hit]:
     for device, functions in whole(subject):
         for address in functions if device.bound_to_vfio else ():
             name = subject.around.once(_framebuffers).get(address)
-            if name:
+            if name and _stays(subject.around, address):
                 yield _hit(subject, device.entry, _held(address, name), _RELEASE)
+
+
+def _stays(around: Surroundings, address: str) -> bool:
+    """Whether vfio-pci does not remove the firmware's picture when it takes the function.
+
+    Source: Linux 6.0, drivers/vfio/pci/vfio_pci_core.c, vfio_pci_vga_init.
+    """
+    old = around.once(sources.firmware).older_than(6, 0)
+    return bool(old) or around.inventory.driver(address) == "vfio-pci"
 
 
 def _held(address: str, name: str) -> str:

@@ -170,10 +170,6 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: 01:00.0\n", {"0000:01:00.0": {"class": "0x030200", "driver": "amdgpu"}}),
         Tree("hostpci0: 01:00.0\n", {"0000:01:00.0": {"class": "0x030200", "driver": "vfio-pci"}}),
     ),
-    "PVP293": (
-        Tree(PLAIN, change=_group(REGION + "0x00000000000e8000 0x00000000000e8fff direct\n")),
-        Tree(PLAIN, change=_group(REGION + "0x00000000000e8000 0x00000000000e8fff direct-relaxable\n")),
-    ),
     "PVP294": (
         Tree(PLAIN, {"0000:05:00.0": {**NEIGHBOUR, "driver": "xhci_hcd"}}),
         Tree(PLAIN, {"0000:05:00.0": NEIGHBOUR, "0000:02:00.1": {**NEIGHBOUR, "driver": "xhci_hcd"}}),

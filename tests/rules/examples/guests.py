@@ -75,8 +75,8 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree(Q35, {"0000:01:00.0": {"files": {"boot_vga": "1\n"}, "driver": "vfio-pci"}}),
     ),
     "PVP274": (
-        Tree(Q35, files={"/proc/iomem": IOMEM.format("BOOTFB")}),
-        Tree(Q35, files={"/proc/iomem": IOMEM.format("nouveau")}),
+        Tree(Q35, files={"/proc/iomem": IOMEM.format("BOOTFB"), "/proc/sys/kernel/osrelease": "5.15.158-2-pve\n"}),
+        Tree(Q35, files={"/proc/iomem": IOMEM.format("BOOTFB"), "/proc/sys/kernel/osrelease": "6.8.12-4-pve\n"}),
     ),
     "PVP275": (Tree("machine: q35\nhostpci0: 01:00.0,pcie=1\n"), Tree("machine: q35\nhostpci0: 01:00,pcie=1\n")),
     "PVP276": (
