@@ -75,7 +75,8 @@ def test_one_vga_among_the_alternatives_is_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["BOOTFB", "efifb", "simplefb", "simpledrm"])
 def test_the_framebuffer_is_told_with_its_device(name: str, tmp_path: Path) -> None:
-    (finding,) = Tree(f"{Q35}\n", files={"/proc/iomem": IOMEM.format(name)}).findings(tmp_path)
+    files: dict[str, str | bytes] = {"/proc/iomem": IOMEM.format(name), "/proc/sys/kernel/osrelease": "5.15.158-2-pve"}
+    (finding,) = Tree(f"{Q35}\n", files=files).findings(tmp_path)
     assert (
         finding.message == f"the kernel holds a BAR of 0000:01:00.0 for the firmware's picture ({name} in /proc/iomem)"
     )
