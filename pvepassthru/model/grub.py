@@ -161,9 +161,7 @@ def _replacements(
             place = word.find(parameter, end)
 
 
-def _with(
-    scripts: tuple[shell.Script, ...], number: int, one: shell.Assignment, word: str
-) -> tuple[shell.Script, ...]:
+def _with(scripts: tuple[shell.Script, ...], number: int, one: shell.Assignment, word: str) -> tuple[shell.Script, ...]:
     text = scripts[number].text
     return _exchanged(scripts, number, text[: one.start] + word + text[one.end :])
 
