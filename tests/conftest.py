@@ -33,7 +33,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:  # noqa: ANN401 - pytest-xdist has no types
-    """Send the kernel tests that share a booted guest to one worker, every other test to any.
+    """Send the tests that share a booted guest, or a tree of Debian, to one worker, every other test to any.
 
     The plugin's own way, `--dist loadgroup`, does nothing with this pytest (its suffix to a test's id gets lost).
     """
@@ -42,7 +42,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:  # noqa
     class Guests(loadscope.LoadScopeScheduling):  # type: ignore[misc]  # the plugin has no types
         def _split_scope(self, nodeid: str) -> str:
             path, _, name = nodeid.partition("::")
-            if not path.startswith("tests/kernel/"):
+            if not path.startswith(("tests/kernel/", "tests/doctor/")):
                 return nodeid
             kernel_and_suite = name.partition("[")[2].split("-")[:2]  # see the ids in tests/kernel/test_guest.py
             return path + "-".join(kernel_and_suite)

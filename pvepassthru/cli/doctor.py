@@ -17,21 +17,19 @@ from pvepassthru.cli import fix
 from pvepassthru.cli.words import print_json
 from pvepassthru.host.prepare import METHODS
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, UsageError
-from pvepassthru.model.finding import Finding
 from pvepassthru.model.text import number, one_line
-from pvepassthru.rules import catalogue, gate
+from pvepassthru.rules import catalogue
 from pvepassthru.rules.rule import STEPS
 from pvepassthru.rules.subject import Surroundings
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
+    from pvepassthru.model.finding import Finding
     from pvepassthru.rules.catalogue import HostState
     from pvepassthru.rules.rule import Rule
 
 COLOURS = {"fine": "32", "error": "31;1", "warning": "33", "info": "36", "unknown": "2", "not applicable": "2"}
 """State to what a terminal is told (ECMA-48, SGR)."""
-UNREAD = "what could not be read"
-"""Heads the findings of files that the rules could not read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,32 +70,28 @@ def run(args: argparse.Namespace, host: Host) -> int:
         raise UsageError("these options of doctor go with --fix", "pvepassthru doctor --fix ...")
     if args.undo:
         return fix.undo(args, host)
-    around = Surroundings(host)
-    states = catalogue.host_states(around)
-    unread = unreadable(host)
+    states = catalogue.host_states(Surroundings(host))
     if args.json:
-        print_json(_json(host, states, unread))
+        print_json(_json(host, states))
     else:
-        _print(host, states, unread)
-    found = [*(finding for state in states for finding in state.findings), *unread]
-    return EXIT_FINDINGS if any(finding.severity == "error" for finding in found) else EXIT_FINE
+        _print(host, states)
+    return EXIT_FINDINGS if _has_error(states) else EXIT_FINE
 
 
-def unreadable(host: Host) -> list[Finding]:
-    """A finding for each file that is there and could not be read."""
-    rule = gate.LAST
-    hint = "run this as root" if os.geteuid() else "see what that file is, and see the kernel log"
-    return [
-        Finding(rule.code, rule.severity, rule.origin, path, f"cannot read {path}: {os.strerror(error)}", hint)
-        for path, error in sorted(host.unreadable.items())
-    ]
+def _has_error(states: list[HostState]) -> bool:
+    return any(finding.severity == "error" for state in states for finding in state.findings)
 
 
 def title(rule: Rule) -> str:
-    """What a rule is about: the first sentence of its explanation, without `whether` and the full stop."""
-    text = rule.explanation.partition("Why it matters:")[0].partition("What it checks:")[2]
+    """What a rule is about on the host, as a clause after `whether`: the first sentence of its explanation.
+
+    A rule that is one on VMs too may say it of the host, in the docstring of `on_host`.
+    """
+    own = (rule.on_host.__doc__ if rule.on_host else None) or ""
+    text = own if own.startswith("Whether ") else rule.explanation
+    text = text.partition("Why it matters:")[0].removeprefix("What it checks:")
     first = " ".join(text.split()).partition(". ")[0]
-    return first.removeprefix("whether ").rstrip(".")
+    return first.removeprefix("whether ").removeprefix("Whether ").rstrip(".")
 
 
 def state_of(state: HostState) -> str:
@@ -108,11 +102,10 @@ def state_of(state: HostState) -> str:
     return next(severity for severity in ("error", "warning", "info") if severity in found)
 
 
-def _json(host: Host, states: list[HostState], unread: list[Finding]) -> dict[str, Any]:
-    found = [*(finding for state in states for finding in state.findings), *unread]
+def _json(host: Host, states: list[HostState]) -> dict[str, Any]:
     return {
         "node": host.node,
-        "ok": not any(finding.severity == "error" for finding in found),
+        "ok": not _has_error(states),
         "steps": [
             {
                 "step": step,
@@ -130,11 +123,10 @@ def _json(host: Host, states: list[HostState], unread: list[Finding]) -> dict[st
             }
             for step in STEPS
         ],
-        "unreadable": [finding._asdict() for finding in unread],
     }
 
 
-def _print(host: Host, states: list[HostState], unread: list[Finding]) -> None:
+def _print(host: Host, states: list[HostState]) -> None:
     print(f"node {one_line(host.node)}")
     for step in STEPS:
         here = [state for state in states if state.rule.step == step]
@@ -145,15 +137,15 @@ def _print(host: Host, states: list[HostState], unread: list[Finding]) -> None:
             why = f" ({one_line(state.why)})" if state.why else ""
             print(f"  {paint(word.ljust(14), word)}  {state.rule.code}  whether {title(state.rule)}{why}")
             _print_findings(state.findings)
-    if unread:
-        print(f"\n{UNREAD}")
-        _print_findings(unread)
     words = [state_of(state) for state in states]
-    counts = [f"{count} {word}" for word in COLOURS if (count := words.count(word))]
+    plural = {"error": "errors", "warning": "warnings"}
+    counts = [
+        f"{count} {plural.get(word, word) if count > 1 else word}" for word in COLOURS if (count := words.count(word))
+    ]
     print(f"\n{', '.join(counts) or 'no rule on the host'}; `pvepassthru explain CODE` says more of a code")
 
 
-def _print_findings(findings: tuple[Finding, ...] | list[Finding]) -> None:
+def _print_findings(findings: tuple[Finding, ...]) -> None:
     for finding in findings:
         print(f"      {one_line(finding.where)}: {one_line(finding.message)}")
         if finding.hint:

@@ -44,6 +44,8 @@ class Draft:
         """Add a line at the end of a file, which begins with `head` if it is new. Raises InputError as `text`."""
         text = self.text(path) or head
         gap = "" if text.endswith("\n") or not text else "\n"
+        if (text + gap).endswith("\\\n"):  # that line goes on
+            gap += "\n"
         self.put(path, f"{text}{gap}{line}\n", why)
 
     def changes(self) -> tuple[Change, ...]:

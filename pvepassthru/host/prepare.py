@@ -226,7 +226,7 @@ class _Planner:
         ]
         if not display:
             raise UsageError(
-                "--gvt needs an Intel GPU, and there is none", "GVT-g is for 5th to 9th generation graphics"
+                "--gvt needs an Intel GPU, and there is none", "GVT-g is for Intel CPUs of generation 5 to 7"
             )
         self._option("i915", "enable_gvt", "1", "i915 offers GVT-g")
         if self.modules.listed("kvmgt") is None:

@@ -116,18 +116,10 @@ def test_only_an_error_fails(root: str, monkeypatch: pytest.MonkeyPatch, severit
     assert doctor.state_of(state) == severity
 
 
-def test_what_could_not_be_read_is_said(
-    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def states(around: Surroundings) -> list[HostState]:
-        around.host.text("/etc")
-        return []
-
-    monkeypatch.setattr(catalogue, "host_states", states)
-    assert main(["--root", root, "doctor"]) == 0
-    assert "/etc: cannot read /etc: Is a directory" in capsys.readouterr().out
-    assert main(["--root", root, "doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["unreadable"][0]["code"] == "PVP104"
+def test_what_could_not_be_read_is_said(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkdir(f"{root}/proc/cmdline")
+    main(["--root", root, "doctor"])
+    assert "/proc/cmdline: cannot read /proc/cmdline: Is a directory" in capsys.readouterr().out
 
 
 def test_colour_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pvepassthru.host import boot, changes, prepare
 from pvepassthru.host.host import Host
@@ -317,3 +319,50 @@ def test_what_is_left_of_a_slot_or_taken_beside_it_is_told(tmp_path: Path) -> No
         "0000:01:00.1 of the same slot as 0000:01:00.0 stays as it is; --for 0000:01:00 prepares the whole slot",
     )
     assert plan(build(tmp_path / "2"), devices=("01:00",)).notes == ()
+
+
+def test_a_line_is_not_added_to_one_that_goes_on(tmp_path: Path) -> None:
+    text = "options snd_hda_intel \\"
+    found = after(plan(build(tmp_path, {prepare.MODPROBE: text}), unsafe_interrupts=True))
+    assert found[prepare.MODPROBE] == f"{text}\n\noptions vfio_iommu_type1 allow_unsafe_interrupts=1\n"
+
+
+ATOMS = (
+    *("GRUB_CMDLINE_LINUX_DEFAULT=", "GRUB_CMDLINE_LINUX=", '"', "'", "\n", " ", "quiet", "Intel_iommu=on", "\udcff"),
+    *("\0", "$", "$(", ")", "\\", "\\\n", "options vfio-pci ids=", "softdep", "e1000e", "#", "vfio_virqfd", "vfio"),
+    *("if", "fi", ";", "10de:2204", ",", "intel_iommu=off", "install", "for address in ", "{", "}", "\r\n"),
+)
+FILES = (
+    boot.GRUB,
+    "/etc/default/grub.d/x.cfg",
+    "/etc/modprobe.d/a.conf",
+    "/etc/modules",
+    prepare.MODPROBE,
+    prepare.UDEV,
+)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("machine")
+    build(root)
+    return root
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    texts=st.fixed_dictionaries(dict.fromkeys(FILES, st.lists(st.sampled_from(ATOMS), max_size=12).map("".join))),
+    devices=st.sampled_from([(), ("01:00",), ("02:00.0",)]),
+    method=st.sampled_from([None, *prepare.METHODS]),
+    unsafe=st.booleans(),
+)
+def test_whatever_the_files_hold_a_second_fix_has_nothing_to_do(
+    machine: Path, texts: dict[str, str], devices: tuple[str, ...], method: str | None, *, unsafe: bool
+) -> None:
+    for path in (*FILES, prepare.INIT_TOP, prepare.MODULES_LOAD):
+        tree.put(machine, path, texts.get(path, ""))
+    wishes = {"devices": devices, "method": method, "unsafe_interrupts": unsafe}
+    for change in plan(Host(str(machine)), **wishes).changes:
+        assert all(line.isprintable() for line in changes.diff(change))
+        tree.put(machine, change.path, change.after or b"")
+    assert plan(Host(str(machine)), **wishes).changes == ()
