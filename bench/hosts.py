@@ -26,13 +26,13 @@ def hook_host(root: str) -> None:
     tree.build(root, {"devices": {PARENT: {**parent, "mdev": {"types": kinds}}}}, configs=configs)
 
 
-def addresses() -> list[str]:
-    """The addresses of FUNCTIONS functions."""
-    return [f"{index >> 16:04x}:{index >> 8 & 255:02x}:{index >> 3 & 31:02x}.{index & 7}" for index in range(FUNCTIONS)]
+def addresses(count: int) -> list[str]:
+    """The addresses of so many functions."""
+    return [f"{index >> 16:04x}:{index >> 8 & 255:02x}:{index >> 3 & 31:02x}.{index & 7}" for index in range(count)]
 
 
-def devices() -> dict[str, Any]:
-    """FUNCTIONS network functions, each in a group of its own and with a driver."""
+def devices(count: int) -> dict[str, Any]:
+    """So many network functions, each in a group of its own and with a driver."""
     common = {
         "vendor": "0x8086",
         "device": "0x154c",
@@ -41,14 +41,15 @@ def devices() -> dict[str, Any]:
         "subsystem_device": "0x0001",
         "driver": "vfio-pci",
     }
-    return {address: {**common, "iommu_group": group} for group, address in enumerate(addresses())}
+    return {address: {**common, "iommu_group": group} for group, address in enumerate(addresses(count))}
 
 
-def validate_host(root: str, vms: int) -> None:
-    """A host with FUNCTIONS functions and so many VMs of four functions each."""
-    free = iter(addresses())
+def validate_host(root: str, vms: int, functions: int | None = None) -> None:
+    """A host with so many functions (FUNCTIONS, if not given) and VMs, from 1000 on, of four functions each."""
+    count = FUNCTIONS if functions is None else functions
+    free = iter(addresses(count))
     configs = {vmid: _config(vmid, [next(free) for _ in range(4)]) for vmid in range(1000, 1000 + vms)}
-    tree.build(root, {"devices": devices()}, configs=configs)
+    tree.build(root, {"devices": devices(count)}, configs=configs)
 
 
 def _config(vmid: int, functions: Iterable[str]) -> str:

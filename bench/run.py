@@ -32,6 +32,8 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 - a pri
 NOTHING_LIMIT = 1.2
 MDEV_LIMIT = 3.0
 READ_LIMIT = 5.0
+ONE_VM_LIMIT = 10.0
+ONE_VM_FUNCTIONS = 200
 GROWTH_LIMIT = 2.2
 """For twice the VMs: 2 is linear, and the machine's noise is on top; a quadratic part would show as 4."""
 PEER_LIMIT = 1.0
@@ -116,6 +118,18 @@ def validate_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) 
             yield Row(what, version, ours[index], half, ours[index - 1], GROWTH_LIMIT)
 
 
+def one_vm_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    """`validate VMID` against an interpreter that does nothing."""
+    root = f"{folder}/one"
+    hosts.validate_host(root, ONE_VM_FUNCTIONS // 4, ONE_VM_FUNCTIONS)
+    for version, python in pythons:
+        command = [python, "-I", "-c", COMMAND, "--root", root, "--node", "pve", "validate"]
+        check_validate([*command, "--all"], ONE_VM_FUNCTIONS // 4)
+        nothing, ours = in_turns([Program([python, "-I", "-c", "pass"]), Program([*command, "1000"])], rounds)
+        what = f"validate VMID, {ONE_VM_FUNCTIONS} functions"
+        yield Row(what, version, ours, "python3 -I -c pass", nothing, ONE_VM_LIMIT)
+
+
 def check_validate(command: list[str], vms: int) -> None:
     """Make sure that there is work done: every VM judged, with its four devices. Raises BenchError."""
     done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
@@ -173,7 +187,11 @@ def table(rows: Sequence[Row]) -> str:
 def measure(rounds: int, pythons: Sequence[tuple[str, str]], *, fast: bool) -> list[Row]:
     """All rows. Raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="bench.", dir=MEMORY) as folder:
-        rows = [*hook_rows(folder, rounds, pythons), *validate_rows(folder, max(3, rounds // 8), pythons)]
+        rows = [
+            *hook_rows(folder, rounds, pythons),
+            *one_vm_rows(folder, rounds, pythons),
+            *validate_rows(folder, max(3, rounds // 8), pythons),
+        ]
     if not fast:
         rows.append(guest_row())
     return rows

@@ -118,3 +118,31 @@ def routes6(root: str, *lines: str) -> None:
         zero = "0" * 32
         text += f"{destination} {length} {zero} 00 {zero} 00000400 00000001 00000000 00000001 {name:>8}\n"
     tree.put(root, "proc/net/ipv6_route", text)
+
+
+def zfs_label(name: str | None, guid: int | None) -> bytes:
+    """The first of the labels that ZFS puts on a member: a name-value list in XDR form at 16 KiB.
+
+    Made by the format's description (OpenZFS's nvpair.h, RFC 4506), with a nested list as real ones have.
+    """
+    tree_of_vdevs = _pair("type", 9, 1, _text("disk")) + _pair("guid", 8, 1, (5).to_bytes(8, "big")) + bytes(8)
+    pairs = _pair("version", 8, 1, (5000).to_bytes(8, "big"))
+    if name is not None:
+        pairs += _pair("name", 9, 1, _text(name))
+    pairs += _pair("state", 8, 1, (0).to_bytes(8, "big"))
+    pairs += _pair("vdev_tree", 19, 1, (0).to_bytes(4, "big") + (1).to_bytes(4, "big") + tree_of_vdevs)
+    if guid is not None:
+        pairs += _pair("pool_guid", 8, 1, guid.to_bytes(8, "big"))
+    pairs += _pair("hostname", 9, 1, _text("pve"))
+    header = bytes([1, 1, 0, 0]) + (0).to_bytes(4, "big") + (1).to_bytes(4, "big")
+    return bytes(16 * 1024) + (header + pairs + bytes(8)).ljust(112 * 1024, b"\0")
+
+
+def _pair(name: str, kind: int, count: int, value: bytes) -> bytes:
+    body = _text(name) + kind.to_bytes(4, "big") + count.to_bytes(4, "big") + value
+    return (len(body) + 8).to_bytes(4, "big") + (len(body) + 16).to_bytes(4, "big") + body
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return len(data).to_bytes(4, "big") + data + bytes(-len(data) % 4)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import hosts, run
+from bench import fuzz_rom, hosts, run
 from bench.measure import BenchError, Program, Row, in_turns
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytest_mock import MockerFixture
 
 SLOW = Row("ours", "3.11", 13.0, "theirs", 10.0, 1.2)
 FINE = Row("ours", "3.11", 12.0, "theirs", 10.0, 1.2)
@@ -57,7 +59,7 @@ def test_interpreters_are_found_and_the_missing_are_named(
 
 
 def test_functions_are_distinct_and_well_formed() -> None:
-    found = hosts.addresses()
+    found = hosts.addresses(hosts.FUNCTIONS)
     assert len(set(found)) == hosts.FUNCTIONS
     assert found[0] == "0000:00:00.0"
     assert found[-1] == "0000:0f:1f.7"
@@ -77,3 +79,21 @@ def test_validate_that_does_no_work_is_no_measurement() -> None:
         run.check_validate(["/bin/true"], 1)
     with pytest.raises(BenchError, match="judged 0 of 1 VMs"):
         run.check_validate(["/bin/sh", "-c", "echo []"], 1)
+
+
+def test_rom_parser_survives_a_short_fuzz_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole run is `./dev fuzz`; each seed of it gives the same inputs again."""
+    assert fuzz_rom.main(["--count", "3000", "--seed", "7"]) == 0
+    assert capsys.readouterr().out.startswith("3000 ROMs of seed 7: none made the parser fail; ")
+    images, faults, _ = fuzz_rom.run(3000, 7)
+    assert (images, faults) == fuzz_rom.run(3000, 7)[:2]
+    assert images > 1000
+    assert faults > 1000
+
+
+def test_a_failing_input_is_kept(mocker: MockerFixture, tmp_path: Path) -> None:
+    mocker.patch.object(fuzz_rom, "FAILED", str(tmp_path / "build/fuzz-rom.bin"))
+    mocker.patch("pvepassthru.model.rom.parse", side_effect=IndexError)
+    with pytest.raises(IndexError):
+        fuzz_rom.run(1, 1)
+    assert (tmp_path / "build/fuzz-rom.bin").read_bytes()

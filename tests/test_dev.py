@@ -54,7 +54,7 @@ def answer(stdout: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
 
 def test_usage_names_every_command() -> None:
     done = subprocess.run([ROOT / "dev", "--help"], stdout=subprocess.PIPE, text=True, check=True)
-    for name in ("demo", "test", "lint", "format", "kernel", "bench", "soak"):
+    for name in ("demo", "test", "lint", "format", "kernel", "bench", "docs", "soak", "fuzz"):
         assert re.search(rf"^  {name} +\S", done.stdout, re.MULTILINE)
 
 
@@ -94,6 +94,11 @@ def test_lint_goes_on_after_a_failure_and_fails(
         *["ruff", "ruff", "mypy", "mypy", "mypy", "lint-imports"]
     ]
     assert capsys.readouterr().err.count("dev: failed: ruff") == 2
+
+
+def test_fuzz_hands_its_arguments_on(dev: ModuleType, called: MagicMock) -> None:
+    assert dev.main(["fuzz", "--count", "3"]) == 0
+    assert called.call_args.args[0][1:] == ["-m", "bench.fuzz_rom", "--count", "3"]
 
 
 def test_soak_hands_its_arguments_on(dev: ModuleType, called: MagicMock) -> None:

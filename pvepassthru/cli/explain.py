@@ -87,6 +87,12 @@ def parts(explanation: str) -> dict[str, str]:
     return {name: "\n".join(paragraphs) for name, paragraphs in found.items()}
 
 
+def title(rule: Rule) -> str:
+    """What a rule checks, to stand behind "whether": the first sentence of its explanation, without its full stop."""
+    checks = parts(rule.explanation)["checks"].replace("\n", " ")
+    return checks.partition(". ")[0].removesuffix(".").removeprefix("whether ")
+
+
 def _known(word: str) -> str:
     code = word.strip().upper()
     if code not in BY_CODE:

@@ -12,32 +12,39 @@ import importlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import pvepassthru
-from pvepassthru.cli.words import drop, print_error
+from pvepassthru.cli.words import drop, print_error, scratch
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle.hook import open_streams
 from pvepassthru.model.errors import PassthruError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
+    from typing import Any, TextIO
 
     from pvepassthru.host.host import Host
 
 COMMANDS = {
     "validate": "check what a start of a VM would pass through",
+    "doctor": "whether the host is ready, and what makes it so",
     "explain": "what a finding's code means and how to fix it",
+    "devices": "the PCI functions, by IOMMU group or bus, and the VMs that use them",
     "plan": "what a hook phase would do, without doing it",
     "hook": "run a hook phase, as the hookscript does",
     "mdev": "mediated device types and instances",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
+    "snapshot": "this host in a file, for others to look at",
     "demo": "the life of some VMs on a simulated host",
 }
 """Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
+WRITING = frozenset({"hook", "recover"})
+WRITING_OPTIONS = ("fix", "undo")
+"""Commands, and options of others, that change a host."""
 NODES = "/etc/pve/nodes"
 PACKAGES = {"filelock": "python3-filelock", "yaml": "python3-yaml", "proxmoxer": "python3-proxmoxer"}
 """Python module to the Debian package that has it."""
@@ -47,8 +54,8 @@ def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
     """The parser; with `only`, that of these commands, which spares loading the others."""
     parser = argparse.ArgumentParser(prog="pvepassthru", description=pvepassthru.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"pvepassthru {pvepassthru.__version__}")
-    root = "the host's files (default: PVEPASSTHRU_ROOT of the environment, or /)"
-    parser.add_argument("--root", default=os.environ.get("PVEPASSTHRU_ROOT") or "/", metavar="DIR", help=root)
+    root = "the host's files, or a snapshot of a host (default: PVEPASSTHRU_ROOT of the environment, or /)"
+    parser.add_argument("--root", default=os.environ.get("PVEPASSTHRU_ROOT") or "/", metavar="DIR|FILE", help=root)
     node = "whose entries of the cluster's mappings count (default: the host name of that root)"
     parser.add_argument("--node", metavar="NAME", help=node)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -67,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_streams()
     try:
         with (
-            contextlib.redirect_stdout(cast("TextIO", _Output(sys.stdout))),
+            contextlib.redirect_stdout(_Output(sys.stdout)),
             contextlib.redirect_stderr(sys.stderr or io.StringIO()),  # argparse would take standard output for None
         ):
             return run(words)
@@ -91,9 +98,32 @@ def run(words: Sequence[str]) -> int:
     except SystemExit:  # --help and --version have printed
         sys.stdout.flush()
         raise
+    if os.path.isfile(args.root):
+        return _run_on_snapshot(args)
     if not os.path.isdir(args.root):
-        raise UsageError(f"--root {args.root} is not a folder", "give a folder that holds a host's files")
-    host = open_host(os.path.abspath(args.root), args.node)
+        hint = "give a folder that holds a host's files, or a file of `pvepassthru snapshot`"
+        raise UsageError(f"--root {args.root} is not a folder", hint)
+    return _run_on(args, open_host(os.path.abspath(args.root), args.node))
+
+
+def _run_on_snapshot(args: argparse.Namespace) -> int:
+    """Run a command on the host that a snapshot holds."""
+    from pvepassthru.host import snapshot  # noqa: PLC0415 - only then; it needs an archive's modules
+
+    with scratch("pvepassthru-snapshot-") as folder:
+        try:
+            host = snapshot.load(args.root, folder, args.node)
+        except OSError as error:
+            raise PassthruError(
+                f"cannot unpack {args.root} in {folder}: {error.strerror}", "make room there"
+            ) from error
+        if args.command in WRITING or any(getattr(args, option, False) for option in WRITING_OPTIONS):
+            what = f"a snapshot of {one_line(host.taken_on)}: what this changes is a copy of it, and lost at the end"
+            print_error(f"pvepassthru: {args.root} is {what}")
+        return _run_on(args, host)
+
+
+def _run_on(args: argparse.Namespace, host: Host) -> int:
     if args.node is not None:
         _need_node(host, args.node)
     code = importlib.import_module(f"pvepassthru.cli.{args.command}").run(args, host)

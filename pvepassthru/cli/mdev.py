@@ -5,17 +5,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.words import print_json, print_table
+from pvepassthru.cli.tables import Column, print_table
+from pvepassthru.cli.words import print_json
 from pvepassthru.host import holders, reservations, vms
 from pvepassthru.host.inventory import MDEVS, Inventory
 from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import NotFoundError, UsageError
 from pvepassthru.model.pci import is_address
+from pvepassthru.model.text import number
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from pvepassthru.host.host import Host
+    from pvepassthru.model.reservation import Entry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,21 +34,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     instances.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
 
 
+TYPES = (
+    Column("ADDRESS"),
+    Column("TYPE"),
+    Column("NAME", drop=2, least=12),
+    Column("AVAILABLE"),
+    Column("USED", drop=3),
+    Column("TOTAL", drop=4),
+    Column("VM", least=8),
+    Column("DESCRIPTION", drop=5, least=16),
+)
+INSTANCES = (
+    Column("PARENT"),
+    Column("TYPE"),
+    Column("UUID", drop=2),
+    Column("VMID"),
+    Column("INDEX", drop=3),
+    Column("STATE", least=8),
+)
+
+
 def run(args: argparse.Namespace, host: Host) -> int:
     """Print types or instances; returns 0. Raises UsageError, NotFoundError, InputError."""
     inventory = Inventory(host)
     if args.action == "types":
-        rows = [row for address in _functions(inventory, args.address) for row in _types(inventory, address)]
-        columns = ["address", "type", "name", "available", "description"]
+        rows = capacity(host, inventory, _functions(inventory, args.address))
+        names = ["address", "type", "name", "available", "used", "total", "vmids", "description"]
         empty = "no function offers mdev or vGPU types: see that the vendor's driver is loaded and set up for them"
     else:
         rows = [*_instances(host, inventory), *_vgpus(host, inventory)]
-        columns = ["parent", "type", "uuid", "vmid", "index", "state"]
+        names = ["parent", "type", "uuid", "vmid", "index", "state"]
         empty = "no mediated device instance exists"
     if args.json:
         print_json(rows)
     elif rows:
-        print_table([name.upper() for name in columns], ([_cell(row[name]) for name in columns] for row in rows))
+        columns = TYPES if args.action == "types" else INSTANCES
+        print_table(columns, ([_cell(row[name]) for name in names] for row in rows))
     else:
         print(empty)
     return 0
@@ -61,15 +86,74 @@ def _functions(inventory: Inventory, address: str | None) -> tuple[str, ...]:
     return (full,)
 
 
-def _types(inventory: Inventory, address: str) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = [
-        {"address": address, "type": t.id, "name": t.name, "available": t.available, "description": t.description}
-        for t in inventory.mdev_types(address)
-    ]
-    for number, name in inventory.vgpu_creatable(address).items():
-        # a VF takes one vGPU: what it offers fits once
-        rows.append({"address": address, "type": f"nvidia-{number}", "name": name, "available": 1, "description": None})
+def capacity(host: Host, inventory: Inventory, addresses: Iterable[str]) -> list[dict[str, object]]:
+    """The types that these functions offer, with what is used of each and by whom, in the shape of docs/json.md."""
+    reserved: dict[str, Entry] | None = None
+    rows: list[dict[str, object]] = []
+    for address in addresses:
+        rows += _classic(inventory, address)
+        offered = inventory.vgpu_creatable(address)
+        current = inventory.vgpu_current(address)
+        if current and current != "0":
+            if reserved is None:
+                reserved = reservation.parse(reservations.text(host))
+            entry = reserved.get(address)
+            owners = [entry.vmid] if entry else []
+            rows.append(_row(address, f"nvidia-{current}", offered.get(current), 0, 1, 1, owners, None))
+        for type_id, name in offered.items():
+            if type_id != current:  # a VF takes one vGPU: what it offers fits once
+                rows.append(_row(address, f"nvidia-{type_id}", name, 1, 0, 1, [], None))
     return rows
+
+
+def _classic(inventory: Inventory, address: str) -> list[dict[str, object]]:
+    """The types of an mdev parent."""
+    types = inventory.mdev_types(address)
+    if not types:
+        return []
+    used: dict[str | None, list[str]] = {}
+    for uuid in inventory.mdevs_of(address):
+        used.setdefault(inventory.mdev(uuid).type, []).append(uuid)
+    rows = []
+    for one in types:
+        instances = used.get(one.id, [])
+        most = _most(one.description)
+        if most is None and one.available is not None and not set(used) - {one.id}:
+            most = one.available + len(instances)  # nothing of another type takes room
+        owners = sorted({owner[1] for uuid in instances if (owner := pci.vmid_of_uuid(uuid))})
+        rows.append(_row(address, one.id, one.name, one.available, len(instances), most, owners, one.description))
+    return rows
+
+
+def _most(description: str | None) -> int | None:
+    """What NVIDIA's description of a type says that a GPU can have of it: `..., max_instance=24`."""
+    for part in (description or "").replace("\n", ",").split(","):
+        name, _, value = part.partition("=")
+        if name.strip() == "max_instance":
+            return number(value.strip())
+    return None
+
+
+def _row(  # noqa: PLR0913, PLR0917 - the fields of a row, in their order
+    address: str,
+    type_id: str,
+    name: str | None,
+    available: int | None,
+    used: int,
+    total: int | None,
+    vmids: list[int],
+    description: str | None,
+) -> dict[str, object]:
+    return {
+        "address": address,
+        "type": type_id,
+        "name": name,
+        "available": available,
+        "description": description,
+        "used": used,
+        "total": total,
+        "vmids": vmids,
+    }
 
 
 def _instances(host: Host, inventory: Inventory) -> list[dict[str, object]]:
@@ -122,4 +206,6 @@ def _vgpus(host: Host, inventory: Inventory) -> list[dict[str, object]]:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
     return "-" if value is None else str(value).replace("\n", ", ")

@@ -61,9 +61,11 @@ def run(args: argparse.Namespace, host: Host) -> int:
             raise PassthruError(
                 f"cannot copy the host's files to {copy}: {error.strerror}", "see that its file system has room"
             ) from error
+        copied = open_host(copy, host.node)
+        copied.copy_of = host
         try:
             hook.run_phase(
-                open_host(copy, host.node),
+                copied,
                 args.vmid,
                 args.phase,
                 Start(os.environ, pending=True),

@@ -7,15 +7,15 @@ import argparse
 import json
 import os
 import sys
-import tempfile
-from typing import TYPE_CHECKING, Any, TextIO
 
 from pvepassthru.host.vms import vmid_of
 from pvepassthru.model.errors import PassthruError
+from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    import tempfile
+    from typing import Any, TextIO
 
 MEMORY = "/dev/shm"  # noqa: S108 - a private folder is made in it
 """Where the many small files of a host lie best."""
@@ -48,19 +48,13 @@ def print_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes
     print(json.dumps(value, indent=2))
 
 
-def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows in columns as wide as their content."""
-    lines = [tuple(header), *(tuple(one_line(cell) for cell in row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
 def scratch(prefix: str) -> tempfile.TemporaryDirectory[str]:
     """A private folder for a host's files, in memory where that can be written; it goes with its `with` block.
 
     Raises PassthruError when there is no place for it.
     """
+    import tempfile  # noqa: PLC0415 - `validate` is run often, and needs none
+
     try:
         return tempfile.TemporaryDirectory(prefix=prefix, dir=MEMORY)
     except OSError:  # absent, or not for us

@@ -12,6 +12,7 @@ import re
 import stat
 
 from pvepassthru.host import reservations, vms
+from pvepassthru.host.host import MAX_FILE
 from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.model.hostpci import ROMS
 from pvepassthru.model.pci import is_address, is_uuid
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pvepassthru.host.host import Host
+    from pvepassthru.model.record import Protocol
+
+    class Target(Protocol):
+        """Where a copy goes: a folder, or an archive (host/archive.py)."""
+
+        def folder(self, path: str) -> None:
+            """Make a folder."""
+
+        def put(self, path: str, data: bytes, info: os.stat_result | None = None) -> None:
+            """Write a file."""
+
+        def link(self, path: str, text: str) -> None:
+            """Make a symbolic link."""
+
+        def own(self, path: str, info: os.stat_result) -> None:
+            """Give a file or folder its mode, owner and time."""
+
 
 DRIVERS = "/sys/bus/pci/drivers"
 GROUPS = "/sys/kernel/iommu_groups"
@@ -56,7 +74,7 @@ def capture(host: Host, destination: str, vmids: Iterable[int], *, ended: int | 
     reservations, running VMs, journals, who has VFIO devices open; the ROM images that the configs name, and of all
     others in /usr/share/kvm the size. The QEMU of the VM `ended` is left out, as if it had ended.
     """
-    copy = _Copy(host, destination)
+    copy = Copy(host, Folder(destination))
     copy.devices()
     copy.drivers_and_groups()
     copy.configs(set(vmids))
@@ -68,39 +86,72 @@ def capture(host: Host, destination: str, vmids: Iterable[int], *, ended: int | 
     release = copy.source.text("/proc/sys/kernel/osrelease")
     for name in ("modules.dep", "modules.builtin"):
         copy.file(f"/lib/modules/{release}/{name}")
-    copy.put("/etc/hostname", host.node.encode() + b"\n")
+    copy.target.put("/etc/hostname", host.node.encode() + b"\n")
 
 
-class _Copy:
-    def __init__(self, host: Host, destination: str) -> None:
-        self.source = host
-        self.root = destination.rstrip("/")
+class Folder:
+    """A folder that a copy is made in; paths are as on a host."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
         self._folders: set[str] = set()
-        self._real: dict[str, str] = {}
-        """Folder of each function and mdev instance, all links followed."""
-
-    # ---- writing
 
     def folder(self, path: str) -> None:
+        """Make a folder, with those above it."""
         if path not in self._folders:
             os.makedirs(self.root + path, exist_ok=True)
             self._folders.add(path)
 
-    def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
+    def put(self, path: str, data: bytes, info: os.stat_result | None = None) -> None:
+        """Write a file; with `info` its mode, owner and time."""
         self.folder(path.rpartition("/")[0])
-        fd = os.open(self.root + path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        fd = os.open(self.root + path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
         finally:
             os.close(fd)
+        if info:
+            self.own(path, info)
+
+    def link(self, path: str, text: str) -> None:
+        """Make a symbolic link with this text, unless there is something of that name."""
+        self.folder(path.rpartition("/")[0])
+        if not os.path.lexists(self.root + path):
+            os.symlink(text, self.root + path)
+
+    def own(self, path: str, info: os.stat_result) -> None:
+        """Give a file or folder its mode, owner and time."""
+        os.chmod(self.root + path, stat.S_IMODE(info.st_mode))
+        try:
+            os.chown(self.root + path, info.st_uid, info.st_gid)
+        except PermissionError:  # only root may give files away, and only root's plan sees who owns them
+            pass
+        os.utime(self.root + path, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def relative(path: str, target: str) -> str:
+    """The text of a link at `path` that leads to `target`, both as on a host."""
+    return os.path.relpath(target, path.rpartition("/")[0])
+
+
+class Copy:
+    """Copies parts of a host."""
+
+    def __init__(self, host: Host, target: Target) -> None:
+        self.source = host
+        self.target = target
+        self._real: dict[str, str] = {}
+        """Folder of each function and mdev instance, all links followed."""
+
+    def folder(self, path: str) -> None:
+        """A folder."""
+        self.target.folder(path)
 
     def link(self, path: str, target: str) -> None:
         """A link to `target`, a path as on a host."""
-        self.folder(path.rpartition("/")[0])
-        if not os.path.lexists(self.root + path):
-            os.symlink(os.path.relpath(target, path.rpartition("/")[0]), self.root + path)
+        self.target.link(path, relative(path, target))
 
     # ---- copying
 
@@ -110,7 +161,7 @@ class _Copy:
             data = self.source.read(path)
         except OSError:
             return
-        self.put(path, data)
+        self.target.put(path, data)
 
     def file(self, path: str, *, with_data: bool = True) -> None:
         """Copy a plain file with its mode and owner, or just as many zero bytes."""
@@ -118,13 +169,10 @@ class _Copy:
             info = os.stat(self.source.path(path))
             if not stat.S_ISREG(info.st_mode) and with_data:
                 return
-            data = self.source.read(path) if with_data else b""
+            data = self.source.read(path) if with_data else bytes(min(info.st_size, MAX_FILE))
         except OSError:
             return
-        self.put(path, data)
-        if not with_data:
-            os.truncate(self.root + path, info.st_size)
-        self._own(path, info)
+        self.target.put(path, data, info)
 
     def tree(self, path: str) -> None:
         """Copy a folder with all in it."""
@@ -138,7 +186,7 @@ class _Copy:
             self.folder(path)
             for name in self.source.names(path):
                 self.tree(f"{path}/{name}")
-            self._own(path, info)
+            self.target.own(path, info)
         else:
             self.file(path)
 
@@ -148,15 +196,7 @@ class _Copy:
         if target.startswith("/"):
             self.link(path, target)
         else:
-            self.folder(path.rpartition("/")[0])
-            os.symlink(target, self.root + path)
-
-    def _own(self, path: str, info: os.stat_result) -> None:
-        os.chmod(self.root + path, stat.S_IMODE(info.st_mode))
-        try:
-            os.chown(self.root + path, info.st_uid, info.st_gid)
-        except PermissionError:  # only root may give files away, and only root's plan sees who owns them
-            pass
+            self.target.link(path, target)
 
     # ---- sysfs
 
@@ -167,6 +207,7 @@ class _Copy:
         return self._real[path]
 
     def devices(self) -> None:
+        """Copy PCI functions and mediated devices."""
         self.folder(DEVICES)
         for address in self.source.names(DEVICES):
             if is_address(address):
@@ -185,7 +226,7 @@ class _Copy:
             if name in ATTRIBUTES:
                 self.attribute(path)
             elif name in CONTROLS:
-                self.put(path, b"")
+                self.target.put(path, b"")
             elif name == "physfn" or (name.startswith("virtfn") and name[6:].isdecimal()):
                 other = self.source.link(path)
                 if other:
@@ -226,7 +267,7 @@ class _Copy:
         parent, _, uuid = path.rpartition("/")
         for name in self.source.names(path):
             if name in CONTROLS:
-                self.put(f"{path}/{name}", b"")
+                self.target.put(f"{path}/{name}", b"")
             elif name == "vfio-dev":
                 self._part(f"{path}/{name}")
         type_id = self.source.link(f"{path}/mdev_type")
@@ -242,11 +283,12 @@ class _Copy:
         for name in self.source.names(folder):
             path = f"{folder}/{name}"
             if name in CONTROLS:
-                self.put(path, b"")
+                self.target.put(path, b"")
             elif name != "devices":
                 self.attribute(path)
 
     def drivers_and_groups(self) -> None:
+        """Copy the folders of drivers, and which IOMMUs there are."""
         for driver in self.source.names(DRIVERS):
             self.folder(f"{DRIVERS}/{driver}")
             for name in self.source.names(f"{DRIVERS}/{driver}"):
@@ -260,9 +302,10 @@ class _Copy:
     # ---- PVE
 
     def configs(self, vmids: set[int]) -> None:
+        """Copy these VMs' configs on all nodes, and the ROM images that they name."""
         folders = ["/etc/pve/qemu-server"]
         folders += [f"/etc/pve/nodes/{node}/qemu-server" for node in self.source.names("/etc/pve/nodes")]
-        roms: set[str] = set()
+        paths = []
         for folder in folders:
             real = self.source.resolve(folder)
             if real is None:
@@ -273,8 +316,12 @@ class _Copy:
             for vmid in sorted(vmids):
                 path = f"{real}/{vmid}.conf"
                 self.file(path)
-                roms |= self._romfiles(path)
-        self._roms(ROMS, roms)
+                paths.append(path)
+        self.roms(paths)
+
+    def roms(self, configs: Iterable[str]) -> None:
+        """Copy the ROM images that these configs name, and of all others in that folder the size."""
+        self._roms(ROMS, {rom for path in configs for rom in self._romfiles(path)})
 
     def _romfiles(self, path: str) -> set[str]:
         try:
@@ -329,7 +376,6 @@ class _Copy:
             except OSError:
                 continue
             if target.startswith("/dev/vfio/"):
-                self.folder(f"/proc/{pid}/fd")
-                os.symlink(target, self.root + path)
+                self.target.link(path, target)
                 found = True
         return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 MAX_FILE = 64 * 1024 * 1024
 """Bytes; no file of a host that we read is larger. More is refused, so that a wrong file cannot fill the memory."""
@@ -35,6 +36,8 @@ class Host:
         """Prefix of every path; empty for the real host."""
         self.unreadable: dict[str, int] = {}
         """Files that are there and could not be read, each with its errno; rules turn them into findings."""
+        self.copy_of: Host | None = None
+        """The host whose copy this is, of which is asked what the copy lacks: what the host itself uses (plan)."""
         self._node = node
 
     def path(self, path: str) -> str:
@@ -51,6 +54,10 @@ class Host:
                 name = os.uname().nodename
             self._node = name.split(".", 1)[0]
         return self._node
+
+    def now(self) -> float:
+        """Seconds since the epoch; in a snapshot of a host those at which it was taken."""
+        return time.time()
 
     # ---- reading
 
@@ -73,6 +80,14 @@ class Host:
         finally:
             os.close(fd)
 
+    def head(self, path: str, size: int) -> bytes:
+        """The first bytes of a file, as many as one read(2) of `size` gives. Raises OSError as `read`."""
+        fd = os.open(self.root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.read(fd, size)
+        finally:
+            os.close(fd)
+
     def text(self, path: str) -> str | None:
         """A small file as text without its outer blanks, or None: absent, vanished, or noted in `unreadable`.
 
@@ -80,7 +95,7 @@ class Host:
         """
         try:
             return self.read(path).decode("utf-8", "surrogateescape").strip()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return None
 
@@ -88,7 +103,7 @@ class Host:
         """The sorted names in a folder; none if it is absent or, then noted in `unreadable`, cannot be read."""
         try:
             return sorted(os.listdir(self.root + path))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return []
 
@@ -96,8 +111,8 @@ class Host:
         """Where a symbolic link points, as it says it (in sysfs a relative path), or None."""
         try:
             return os.readlink(self.root + path)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # EINVAL: there, and no link
+        except (OSError, ValueError) as error:
+            if not isinstance(error, OSError) or error.errno != errno.EINVAL:  # EINVAL: there, and no link
                 self._note(path, error)
             return None
 
@@ -110,7 +125,7 @@ class Host:
         """The path, as on a host, that `path` leads to with all links followed, or None if it leads nowhere."""
         try:
             real = os.path.realpath(self.root + path, strict=True)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return None
         top = os.path.realpath(self.root) if self.root else ""
@@ -122,7 +137,7 @@ class Host:
         """Whether the path exists, links followed."""
         try:
             os.stat(self.root + path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return False
         return True
@@ -135,8 +150,9 @@ class Host:
             self._note(path, error)
             return None
 
-    def _note(self, path: str, error: OSError) -> None:
-        if error.errno not in ABSENT:
+    def _note(self, path: str, error: OSError | ValueError) -> None:
+        """Note what is there and cannot be read. A path with a NUL byte, a ValueError, is none that could be there."""
+        if isinstance(error, OSError) and error.errno not in ABSENT:
             self.unreadable[path] = error.errno or errno.EIO
 
     # ---- writing

@@ -102,9 +102,9 @@ class Nets:
             self._routes = (set(), set())
             for number, line in enumerate((self._text(ROUTES) or "").split("\n"), 1):
                 words = line.split()
-                if number == 1 and words[:1] == ["Iface"]:
+                if number == 1 and (words[:1], words[-1:]) == (["Iface"], ["IRTT"]):
                     continue
-                if len(words) >= 8:
+                if len(words) >= 11:
                     self._add(words[0], is_default=set(words[1] + words[7]) == {"0"})
                 elif words:
                     self.damaged.setdefault(ROUTES, number)

@@ -84,7 +84,12 @@ def read(path: str, size: int, seconds: float) -> bytes:
                 _read_in_child(path, size, writer)
         finally:
             os.close(writer)
-        answer = _collect(reader, seconds)
+        try:
+            answer = _collect(reader, seconds)
+        except BaseException:
+            os.kill(child, 9)  # which one that hangs in the kernel notices when the disk answers
+            os.waitpid(child, os.WNOHANG)
+            raise
         os.waitpid(child, 0)  # it has closed the pipe, and so is about to end
     finally:
         os.close(reader)
@@ -113,17 +118,22 @@ def _read_in_child(path: str, size: int, writer: int) -> None:
     try:
         _keep_only((writer,))
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            data = b"0\n"
-            while len(data) < size + 2 and (chunk := os.read(fd, size + 2 - len(data))):
-                data += chunk
+            answer = b"0\n" + _start_of(path, size)
         except OSError as error:
-            data = b"%d\n" % (error.errno or errno.EIO)
-        view = memoryview(data)
+            answer = b"%d\n" % (error.errno or errno.EIO)
+        view = memoryview(answer)
         while view:
             view = view[os.write(writer, view) :]
     finally:
         os._exit(0)
+
+
+def _start_of(path: str, size: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    data = b""
+    while len(data) < size and (chunk := os.read(fd, size - len(data))):
+        data += chunk
+    return data
 
 
 def _write_in_child(host: Host, path: str, value: str, keep: tuple[int, int], caller: int) -> None:

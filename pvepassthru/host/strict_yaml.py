@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """YAML in which no key may be there twice; YAML itself would take the last one and say nothing.
 
+And in which a PCI address is text: YAML 1.1 reads 0000:01:00.0 as the number 60.0, in base 60.
+
 Imported only where there is a policy file, since it needs PyYAML.
 """
 
@@ -28,6 +30,16 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(problem=f"{key} is there twice", problem_mark=node.start_mark)
             keys.add(key)
         return super().construct_mapping(node, deep)
+
+    def number(self, node: yaml.ScalarNode) -> object:
+        if ":" in node.value:
+            return node.value
+        whole = node.tag == "tag:yaml.org,2002:int"
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+
+
+for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _Loader.add_constructor(_tag, _Loader.number)
 
 
 def loads(data: bytes) -> object:

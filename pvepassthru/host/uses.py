@@ -61,7 +61,7 @@ class Around(Protocol):
 
 def read(around: Around) -> Uses:
     """The uses of a host's functions, none of them read yet; for `Surroundings.once`."""
-    return Uses(around.host, around.inventory)
+    return Uses(around.host.copy_of or around.host, around.inventory)
 
 
 class Uses:
@@ -82,7 +82,7 @@ class Uses:
     def of(self, address: str) -> tuple[Use, ...]:
         """What the host uses a function for, sorted; nothing of one that has neither block devices nor interfaces."""
         if address not in self._of:
-            found = {use for name in self._blocks.on(address) for use in self._block(name)}
+            found = {use for name in self._blocks.on(address) for use in _telling(list(self._block(name)))}
             found |= {use for name in self._nets.on(address) for use in self._net(name)}
             kind = self.inventory.attribute(address, "class") or ""
             folders = [folder for folder, kinds in _FOLDERS if kind.startswith(kinds)]
@@ -195,3 +195,9 @@ class Uses:
 
     def _doubt(self, path: str) -> Use:
         return Use("doubt", path, f"cannot read {path}: {os.strerror(self.host.unreadable[path])}")
+
+
+def _telling(found: list[Use]) -> list[Use]:
+    """The uses of one block device; that something is made of it says nothing more when that is in use."""
+    in_use = any(use.kind in CRITICAL for use in found)
+    return [use for use in found if not (in_use and use.kind == "held")]

@@ -18,6 +18,7 @@ from pvepassthru.rules import subject as subjects
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pvepassthru.host.policy import Silence
     from pvepassthru.lifecycle.undo import Kept
     from pvepassthru.lifecycle.work import Work
     from pvepassthru.model.finding import Finding
@@ -117,7 +118,8 @@ def _prepare(work: Work, start: Start) -> None:
     pending = start.pending and path == vms.config_path(work.vmid)  # a migration target starts the main section
     subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
     needed = wants(subject)
-    allowed = policy.Policy() if subject.config.template else policy.of(work.host, work.vmid)
+    policies = policy.Policies() if subject.config.template else policy.read(work.host)
+    allowed = policies.of(work.vmid)
     work = work._replace(deadline=work.deadline.raised(allowed.pre_start_seconds))
     if work.journal.exists:
         _settle(work, needed)
@@ -125,7 +127,7 @@ def _prepare(work: Work, start: Start) -> None:
     if subject.config.template:
         return
     try:
-        _judge(work, subject, allowed.gate)
+        _judge(work, subject, allowed.gate, policies.silence)
         for want in needed:
             if want.kind == mdev.KIND:
                 mdev.create(work, want)
@@ -176,12 +178,21 @@ def _stands_in_the_way(target: str, want: Want) -> bool:
     return uuid == want.uuid if uuid else parent in want.candidates
 
 
-def _judge(work: Work, subject: Subject, gate: str) -> None:
-    """Run the gate's rules: an error refuses the start, unless the policy says otherwise; all else is a warning."""
+def _judge(work: Work, subject: Subject, gate: str, silences: tuple[Silence, ...]) -> None:
+    """Run the gate's rules: an error refuses the start, unless the policy says otherwise; all else is a warning.
+
+    An error that the policy silences is a warning with the owner's reason; what else it silences is not said.
+    """
     if gate == "off":
         return
     found = gates.findings(subject)
-    errors = [finding for finding in found if finding.severity == "error"] if gate == "enforce" else []
+    if silences:
+        from pvepassthru.rules import silence  # noqa: PLC0415 - only hosts whose policy silences something pay for it
+
+        marked = silence.of_vm(silences, subject, found)
+        found = [finding for finding in marked if finding.severity == "error" or finding.silenced is None]
+    refuses = [finding for finding in found if finding.severity == "error" and finding.silenced is None]
+    errors = refuses if gate == "enforce" else []
     for finding in found:
         if finding not in errors:
             work.voice.warn(_words(finding))
@@ -193,7 +204,8 @@ def _judge(work: Work, subject: Subject, gate: str) -> None:
 
 def _words(finding: Finding) -> str:
     hint = f"; {finding.hint}" if finding.hint else ""
-    return f"{finding.code} {finding.where}: {finding.message}{hint}"
+    silenced = f" (silenced by the policy: {finding.silenced})" if finding.silenced is not None else ""
+    return f"{finding.code} {finding.where}: {finding.message}{hint}{silenced}"
 
 
 def _kept_sentence(kept: Kept) -> str:

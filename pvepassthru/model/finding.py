@@ -26,3 +26,5 @@ class Finding(NamedTuple):
     """One sentence: what is wrong, on which device, and the cause."""
     hint: str
     """What to do; may be empty."""
+    silenced: str | None = None
+    """The owner's reason to put up with it (`silence` of the policy); such a finding counts for no exit code."""

@@ -24,8 +24,6 @@ class Mount(NamedTuple):
     """The file system's type."""
     source: str
     """What it was mounted from: a device's path, or a dataset; may be `none`."""
-    options: str
-    """Its own options, separated by commas."""
 
 
 class Swap(NamedTuple):
@@ -44,9 +42,8 @@ def mountinfo(text: str) -> tuple[tuple[Mount, ...], int | None]:
     for count, line in enumerate(text.split("\n"), 1):
         left, dash, right = line.partition(" - ")
         before, after = left.split(" "), right.split(" ")
-        if dash and len(before) >= 6 and len(after) >= 2 and ":" in before[2]:
-            options = after[2] if len(after) > 2 else ""
-            found.append(Mount(before[2], _plain(before[4]), after[0], _plain(after[1]), _plain(options)))
+        if dash and len(before) >= 6 and len(after) >= 3 and ":" in before[2]:
+            found.append(Mount(before[2], _plain(before[4]), after[0], _plain(after[1])))
         elif line and bad is None:
             bad = count
     return tuple(found), bad
@@ -59,7 +56,7 @@ def mounts(text: str) -> tuple[tuple[Mount, ...], int | None]:
     for count, line in enumerate(text.split("\n"), 1):
         words = line.split(" ")
         if len(words) >= 4:
-            found.append(Mount("", _plain(words[1]), words[2], _plain(words[0]), _plain(words[3])))
+            found.append(Mount("", _plain(words[1]), words[2], _plain(words[0])))
         elif line and bad is None:
             bad = count
     return tuple(found), bad
@@ -71,9 +68,9 @@ def swaps(text: str) -> tuple[tuple[Swap, ...], int | None]:
     bad = None
     for count, line in enumerate(text.split("\n"), 1):
         words = line.split()
-        if count == 1 and words[:1] == ["Filename"]:
+        if count == 1 and (words[:1], words[-1:]) == (["Filename"], ["Priority"]):
             continue
-        if len(words) >= 5:
+        if len(words) >= 5 and count > 1:
             found.append(Swap(_plain(words[0]), words[1]))
         elif words and bad is None:
             bad = count

@@ -250,7 +250,8 @@ def _uses(subject: Subject, kind: Kind, hint: str) -> Iterator[Hit]:
 
 def _for_root(subject: Subject, path: str) -> bool:
     """Whether a file cannot be read for want of rights alone, which the hook, as root, has; hosts.unreadable tells."""
-    return subject.host.unreadable.get(path) in {errno.EACCES, errno.EPERM} and os.geteuid() != 0
+    host = subject.around.once(_uses_of).host
+    return host.unreadable.get(path) in {errno.EACCES, errno.EPERM} and os.geteuid() != 0
 
 
 def _vfs(subject: Subject, address: str) -> list[str]:

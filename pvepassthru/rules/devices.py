@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pvepassthru.host.host import Host
-    from pvepassthru.rules.subject import Subject
+    from pvepassthru.rules.subject import Subject, Surroundings
 
 
 def not_found(subject: Subject) -> Iterator[Hit]:
@@ -252,12 +252,16 @@ def _roms(subject: Subject, state: str, hint: str) -> Iterator[Hit]:
         return
     for _, entry in sorted(subject.section.entries.items()):
         if entry.romfile is not None:
-            judged = subject.around.roms
-            if entry.romfile not in judged:
-                judged[entry.romfile] = _rom(subject.host, entry.romfile)
-            is_in, why = judged[entry.romfile]
+            is_in, why = rom_state(subject.around, entry.romfile)
             if is_in == state:
                 yield Hit(subject.at(entry.key, entry.line), f"romfile {shown(entry.romfile)} {why}", hint)
+
+
+def rom_state(around: Surroundings, name: str) -> tuple[str, str]:
+    """As `_rom`; each file is looked at once."""
+    if name not in around.roms:
+        around.roms[name] = _rom(around.host, name)
+    return around.roms[name]
 
 
 def _rom(host: Host, name: str) -> tuple[str, str]:

@@ -88,7 +88,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP408", "error", "pve", cluster.mapping_missing_property),
     Rule("PVP409", "error", "pve", cluster.mapping_unexpected_property),
     Rule("PVP410", "warning", "pve", cluster.mapping_line_skipped, "warns", cluster.lines_skipped, "cluster"),
-    Rule("PVP411", "error", "own", hosts.mappings_unreadable, "refuses", hosts.mappings_unreadable_here, "cluster"),
+    Rule("PVP411", "error", "own", hosts.mappings_unreadable),
     Rule("PVP420", "error", "pve", cluster.in_use),
     Rule("PVP421", "error", "pve", cluster.starting),
     Rule("PVP422", "error", "pve", cluster.all_taken),

@@ -15,7 +15,7 @@ from pvepassthru.rules.subject import MAPPINGS, Hit
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvepassthru.rules.subject import Subject, Surroundings
+    from pvepassthru.rules.subject import Subject
 
 _GENERAL = (
     *(DEVICES, MDEVS, "/sys/class/iommu", "/sys/bus/pci/drivers", "/proc", *policy.FILES),
@@ -71,7 +71,7 @@ def reservations_unreadable(subject: Subject) -> Iterator[Hit]:
     How to fix: see what /run/qemu-server/pci-id-reservations is; PVE makes it anew when it is absent.
     """
     if subject.resolution.passed:
-        yield from _unread(reservations.FILE, subject.around.reservations_read[1])
+        yield from unread(reservations.FILE, subject.around.reservations_read[1])
 
 
 def policy_unusable(subject: Subject) -> Iterator[Hit]:
@@ -101,14 +101,10 @@ def mappings_unreadable(subject: Subject) -> Iterator[Hit]:
     How to fix: see that pmxcfs (the pve-cluster service) runs, and what /etc/pve/mapping/pci.cfg is.
     """
     if any(entry.mapping for entry in subject.section.entries.values()) and not subject.config.template:
-        yield from _unread(MAPPINGS, subject.around.mappings_read[1])
+        yield from unread(MAPPINGS, subject.around.mappings_read[1])
 
 
-def mappings_unreadable_here(around: Surroundings) -> Iterator[Hit]:
-    """The same, whether a VM uses a mapping or not."""
-    return _unread(MAPPINGS, around.mappings_read[1])
-
-
-def _unread(path: str, why: str | None) -> Iterator[Hit]:
+def unread(path: str, why: str | None) -> Iterator[Hit]:
+    """That a file cannot be read, if `why` says so."""
     if why:
         yield Hit(path, f"cannot read {path}: {why}", "see what that file is, and run this as root")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import time
 
 from pvepassthru.host import holders, policy, reservations, state, vms
 from pvepassthru.host.host import way_out
@@ -45,7 +44,7 @@ class Surroundings:
     def __init__(self, host: Host, inventory: Inventory | None = None) -> None:
         self.host = host
         self.inventory = inventory or Inventory(host)
-        self.now = int(time.time())
+        self.now = int(host.now())
         """Seconds since the epoch."""
         self.roms: dict[str, tuple[str, str]] = {}
         """The state of each ROM file that was looked at, and why it is so (rules/devices.py)."""

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,9 +19,7 @@ from pvepassthru.rules import subject as subjects
 from pvepassthru.rules.catalogue import findings
 from tests import tree
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).resolve().parent.parent.parent
 PLAIN = {"vendor": "0x10de", "device": "0x1db4", "class": "0x030200"}
 HOST = {
     "devices": {
@@ -61,6 +60,7 @@ def test_json_of_one_vm(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {
         "vmid": 101,
         "node": "pve",
+        "pending": True,
         "ok": True,
         "findings": [],
         "devices": [
@@ -92,6 +92,7 @@ def test_json_with_findings(root: str, capsys: pytest.CaptureFixture[str]) -> No
             "where": "/etc/pve/qemu-server/100.conf:2 hostpci1",
             "message": DROPPED,
             "hint": "write x-vga=1 if that is meant",
+            "silenced": None,
         },
         {
             "code": "PVP310",
@@ -100,6 +101,7 @@ def test_json_with_findings(root: str, capsys: pytest.CaptureFixture[str]) -> No
             "where": "/etc/pve/qemu-server/100.conf:1 hostpci0",
             "message": "pcie=1 needs a q35 machine",
             "hint": "set machine: q35, or remove pcie=1",
+            "silenced": None,
         },
     ]
 
@@ -296,7 +298,7 @@ def test_time_grows_with_the_number_of_vms_only(tmp_path: Path) -> None:
         for slot in range(32)
         for function in range(8)
     }
-    config = "name: a\nmachine: q35\nhostpci0: 00:1f.7,pcie=1\nhostpci1: 01:02.0\n"
+    config = "name: a\nmachine: q35\nhostpci0: 00:1f.7,pcie=1\nhostpci1: 01:02.0,pcie=1\n"
     configs = dict.fromkeys(range(100, 200), config)
     root = tree.build(tmp_path, {"devices": devices}, configs=configs)
 
@@ -333,3 +335,134 @@ def test_gate_that_lets_errors_pass(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert notes == [
         "  note: the policy's gate for this VM is warn: the hook does not refuse its start, though PVE may"
     ]
+
+
+def _policy(root: str, text: str) -> None:
+    os.chmod(tree.put(root, "etc/pvepassthru.yaml", text), 0o644)
+
+
+def test_select_and_ignore(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, codes, exit_code in (
+        ((), ["PVP305", "PVP310"], 1),
+        (("--select", "PVP31"), ["PVP310"], 1),
+        (("--select=pvp310", "--select", "PVP2,PVP305"), ["PVP305", "PVP310"], 1),
+        (("--ignore", "PVP31,PVP305"), [], 0),
+        (("--select", "PVP3", "--ignore", "PVP310"), ["PVP305"], 1),
+        (("--select", "PVP2"), [], 0),
+    ):
+        assert _run(root, "100", "--json", *words) == exit_code
+        answer = json.loads(capsys.readouterr().out)
+        assert [finding["code"] for finding in answer["findings"]] == codes
+        assert answer["ok"] == (not codes)
+
+
+def test_what_was_not_checked_is_no_fine(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A selection keeps what says that the judgement may be wrong, unless that code is ignored by name."""
+    _policy(root, "silence: yes\n")
+    for words, codes in (
+        (("--select", "PVP201"), ["PVP105"]),
+        (("--ignore", "PVP1,PVP3"), ["PVP105"]),
+        (("--ignore", "PVP105,PVP3"), []),
+    ):
+        assert _run(root, "100", "--json", *words) == bool(codes)
+        assert [found["code"] for found in json.loads(capsys.readouterr().out)["findings"]] == codes
+
+
+@pytest.mark.parametrize("words", [("--select", "PVP999"), ("--ignore", "nonsense")])
+def test_unknown_code(words: tuple[str, ...], root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(root, "100", *words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"{words[0]} {words[1].upper()}: no code begins so" in err
+
+
+@pytest.mark.parametrize(
+    "vmid,codes",
+    [
+        ("100", {"error": 1, "warning": 1, "info": 1, "never": 0}),
+        ("102", {"error": 0, "warning": 1, "info": 1, "never": 0}),
+        ("101", {"error": 0, "warning": 0, "info": 0, "never": 0}),
+    ],
+)
+def test_fail_on(vmid: str, codes: dict[str, int], root: str) -> None:
+    assert {limit: _run(root, vmid, "--fail-on", limit) for limit in codes} == codes
+    assert _run(root, vmid, "999", "--fail-on", "never") == 3
+
+
+def test_pending_and_current(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = "hostpci0: 02:00.0,pcie=1\nmachine: q35\n\n[PENDING]\ndelete: machine\n"
+    root = tree.build(tmp_path, HOST, configs={100: config})
+    for words, exit_code in (((), 1), (("--pending",), 1), (("--current",), 0)):
+        assert _run(root, "100", "--json", *words) == exit_code
+        assert json.loads(capsys.readouterr().out)["pending"] == (exit_code == 1)
+
+
+@pytest.mark.parametrize("words", [("--pending", "--current"), ("--json", "--sarif"), ("--fail-on", "nothing")])
+def test_options_that_exclude_each_other(words: tuple[str, ...], root: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _run(root, "100", *words)
+    assert caught.value.code == 2
+
+
+def test_silenced(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _policy(root, "silence:\n- {code: PVP305, vm: 100, reason: a typo that stays}\n")
+    assert _run(root, "100") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "VM 100: 1 error, 1 silenced",
+        "  hostpci0: 0000:02:00.0",
+        "  error PVP310 hostpci0 (line 1): pcie=1 needs a q35 machine",
+        "    hint: set machine: q35, or remove pcie=1",
+        f"  silenced error PVP305 hostpci1 (line 2): {DROPPED}",
+        "    reason: a typo that stays",
+        "1 VM checked: 1 error, 1 silenced",
+    ]
+    _policy(root, "silence:\n- {code: PVP305, vm: 100, reason: a}\n- {code: PVP310, device: 02:00.0, reason: b}\n")
+    assert _run(root, "100", "--json", "--fail-on", "info") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is True
+    assert [(found["code"], found["silenced"]) for found in answer["findings"]] == [("PVP305", "a"), ("PVP310", "b")]
+    assert _run(root, "100", "--ignore", "PVP305,PVP310") == 0
+    assert "1 VM checked: fine\n" in capsys.readouterr().out
+
+
+def test_notes_on_what_is_silenced_for_nothing(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = (
+        "{code: PVP999, reason: x}",
+        "{code: PVP305, vm: 100, reason: found}",
+        "{code: PVP310, vm: 101, device: 41:00.0, reason: mended}",
+        "{code: PVP310, vm: 555, reason: on another node}",
+        "{code: PVP411, reason: once}",
+    )
+    _policy(root, "silence:\n" + "".join(f"- {entry}\n" for entry in entries))
+    unknown = "pvepassthru: note: the policy /etc/pvepassthru.yaml silences PVP999, and there is no such code"
+    assert _run(root, "--all", "--json") == 1
+    more = "pvepassthru: note: the policy /etc/pvepassthru.yaml silences"
+    assert capsys.readouterr().err.splitlines() == [
+        unknown,
+        f"{more} PVP310 of VM 101 on 0000:41:00.0, which is found no more (mended)",
+        f"{more} PVP411, which is found no more (once)",
+    ]
+    for words in (("100",), ("--all", "--select", "PVP3"), ("--all", "--current")):
+        assert _run(root, *words) == 1
+        assert capsys.readouterr().err.splitlines() == [unknown]
+    os.rename(f"{root}/etc/pvepassthru.yaml", f"{root}/etc/pve/pvepassthru.yaml")
+    assert _run(root, "--all") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 2  # PVP411 may be of another node
+
+
+def test_the_loaded_modules(root: str, python: str) -> None:
+    """`validate VMID` needs no tables, no YAML without a policy, and nothing of SARIF; docs/design.md has its limit."""
+    code = (
+        "import sys; from pvepassthru.cli.main import main; main(sys.argv[1:]); "
+        "print(*sorted(name for name in sys.modules if '.' not in name), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [python, "-c", code, "--root", root, "validate", "101"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    slow = {"dataclasses", "hashlib", "inspect", "logging", "pathlib", "rich", "subprocess", "tempfile", "typing"}
+    assert not (slow | {"filelock", "urllib", "yaml"}) & set(done.stderr.split())

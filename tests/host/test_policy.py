@@ -12,6 +12,7 @@ import pytest
 from pvepassthru.host import policy
 from pvepassthru.host.host import Host
 from pvepassthru.model.errors import InputError, UnsafeError
+from pvepassthru.model.pci import with_domain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +67,26 @@ def test_settings_taken_over_by_yaml(host: Host) -> None:
     assert policy.of(host, 100) == ("warn", 90)
 
 
+def test_silence(host: Host) -> None:
+    put(host, CLUSTER, "silence:\n- code: PVP310\n  reason: two\n    lines\n- {code: PVP104, vm: 101, reason: b}\n")
+    put(host, NODE, "silence: [{code: PVP240, vm: 102, device: 0000:A1:00.3, reason: c}]")
+    assert policy.read(host).silence == (
+        ("PVP310", None, None, "two lines", CLUSTER),
+        ("PVP104", 101, None, "b", CLUSTER),
+        ("PVP240", 102, "0000:a1:00.3", "c", NODE),
+    )
+    put(host, NODE, "silence:")
+    assert len(policy.read(host).silence) == 2
+
+
+@pytest.mark.parametrize("address", ["0000:01:00.0", "01:00.0", "0000:12:34.5", "'0000:01:00.0'", "0000:00:00.0"])
+def test_a_pci_address_is_text(host: Host, address: str) -> None:
+    """YAML 1.1 would read 0000:01:00.0 as the number 60.0, in base 60."""
+    put(host, NODE, f"silence: [{{code: PVP310, device: {address}, reason: x}}]")
+    (entry,) = policy.read(host).silence
+    assert entry.device == with_domain(address.strip("'"))
+
+
 def test_many_vms(host: Host) -> None:
     """A key that is there twice is found without comparing each with each."""
     put(host, NODE, "vms:\n" + "".join(f"  {vmid}: {{gate: warn}}\n" for vmid in range(1000, 3000)))
@@ -114,6 +135,25 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
         ("vms: {100: {gate: off}, '100': {gate: warn}}", "vms has 100 twice"),
         ("defaults: {gate: off}\nvms: {}\ndefaults: {gate: warn}", "defaults is there twice"),
         ("vms: {101: off}", "vms.101 must be a mapping"),
+        ("silence: {code: PVP310, reason: x}", "silence must be a list, not dict; begin each entry with `-`"),
+        ("silence: [PVP310]", "silence entry 1 must be a mapping"),
+        (
+            "silence: [{code: PVP310, reason: x}, {code: PVP310, resaon: x}]",
+            "silence entry 2 has an unknown key resaon",
+        ),
+        ("silence: [{reason: x}]", "silence entry 1 has the code None; use one code such as PVP231"),
+        ("silence: [{code: PVP3, reason: x}]", "has the code PVP3; use one code"),
+        ("silence: [{code: pvp310, reason: x}]", "has the code pvp310; use one code"),
+        ("silence: [{code: [PVP310], reason: x}]", "use one code such as"),
+        ("silence: [{code: PVP310}]", "silence entry 1 has no reason; say in `reason` why"),
+        ("silence: [{code: PVP310, reason: ' '}]", "silence entry 1 has no reason"),
+        ("silence: [{code: PVP310, reason: no}]", "silence entry 1 has no reason"),
+        ("silence: [{code: PVP310, vm: 99, reason: x}]", "has the vm 99, which is no VMID; use a number from 100"),
+        ("silence: [{code: PVP310, device: 0000:01:00, reason: x}]", "has the device 0000:01:00, which is no PCI addr"),
+        ("silence: [{code: PVP310, device: 7, reason: x}]", "has the device 7, which is no PCI address; write it in"),
+        ("silence: [{code: PVP240, reason: x}]", "silences PVP240, which keeps .* too widely; add vm and device"),
+        ("silence: [{code: PVP259, vm: 100, reason: x}]", "PVP259, which keeps .* too widely; add vm and device"),
+        ("silence: [{code: PVP240, device: '0000:01:00.0', reason: x}]", "too widely; add vm and device"),
     ],
 )
 def test_malformed_file_is_one_sentence(host: Host, text: str, sentence: str) -> None:

@@ -137,3 +137,40 @@ def test_killed_writer(tmp_path: Path) -> None:
     host = Killed(str(tmp_path))
     with lock_on(host) as lock, pytest.raises(PassthruError, match="the process that wrote /file was killed"):
         slow.write(host, "/file", "text", 5, lock)
+
+
+# ---- reads
+
+
+def test_read_gives_the_start_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(range(256)) * 2000)
+    assert slow.read(str(path), 300_000, 10) == (bytes(range(256)) * 2000)[:300_000]
+    assert slow.read(str(path), 10_000_000, 10) == bytes(range(256)) * 2000
+    path.write_bytes(b"")
+    assert slow.read(str(path), 512, 10) == b""
+
+
+def test_read_raises_as_the_kernel_does(tmp_path: Path) -> None:
+    for path, number in ((tmp_path / "gone", errno.ENOENT), (tmp_path, errno.EISDIR)):
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            slow.read(str(path), 512, 10)
+        assert (caught.value.errno, caught.value.filename) == (number, str(path))
+
+
+def test_read_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stuck(_path: str, _size: int) -> bytes:
+        time.sleep(30)
+        return b""
+
+    monkeypatch.setattr(slow, "_start_of", stuck)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        slow.read(str(tmp_path / "disk"), 512, 0.2)
+    assert time.monotonic() - start < 5
+
+
+def test_read_whose_process_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow, "_start_of", lambda _path, _size: os.kill(os.getpid(), 9))
+    with pytest.raises(OSError, match="Input/output error"):
+        slow.read(str(tmp_path / "disk"), 512, 10)

@@ -34,6 +34,7 @@ class Suite(NamedTuple):
     limit: float
     kernels: tuple[str, ...]
     kernel_arguments: str
+    disks: bool = False
 
 
 class Outcome(NamedTuple):
@@ -75,14 +76,14 @@ def _suite(path: Path) -> Suite:
     for node in body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in {"SUITE_LIMIT", "KERNELS", "KERNEL_ARGUMENTS"}:
+            if name in {"SUITE_LIMIT", "KERNELS", "KERNEL_ARGUMENTS", "DISKS"}:
                 values[name] = ast.literal_eval(node.value)
     limit = values.get("SUITE_LIMIT", SUITE_LIMIT)
     kernels = values.get("KERNELS", ALL_KERNELS)
     arguments = values.get("KERNEL_ARGUMENTS", KERNEL_ARGUMENTS)
     if not isinstance(limit, int | float) or not isinstance(kernels, tuple) or not isinstance(arguments, str):
         raise TypeError(f"{path.name}: SUITE_LIMIT is a number, KERNELS a tuple of names, KERNEL_ARGUMENTS a text")
-    return Suite(path.stem, tests, float(limit), kernels, arguments)
+    return Suite(path.stem, tests, float(limit), kernels, arguments, values.get("DISKS") is True)
 
 
 @functools.cache
@@ -90,7 +91,7 @@ def boot(kernel: str, suite: Suite, *tests: str) -> Outcome:
     """Boot a kernel and run a suite (or only some of its tests) in it, once a process. Raises TestbedError."""
     words = shlex.join(["/usr/bin/python3", "-m", "tests.kernel.runner", suite.name, *tests])
     with tempfile.TemporaryDirectory(prefix="testbed.") as share:
-        boot_with = testbed.Boot(suite.limit, suite.kernel_arguments, Path(share))
+        boot_with = testbed.Boot(suite.limit, suite.kernel_arguments, Path(share), disks=suite.disks)
         done = testbed.run(kernel, words, boot_with)
         results: dict[str, dict[str, object]] = {}
         complete = False

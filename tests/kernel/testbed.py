@@ -269,7 +269,7 @@ HARDWARE = """
 -device secondary-vga,bus=rp1,addr=0.0,multifunction=on
 -device intel-hda,bus=rp1,addr=0.1
 -device nvme-subsys,id=sub0
--device nvme,serial=pf0,subsys=sub0,bus=rp2,max_ioqpairs=18,msix_qsize=10,sriov_max_vfs=4,sriov_vq_flexible=8,\
+-device nvme,id=nvme0,serial=pf0,subsys=sub0,bus=rp2,max_ioqpairs=18,msix_qsize=10,sriov_max_vfs=4,sriov_vq_flexible=8,\
 sriov_vi_flexible=4
 -device edu,bus=rp3
 -device edu,bus=rp4
@@ -282,6 +282,9 @@ sriov_vi_flexible=4
 """
 """One PCIe root port, hence one IOMMU group, for each of: a "GPU" with an audio function; an NVMe PF with up to 4 VFs;
 two mdev parents; a network card; a bridge with two devices that share its group."""
+DISKS = {"d0": "nvme-ns,bus=nvme0,drive=d0", "d1": "virtio-blk-pci,bus=br1,addr=3.0,drive=d1"}
+"""What a boot with disks has more: a namespace of the NVMe PF, and 07:03.0 beside the two behind the bridge."""
+DISK_BYTES = 64 * 1024 * 1024
 
 
 class Boot(NamedTuple):
@@ -293,6 +296,8 @@ class Boot(NamedTuple):
     """More words for the kernel's command line."""
     share: Path | None = None
     """A folder of the host that the guest has as /share, to hand back files."""
+    disks: bool = False
+    """With DISKS, which are empty."""
     stream: bool = False
     """Print the output as it comes, and return none."""
 
@@ -319,7 +324,7 @@ def _boot(folder: Path, kv: str, command: str, how: Boot) -> Result:
         console, errors = Path(scratch) / "console", Path(scratch) / "stderr"
         late = False
         with errors.open("wb") as stderr:
-            words = _qemu(folder, share, console, how.kernel_arguments)
+            words = _qemu(folder, share, console, how)
             stdout = None if how.stream else subprocess.PIPE
             qemu = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr)
             try:
@@ -355,13 +360,18 @@ def _fill(share: Path, kv: str, folder: Path, command: str) -> None:
     (share / "machine").write_text("".join(lines), encoding="utf-8")
 
 
-def _qemu(folder: Path, share: Path, console: Path, kernel_arguments: str) -> list[str]:
+def _qemu(folder: Path, share: Path, console: Path, how: Boot) -> list[str]:
+    disks = []
+    for name, device in DISKS.items() if how.disks else ():
+        with (share / name).open("wb") as image:
+            image.truncate(DISK_BYTES)
+        disks += ["-drive", f"if=none,id={name},format=raw,file={share / name}", "-device", device]
     return [
         *["qemu-system-x86_64", "-accel", "tcg,tb-size=1024", "-machine", "q35,kernel-irqchip=split", "-cpu", "max"],
         *["-smp", "1", "-m", "2G", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-vga", "none"],
         *["-kernel", str(folder / "vmlinux"), "-initrd", str(folder / "initrd.cpio")],
-        *["-append", f"console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check {kernel_arguments}"],
-        *["-serial", f"file:{console}", "-serial", "stdio", *HARDWARE.split()],
+        *["-append", f"console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check {how.kernel_arguments}"],
+        *["-serial", f"file:{console}", "-serial", "stdio", *HARDWARE.split(), *disks],
         *["-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"],
         *["-device", "virtio-9p-pci,fsdev=root,mount_tag=hostroot"],
         *["-fsdev", f"local,id=share,path={share},security_model=none,multidevs=remap"],

@@ -14,7 +14,7 @@ import pytest
 from pvepassthru.rules.catalogue import RULES, host_states
 from pvepassthru.rules.rule import STEPS
 from pvepassthru.rules.subject import Surroundings
-from tests.rules.examples import across, critical, functions, gate
+from tests.rules.examples import across, critical, drivers, functions, gate, guests, kernel, roms, sharing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +22,23 @@ if TYPE_CHECKING:
     from pvepassthru.model.finding import Finding
     from tests.rules.example import Tree
 
-EXAMPLES: dict[str, tuple[Tree, Tree]] = {**gate.EXAMPLES, **critical.EXAMPLES, **across.EXAMPLES, **functions.EXAMPLES}
-HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {**across.HOST_EXAMPLES, **functions.HOST_EXAMPLES}
+EXAMPLES: dict[str, tuple[Tree, Tree]] = {
+    **gate.EXAMPLES,
+    **critical.EXAMPLES,
+    **kernel.EXAMPLES,
+    **across.EXAMPLES,
+    **functions.EXAMPLES,
+    **roms.EXAMPLES,
+    **guests.EXAMPLES,
+}
+HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
+    **kernel.HOST_EXAMPLES,
+    **drivers.HOST_EXAMPLES,
+    **sharing.HOST_EXAMPLES,
+    **across.HOST_EXAMPLES,
+    **functions.HOST_EXAMPLES,
+    **guests.HOST_EXAMPLES,
+}
 BY_CODE = {rule.code: rule for rule in RULES}
 
 

@@ -57,6 +57,20 @@ def gate_policy(world: World) -> None:
     refused(world, 100, "PVP230")
 
 
+def silenced_by_the_policy(world: World) -> None:
+    """A silenced error does not refuse: it is a warning with the owner's reason; other errors and VMs are as before."""
+    for vmid in (100, 101):
+        world.pve.define(vmid, OUTSIDE)
+    entry = f"{{code: PVP230, vm: 100, device: {PARENT}, reason: a link of ours}}"
+    world.pve.cluster.put(NODE_POLICY, f"silence: [{entry}]\n")
+    said(went(world.pve.start(100)), "warning: PVP230", "(silenced by the policy: a link of ours)", "created mdev")
+    refused(world, 101, "PVP230")
+    went(world.pve.stop(100))
+    world.pve.define(100, OUTSIDE.replace("\n", ",pcie=1\n"))
+    output = refused(world, 100, "error: PVP310", "warning: PVP230")
+    holds("only the other error", "error: PVP230" not in output)
+
+
 def gate_off_and_unknown_type(world: World) -> None:
     """Without the gate the create itself says what is wrong."""
     world.pve.cluster.put(NODE_POLICY, "defaults: {gate: off}\n")
@@ -86,7 +100,14 @@ def policy_refused(world: World) -> None:
         one_sentence(refused(world, 100, NODE_POLICY, "can be written by others", f"{mode:04o}"))
         check("exit code", world.hook(100, "pre-start").code, 7)
     os.chmod(path, 0o644)
-    for text in ("defaults: {gate: maybe}\n", "defaults: [", "- a\n", "vms: {100: enforce}\n", "a: &a [*a]\n\0"):
+    for text in (
+        "silence: [{code: PVP230}]\n",
+        "defaults: {gate: maybe}\n",
+        "defaults: [",
+        "- a\n",
+        "vms: {100: enforce}\n",
+        "a: &a [*a]\n\0",
+    ):
         world.pve.cluster.put(NODE_POLICY, text)
         one_sentence(refused(world, 100, NODE_POLICY))
         check("exit code", world.hook(100, "pre-start").code, 4)

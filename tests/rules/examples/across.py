@@ -143,7 +143,6 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
 OTHER = SSD.replace("ssd", "disk", 1).replace("02:00.0", "02:00")
 HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP410": (Tree(mapping=SSD + "\tmap zz\n"), Tree(mapping=SSD)),
-    "PVP411": (Tree(change=lambda root: tree.folder(root, "etc/pve/mapping/pci.cfg")), Tree(mapping=SSD)),
     "PVP412": (Tree(mapping=SSD.replace("iommugroup=4", "iommugroup=5")), Tree(mapping=SSD)),
     "PVP413": (
         Tree(mapping=f"{SSD}\n{OTHER}"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from tests import tree
+from tests import rom_images, tree
 from tests.rules.example import GPU, OFFERS, SSD, SSD_TWICE, TYPES, VFS, Tree
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ KEPT: dict[str, dict[str, Any]] = {"0000:02:00.0": {"driver": "nvme-vfio-pci"}}
 PLAIN = Tree("hostpci0: 02:00.0\n")
 MDEV = Tree("hostpci0: 41:00.0,mdev=nvidia-63\n")
 IGD = "vga: none\nhostpci0: 00:02.0,legacy-igd=1"
-ROM = "hostpci0: 01:00.0,romfile=rom.bin\n"
+UEFI = "bios: ovmf\nefidisk0: local-lvm:vm-100-disk-0,efitype=4m,size=4M\nmachine: q35\n"
+ROM = f"{UEFI}hostpci0: 01:00,pcie=1,romfile=rom.bin\n"
 
 EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP101": (Tree("hostpci0: 02:00.0\n", host={"iommu": False}), PLAIN),
@@ -73,7 +74,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP104": (Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", change=_available_is_folder), MDEV),
     "PVP201": (Tree("hostpci0: 03:00.0\n"), PLAIN),
-    "PVP202": (Tree("hostpci0: 02:00.0\nhostpci1: 02:00\n"), Tree("hostpci0: 02:00.0\nhostpci1: 01:00\n")),
+    "PVP202": (Tree("hostpci0: 02:00.0\nhostpci1: 02:00\n"), Tree("hostpci0: 02:00.0\nhostpci1: 01:00.1\n")),
     "PVP203": (
         Tree("hostpci0: mapping=ssd\nhostpci1: mapping=ssd\n", mapping=SSD_TWICE),
         Tree("hostpci0: mapping=ssd\n", mapping=SSD_TWICE),
@@ -95,7 +96,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP214": (Tree("hostpci0: 41:00.0,mdev=nvidia-63,driver=keep\n"), Tree("hostpci0: 02:00.0,driver=keep\n", KEPT)),
     "PVP215": (
-        Tree("hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 41:00.0\n"),
+        Tree("hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 41:00.0\n", {"0000:41:00.0": {"class": "0x030200"}}),
         Tree("hostpci0: 41:00.0,mdev=nvidia-63\nhostpci1: 02:00.0\n"),
     ),
     "PVP220": (Tree("hostpci0: a1:00.0,mdev=nvidia-35\n"), Tree("hostpci0: a1:00.4,mdev=nvidia-35\n")),
@@ -109,17 +110,17 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: a1:00.4,mdev=nvidia-35\n", {"0000:a1:00.4": {"nvidia": {**OFFERS, "current": "35"}}}),
     ),
     "PVP230": (
-        Tree("hostpci0: 01:00.0,romfile=../../../etc/hostname\n"),
-        Tree("hostpci0: 01:00.0,romfile=../kvm/rom.bin\n", change=_rom(b"U\xaa")),
+        Tree(ROM.replace("rom.bin", "../../../etc/hostname")),
+        Tree(ROM.replace("rom.bin", "../kvm/rom.bin"), change=_rom(rom_images.both())),
     ),
-    "PVP231": (Tree(ROM), Tree(ROM, change=_rom(b"U\xaa"))),
-    "PVP232": (Tree("hostpci0: 01:00.0,romfile=.\n"), Tree(ROM, change=_rom(b"U\xaa"))),
-    "PVP233": (Tree(ROM, change=_rom(b"")), Tree(ROM, change=_rom(b"U\xaa"))),
+    "PVP231": (Tree(ROM), Tree(ROM, change=_rom(rom_images.both()))),
+    "PVP232": (Tree(ROM.replace("rom.bin", ".")), Tree(ROM, change=_rom(rom_images.both()))),
+    "PVP233": (Tree(ROM, change=_rom(b"")), Tree(ROM, change=_rom(rom_images.both()))),
     "PVP301": (Tree("hostpci0: 0A:00.0\n"), PLAIN),
     "PVP302": (Tree("hostpci0: mapping=9pu\n"), Tree("hostpci0: mapping=ssd\n", mapping=SSD)),
     "PVP303": (Tree("machine: q35\nhostpci0: 02:00.0,pcie\n"), Tree("machine: q35\nhostpci0: 02:00.0,pcie=1\n")),
     "PVP304": (Tree("hostpci0: 02:00.0,rombar=\n"), Tree("hostpci0: 02:00.0,rombar=0\n")),
-    "PVP305": (Tree("hostpci0: 02:00.0,x_vga=1\n"), Tree("hostpci0: 02:00.0,x-vga=1\n")),
+    "PVP305": (Tree("hostpci0: 02:00.0,x_vga=1\n"), Tree("hostpci0: 02:00.0,x-vga=0\n")),
     "PVP306": (Tree("hostpci0: 02:00.0,rombar=2\n"), Tree("hostpci0: 02:00.0,rombar=Off\n")),
     "PVP307": (Tree("hostpci0: 02:00.0,driver=Keep\n"), Tree("hostpci0: 02:00.0,driver=keep\n", KEPT)),
     "PVP308": (Tree("hostpci16: 02:00.0\n"), Tree("hostpci15: 02:00.0\n")),
@@ -129,7 +130,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP312": (Tree("machine: Q35\nhostpci0: 02:00.0\n"), Tree("machine: q35\nhostpci0: 02:00.0\n")),
     "PVP313": (
         Tree("hostpci0: 02:00.0\n[PENDING]\nhostpci0: zz\n"),
-        Tree("hostpci0: 02:00.0\n[PENDING]\nhostpci0: 01:00\n"),
+        Tree("hostpci0: 02:00.0\n[PENDING]\nhostpci0: 01:00.1\n"),
     ),
     "PVP314": (Tree("hostpci0: rombar=0\n"), PLAIN),
     "PVP315": (
@@ -152,7 +153,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP326": (Tree("vga: none\nhostpci0: 01:00,legacy-igd=1\n"), Tree("vga: none\nhostpci0: 00:02,legacy-igd=1\n")),
     "PVP327": (
         Tree("vga: none\nhostpci0: mapping=ssd,legacy-igd=1\n", mapping=SSD_TWICE),
-        Tree("vga: none\nhostpci0: mapping=ssd,legacy-igd=0\n", mapping=SSD_TWICE),
+        Tree("vga: none\nserial0: socket\nhostpci0: mapping=ssd,legacy-igd=0\n", mapping=SSD_TWICE),
     ),
     "PVP328": (Tree("vga: none\nhostpci0: 02:00.0,legacy-igd=1\n"), Tree(f"{IGD}\n")),
     "PVP330": (Tree("hostpci0: 02:00.0\n", change=_config_loop), PLAIN),
@@ -172,11 +173,11 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP405": (
         Tree(
-            "hostpci0: mapping=gpu\n",
+            "machine: q35\nhostpci0: mapping=gpu,pcie=1\n",
             mapping="gpu\n\tmap id=10de:2204,iommugroup=1,node=pve,path=0000:01:00,subsystem-id=1043:0000\n",
         ),
         Tree(
-            "hostpci0: mapping=gpu\n",
+            "machine: q35\nhostpci0: mapping=gpu,pcie=1\n",
             mapping="gpu\n\tmap id=10de:2204,iommugroup=1,node=pve,path=0000:01:00,subsystem-id=1043:87b5\n",
         ),
     ),
@@ -227,8 +228,8 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         ),
     ),
     "PVP423": (
-        Tree("hostpci0: 01:00.0\n", reservations="0000:01:00.1 200 pid:42\n", running={200: 42}),
-        Tree("hostpci0: 01:00.0\n", reservations="0000:01:00.1 100 pid:42\n", running={100: 42}),
+        Tree("hostpci0: 01:00.1\n", reservations="0000:01:00.0 200 pid:42\n", running={200: 42}),
+        Tree("hostpci0: 01:00.1\n", reservations="0000:01:00.0 100 pid:42\n", running={100: 42}),
     ),
     "PVP424": (
         Tree("hostpci0: 02:00.0\n", change=_open("/dev/vfio/4")),

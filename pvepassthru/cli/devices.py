@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's PCI functions: as a table, as a tree of IOMMU groups or of buses, or one of them in full.
+
+LINK is what a PCIe link runs at and what it can, in GT/s and lanes; VFS the virtual functions that exist of those that
+are possible. VMs are those whose config means the function, `(runs)` behind the one that has it now.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pvepassthru.cli import tables
+from pvepassthru.cli.details import detail, print_detail
+from pvepassthru.cli.owners import Owner, Owners
+from pvepassthru.cli.tables import Column, Node
+from pvepassthru.cli.words import print_json, vmid
+from pvepassthru.host.functions import KINDS, Function, function
+from pvepassthru.host.inventory import DEVICES
+from pvepassthru.host.pciids import PciIds
+from pvepassthru.model.errors import EXIT_FINE, NotFoundError, UsageError
+from pvepassthru.model.pci import is_address, is_selector, with_domain
+from pvepassthru.model.text import shown
+from pvepassthru.rules.subject import Surroundings
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from pvepassthru.host.host import Host
+
+COLUMNS = (
+    Column("ADDRESS"),
+    Column("NAME", least=24),
+    Column("CLASS", drop=8, least=12),
+    Column("DRIVER", least=8),
+    Column("GROUP"),
+    Column("RESET", drop=6, least=8),
+    Column("NUMA", drop=9),
+    Column("LINK", drop=7),
+    Column("VFS", drop=4),
+    Column("MDEV", drop=5),
+    Column("VM", least=8),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    what = "only this function, in full, such as 0000:01:00.0 or 01:00.0; or all of a slot, such as 01:00"
+    parser.add_argument("address", metavar="ADDRESS", nargs="?", help=what)
+    views = parser.add_mutually_exclusive_group()
+    views.add_argument("--groups", action="store_true", help="as a tree of IOMMU groups")
+    views.add_argument("--tree", action="store_true", help="as a tree of buses: root ports, bridges, functions, VFs")
+    kinds = "only functions of this kind: %(choices)s"
+    parser.add_argument("--class", dest="kind", metavar="KIND", choices=(*KINDS, "other"), help=kinds)
+    parser.add_argument(
+        "--driver", metavar="NAME", help="only functions that this driver has; `none` for those without"
+    )
+    parser.add_argument("--vm", metavar="VMID", type=vmid, help="only functions that belong to this VM")
+    parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+
+
+def run(args: argparse.Namespace, host: Host) -> int:
+    """Print the functions; returns 0. Raises UsageError, and NotFoundError for a function that is not there."""
+    if args.address and (args.groups or args.tree or args.kind or args.driver or args.vm):
+        raise UsageError("an ADDRESS goes with --json only", "leave the other options out")
+    view = _View(host)
+    if args.address:
+        return _full(view, args)
+    found = [view.function(address) for address in view.around.inventory.addresses() if view.wanted(address, args)]
+    if args.json:
+        print_json(view.groups(found) if args.groups else view.tree_shape(found) if args.tree else view.shapes(found))
+    elif not found:
+        print("no PCI function on this host" if not host.names(DEVICES) else "no PCI function is of that kind")
+    elif args.groups:
+        tables.print_tree(view.group_nodes(found))
+    elif args.tree:
+        tables.print_tree(view.bus_nodes(found))
+    else:
+        tables.print_table(COLUMNS, (view.cells(found_one) for found_one in found))
+    return EXIT_FINE
+
+
+def _full(view: _View, args: argparse.Namespace) -> int:
+    """Print one function in full, or each of a slot."""
+    selector = with_domain(args.address.lower())
+    if not is_selector(selector):
+        hint = "write it as lspci does: 0000:01:00.0, 01:00.0 or 01:00"
+        raise UsageError(f"{shown(args.address)} is no PCI address", hint)
+    inventory = view.around.inventory
+    addresses = [selector] if is_address(selector) else list(inventory.in_slot(selector))
+    if not addresses or addresses[0] not in inventory.addresses():
+        raise NotFoundError(f"no PCI function {selector} on this host", "pvepassthru devices lists them")
+    details = [detail(view.around, view.ids, view.shape(view.function(address))) for address in addresses]
+    if args.json:
+        print_json(details[0] if is_address(selector) else details)
+        return EXIT_FINE
+    for place, one in enumerate(details):
+        if place:
+            print()
+        print_detail(one)
+    return EXIT_FINE
+
+
+class _View:
+    """A host's functions as they are shown."""
+
+    def __init__(self, host: Host) -> None:
+        self.around = Surroundings(host)
+        self.ids = PciIds(host)
+        self._owners = Owners(self.around)
+        self._functions: dict[str, Function] = {}
+        self._owned: dict[str, tuple[Owner, ...]] = {}
+        self._known = frozenset(self.around.inventory.addresses())
+
+    def function(self, address: str) -> Function:
+        if address not in self._functions:
+            self._functions[address] = function(self.around.inventory, address)
+        return self._functions[address]
+
+    def owners(self, address: str) -> tuple[Owner, ...]:
+        if address not in self._owned:
+            self._owned[address] = self._owners.of(address)
+        return self._owned[address]
+
+    def wanted(self, address: str, args: argparse.Namespace) -> bool:
+        one = self.function(address)
+        return (
+            (args.kind is None or one.kind == args.kind or (one.kind == "nvme" and args.kind == "storage"))
+            and (args.driver is None or (one.driver or "none") == args.driver)
+            and (args.vm is None or any(owner.vmid == args.vm for owner in self.owners(address)))
+        )
+
+    # ---- for people
+
+    def cells(self, one: Function) -> tuple[str, ...]:
+        methods = one.reset_methods
+        return (
+            one.address,
+            self.ids.name(one.vendor, one.device),
+            self._class(one),
+            one.driver or "-",
+            "-" if one.group is None else str(one.group),
+            "-" if methods is None else " ".join(methods) or "none",
+            "-" if one.numa_node is None else str(one.numa_node),
+            "asleep" if one.asleep else str(one.link or "-"),
+            "-" if one.total_vfs is None else f"{one.vfs or 0}/{one.total_vfs}",
+            _mdev(one),
+            ", ".join(map(str, self.owners(one.address))) or "-",
+        )
+
+    def _class(self, one: Function) -> str:
+        return self.ids.subclass(one.pci_class) or one.pci_class or "-"
+
+    def line(self, one: Function, *, group: bool = True) -> str:
+        """One function as a line of a tree."""
+        words = [one.address, self.ids.name(one.vendor, one.device), f"[{self._class(one)}]"]
+        words += [f"driver {one.driver}"] if one.driver else []
+        words += [f"group {one.group}"] if group and one.group is not None else []
+        words += [f"VF of {one.physical_function}"] if one.physical_function and not group else []
+        words += [f"VFs {one.vfs or 0}/{one.total_vfs}"] if one.total_vfs else []
+        mdev = _mdev(one)
+        words += [f"mdev {mdev}"] if mdev != "-" else []
+        owners = ", ".join(map(str, self.owners(one.address)))
+        return "  ".join([*words, f"VM {owners}"] if owners else words)
+
+    def group_nodes(self, found: Iterable[Function]) -> list[Node]:
+        """A tree for each group that has one of these functions, with all of its members."""
+        return [
+            Node(
+                f"group {number}{_group_kind(self.around.host, number)}" if number is not None else "without a group",
+                tuple(Node(self.line(self.function(address), group=False)) for address in members),
+            )
+            for number, members in self._grouped(found)
+        ]
+
+    def bus_nodes(self, found: Iterable[Function]) -> list[Node]:
+        """A tree for each root bus."""
+
+        def node(branch: dict[str, Any]) -> Node:
+            return Node(self.line(self.function(branch["address"])), tuple(map(node, branch["children"])))
+
+        return [Node(f"bus {root['bus']}", tuple(map(node, root["functions"]))) for root in self._buses(found)]
+
+    # ---- for programs
+
+    def shape(self, one: Function) -> dict[str, Any]:
+        """A function in the shape of docs/json.md."""
+        shape = one._asdict()
+        shape["class"] = shape.pop("pci_class")
+        shape["link"] = one.link._asdict() if one.link else None
+        shape["kind"] = one.kind
+        shape["vendor_name"] = self.ids.vendor(one.vendor)
+        shape["device_name"] = self.ids.device(one.vendor, one.device)
+        shape["class_name"] = self.ids.subclass(one.pci_class)
+        shape["vms"] = [owner._asdict() for owner in self.owners(one.address)]
+        return shape
+
+    def shapes(self, found: Iterable[Function]) -> list[dict[str, Any]]:
+        return [self.shape(one) for one in found]
+
+    def groups(self, found: Iterable[Function]) -> list[dict[str, Any]]:
+        """Groups in the shape of docs/json.md."""
+        return [
+            {
+                "group": number,
+                "type": None if number is None else self.around.host.text(f"/sys/kernel/iommu_groups/{number}/type"),
+                "functions": self.shapes(self.function(address) for address in members),
+            }
+            for number, members in self._grouped(found)
+        ]
+
+    def tree_shape(self, found: Iterable[Function]) -> list[dict[str, Any]]:
+        """Buses in the shape of docs/json.md."""
+
+        def full(branch: dict[str, Any]) -> dict[str, Any]:
+            children = [full(child) for child in branch["children"]]
+            return {**self.shape(self.function(branch["address"])), "children": children}
+
+        return [{"bus": root["bus"], "functions": [*map(full, root["functions"])]} for root in self._buses(found)]
+
+    # ---- structure
+
+    def _grouped(self, found: Iterable[Function]) -> list[tuple[int | None, tuple[str, ...]]]:
+        """Groups by number with their members, those without a group last."""
+        members: dict[int | None, tuple[str, ...]] = {}
+        for one in found:
+            if one.group is None:
+                members[None] = (*members.get(None, ()), one.address)
+            elif one.group not in members:
+                members[one.group] = self.around.inventory.group_members(one.address)
+        return sorted(members.items(), key=lambda item: (item[0] is None, item[0] or 0))
+
+    def _buses(self, found: Iterable[Function]) -> list[dict[str, Any]]:
+        """Root buses with their functions, each with those behind it and, of a PF, its VFs.
+
+        Of filtered functions also the bridges above them. The kernel nests a function's folder in its bridge's.
+        """
+        roots: dict[str, list[dict[str, Any]]] = {}
+        known: dict[str, dict[str, Any]] = {}
+
+        def branch(address: str) -> dict[str, Any]:
+            if address in known:
+                return known[address]
+            known[address] = made = {"address": address, "children": []}
+            one = self.function(address)
+            above, root = self._above(address)
+            if one.physical_function and one.physical_function != address and one.physical_function not in above:
+                branch(one.physical_function)["children"].append(made)
+            elif above:
+                branch(above[-1])["children"].append(made)
+            else:
+                roots.setdefault(root, []).append(made)
+            return made
+
+        for one in found:
+            branch(one.address)
+        for made in (*known.values(),):
+            made["children"].sort(key=lambda child: str(child["address"]))
+        return [
+            {"bus": root, "functions": sorted(roots[root], key=lambda child: str(child["address"]))}
+            for root in sorted(roots)
+        ]
+
+    def _above(self, address: str) -> tuple[list[str], str]:
+        """The bridges above a function, from the root, and the root bus as `0000:00`."""
+        parts = (self.around.host.resolve(f"{DEVICES}/{address}") or "").split("/")
+        above = [part for part in parts[:-1] if is_address(part) and part in self._known]
+        root = next((part.removeprefix("pci") for part in parts if part.startswith("pci") and ":" in part), "")
+        return above, root or address.rpartition(":")[0]
+
+
+def _mdev(one: Function) -> str:
+    """What a table says of a function's mediated devices."""
+    if one.vgpu:
+        return one.vgpu
+    if one.mdevs:
+        return f"{len(one.mdevs)} used"
+    return f"{one.mdev_types} types" if one.mdev_types else "-"
+
+
+def _group_kind(host: Host, number: int) -> str:
+    """How a group is translated, where the kernel says it: DMA, DMA-FQ or identity."""
+    kind = host.text(f"/sys/kernel/iommu_groups/{number}/type")
+    return f" ({kind})" if kind else ""

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the host is ready for passthrough, step by step; and what makes it ready.
+
+Without an option it says what every rule on the host finds, also what is fine. With --fix it shows what is to be
+changed in the host's files, and with --yes changes it; --undo takes the newest such change back. Exit code: 0, 1 when
+an error is among the findings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from pvepassthru.cli import fix
+from pvepassthru.cli.words import print_json
+from pvepassthru.host.prepare import METHODS
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, UsageError
+from pvepassthru.model.finding import Finding
+from pvepassthru.model.text import number, one_line
+from pvepassthru.rules import catalogue, gate
+from pvepassthru.rules.rule import STEPS
+from pvepassthru.rules.subject import Surroundings
+
+if TYPE_CHECKING:
+    from pvepassthru.host.host import Host
+    from pvepassthru.rules.catalogue import HostState
+    from pvepassthru.rules.rule import Rule
+
+COLOURS = {"fine": "32", "error": "31;1", "warning": "33", "info": "36", "unknown": "2", "not applicable": "2"}
+"""State to what a terminal is told (ECMA-48, SGR)."""
+UNREAD = "what could not be read"
+"""Heads the findings of files that the rules could not read."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--fix", action="store_true", help="show what makes the host ready, file by file")
+    what.add_argument("--undo", action="store_true", help="take the newest change of --fix back")
+    group = parser.add_argument_group("with --fix")
+    group.add_argument("--yes", action="store_true", help="make the changes that are shown")
+    device = "prepare these devices: 0000:01:00.0, or 01:00 for all its functions"
+    group.add_argument("--for", dest="devices", nargs="+", action="extend", default=[], metavar="ADDRESS", help=device)
+    method = "how (default: override where an identical device stays with the host, else vfio-ids)"
+    group.add_argument("--method", choices=METHODS, help=method)
+    unsafe = "pass devices without interrupt remapping, at the risk of the host: allow_unsafe_interrupts"
+    group.add_argument("--unsafe-interrupts", action="store_true", help=unsafe)
+    vfs = "let a driver with the option max_vfs make N VFs of each device"
+    group.add_argument("--max-vfs", type=_max_vfs, action="append", default=[], metavar="DRIVER=N", help=vfs)
+    group.add_argument("--gvt", action="store_true", help="GVT-g: kvmgt, and enable_gvt of i915")
+
+
+def _max_vfs(word: str) -> tuple[str, int]:
+    driver, _, count = word.partition("=")
+    found = number(count)
+    if not driver.replace("_", "").replace("-", "").isalnum() or not driver.isascii() or not found:
+        raise argparse.ArgumentTypeError(f"{word!r} is no driver with a number of VFs, such as igb=4")
+    return driver, found
+
+
+def run(args: argparse.Namespace, host: Host) -> int:
+    """Say how the host is, or make it ready; returns 0, or 1 when an error is among the findings.
+
+    Raises UsageError for options that do not go together, and what fix.fix and fix.undo raise.
+    """
+    if args.fix:
+        return fix.fix(args, host)
+    if args.yes or args.devices or args.method or args.unsafe_interrupts or args.max_vfs or args.gvt:
+        raise UsageError("these options of doctor go with --fix", "pvepassthru doctor --fix ...")
+    if args.undo:
+        return fix.undo(args, host)
+    around = Surroundings(host)
+    states = catalogue.host_states(around)
+    unread = unreadable(host)
+    if args.json:
+        print_json(_json(host, states, unread))
+    else:
+        _print(host, states, unread)
+    found = [*(finding for state in states for finding in state.findings), *unread]
+    return EXIT_FINDINGS if any(finding.severity == "error" for finding in found) else EXIT_FINE
+
+
+def unreadable(host: Host) -> list[Finding]:
+    """A finding for each file that is there and could not be read."""
+    rule = gate.LAST
+    hint = "run this as root" if os.geteuid() else "see what that file is, and see the kernel log"
+    return [
+        Finding(rule.code, rule.severity, rule.origin, path, f"cannot read {path}: {os.strerror(error)}", hint)
+        for path, error in sorted(host.unreadable.items())
+    ]
+
+
+def title(rule: Rule) -> str:
+    """What a rule is about: the first sentence of its explanation, without `whether` and the full stop."""
+    text = rule.explanation.partition("Why it matters:")[0].partition("What it checks:")[2]
+    first = " ".join(text.split()).partition(". ")[0]
+    return first.removeprefix("whether ").rstrip(".")
+
+
+def state_of(state: HostState) -> str:
+    """The state in a word: that of the worst finding, where there are any."""
+    if state.state != "findings":
+        return state.state
+    found = {finding.severity for finding in state.findings}
+    return next(severity for severity in ("error", "warning", "info") if severity in found)
+
+
+def _json(host: Host, states: list[HostState], unread: list[Finding]) -> dict[str, Any]:
+    found = [*(finding for state in states for finding in state.findings), *unread]
+    return {
+        "node": host.node,
+        "ok": not any(finding.severity == "error" for finding in found),
+        "steps": [
+            {
+                "step": step,
+                "rules": [
+                    {
+                        "code": state.rule.code,
+                        "title": title(state.rule),
+                        "state": state_of(state),
+                        "why": state.why,
+                        "findings": [finding._asdict() for finding in state.findings],
+                    }
+                    for state in states
+                    if state.rule.step == step
+                ],
+            }
+            for step in STEPS
+        ],
+        "unreadable": [finding._asdict() for finding in unread],
+    }
+
+
+def _print(host: Host, states: list[HostState], unread: list[Finding]) -> None:
+    print(f"node {one_line(host.node)}")
+    for step in STEPS:
+        here = [state for state in states if state.rule.step == step]
+        if here:
+            print(f"\n{step}")
+        for state in here:
+            word = state_of(state)
+            why = f" ({one_line(state.why)})" if state.why else ""
+            print(f"  {paint(word.ljust(14), word)}  {state.rule.code}  whether {title(state.rule)}{why}")
+            _print_findings(state.findings)
+    if unread:
+        print(f"\n{UNREAD}")
+        _print_findings(unread)
+    words = [state_of(state) for state in states]
+    counts = [f"{count} {word}" for word in COLOURS if (count := words.count(word))]
+    print(f"\n{', '.join(counts) or 'no rule on the host'}; `pvepassthru explain CODE` says more of a code")
+
+
+def _print_findings(findings: tuple[Finding, ...] | list[Finding]) -> None:
+    for finding in findings:
+        print(f"      {one_line(finding.where)}: {one_line(finding.message)}")
+        if finding.hint:
+            print(f"        {one_line(finding.hint)}")
+
+
+def paint(text: str, state: str) -> str:
+    """The text in the colour of a state where that goes to a terminal and NO_COLOR is not set (no-color.org)."""
+    if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        return text
+    return f"\x1b[{COLOURS[state]}m{text}\x1b[0m"

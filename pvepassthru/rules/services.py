@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules on PVE's services and files as `doctor` sees them, and on what could not be read."""
+
+from __future__ import annotations
+
+import os
+
+from pvepassthru.host import policy, reservations
+from pvepassthru.model.errors import InputError, UnsafeError
+from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.rules.hosts import unread
+from pvepassthru.rules.rule import NotApplicable, Unknown
+from pvepassthru.rules.subject import MAPPINGS, Hit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvepassthru.rules.subject import Surroundings
+
+PVE = "/etc/pve"
+DATABASE = "/var/lib/pve-cluster/config.db"
+
+
+def no_pmxcfs(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether PVE's cluster file system is mounted on /etc/pve.
+
+    Why it matters: without it there is no VM config, no mapping and no policy: nothing starts, and this tool cannot
+    judge any VM.
+
+    How to fix: `systemctl restart pve-cluster`; `journalctl -u pve-cluster` says why it does not run. Often /etc/hosts
+    does not name the node's address.
+    """
+    if not around.host.exists(DATABASE):
+        if around.host.names(PVE):
+            return
+        raise Unknown(f"there is neither {DATABASE} nor anything in {PVE}")
+    if not around.host.names(PVE) and PVE not in around.host.unreadable:
+        yield Hit(PVE, f"{PVE} is empty: pmxcfs (pve-cluster) does not run", "systemctl restart pve-cluster")
+
+
+def stale_reservations(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether each of PVE's reservations of a device is one that still holds.
+
+    Why it matters: nothing; PVE takes it over at the next start of a VM with that device. It tells that a VM ended in
+    an unusual way.
+
+    How to fix: nothing to be done.
+    """
+    reserved, why = around.reservations_read
+    if why or not around.host.exists(reservations.FILE):
+        raise Unknown(f"{reservations.FILE} cannot be read" if why else f"there is no {reservations.FILE}")
+    for address, entry in sorted(reserved.items()):
+        if entry.holder(around.running) is None and not entry.pending(around.now):
+            ended = f"process {entry.value} is gone" if entry.kind == "pid" else "its time is over"
+            message = f"{address} is reserved for VM {entry.vmid}, but {ended}"
+            yield Hit(reservations.FILE, message, "nothing to be done: PVE takes it over by itself")
+
+
+def reservations_unreadable(around: Surroundings) -> Iterator[Hit]:
+    """Whether PVE's file of reserved devices can be read."""
+    if not around.host.names("/run/qemu-server") and not around.host.exists("/run/qemu-server"):
+        raise Unknown("there is no /run/qemu-server")
+    yield from unread(reservations.FILE, around.reservations_read[1])
+
+
+def policy_unusable(around: Surroundings) -> Iterator[Hit]:
+    """Whether the owner's policy files can be used."""
+    if not any(around.host.exists(path) or around.host.link(path) for path in policy.FILES):
+        raise NotApplicable("there is no policy file")
+    try:
+        _ = around.policies
+    except (InputError, UnsafeError) as error:
+        path = next((path for path in policy.FILES if path in error.message), policy.FILES[0])
+        if isinstance(error.__cause__, PermissionError) and os.geteuid():  # noted: `unreadable` tells
+            around.host.text(path)
+            return
+        message = f"the hook refuses to start every VM with a device: {error.message}"
+        yield Hit(path, message, error.hint or "correct the file")
+
+
+def mappings_unreadable(around: Surroundings) -> Iterator[Hit]:
+    """Whether the cluster's PCI mappings can be read."""
+    _, why = around.mappings_read
+    if not why and not around.host.exists(MAPPINGS):
+        if not around.host.names(PVE):
+            raise Unknown(f"there is nothing in {PVE}")
+        raise NotApplicable("the cluster has no PCI mapping")
+    yield from unread(MAPPINGS, why)
+
+
+def unreadable(around: Surroundings) -> Iterator[Hit]:
+    """Whether every file could be read that the rules on the host need."""
+    for path, number in sorted(around.host.unreadable.items()):
+        yield Hit(path, f"cannot read {path}: {os.strerror(number)}", "run this as root, and see the kernel log")
