@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.tables import print_fields
-from pvepassthru.host import functions
+from pvepassthru.host import functions, uses
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.rules import catalogue
@@ -47,6 +47,7 @@ def detail(around: Surroundings, ids: PciIds, row: dict[str, Any]) -> dict[str, 
         "virtual_functions": functions.virtual_functions(host, address),
         "types": _types(inventory, address),
         "interfaces": _interfaces(host, folder),
+        "uses": [use._asdict() for use in around.once(uses.read).of(address)],
         "findings": _findings(around, address),
     }
 
@@ -106,7 +107,8 @@ def print_detail(one: dict[str, Any]) -> None:
         ("mdev types", "\n".join(map(_type, one["types"])) or "-"),
         ("mdev instances", "\n".join(one["mdevs"]) or "-"),
         ("vGPU type", one["vgpu"] or "-"),
-        ("host uses it as", ", ".join(one["interfaces"]) or "-"),
+        ("host has it as", ", ".join(one["interfaces"]) or "-"),
+        ("host needs it", "\n".join(use["detail"] for use in one["uses"]) or "-"),
         ("VMs", "\n".join(map(_vm, one["vms"])) or "-"),
         ("findings", "\n".join(f"{hit['severity']} {hit['code']}: {hit['message']}" for hit in one["findings"]) or "-"),
     ]

@@ -30,7 +30,7 @@ _LEVEL = 1
 """xz's; of these small and equal files the higher ones make little less, and take many times longer."""
 _HINT = "give the file that `pvepassthru snapshot` made, or make it anew"
 _OPENED = re.compile(r"proc/[0-9]+/fd/[^/]+")
-_DEVICE_NODE = re.compile(r"/dev/vfio/(devices/)?[A-Za-z0-9]+")
+_DEVICE_NODE = re.compile(r"/dev/(vfio/|vfio/devices/|dri/|snd/|nvidia)[A-Za-z0-9_-]*")
 """The only links that lead to absolute paths: what a process has open; they are read, never followed."""
 _UP = re.compile(r"(\.\./)*")
 
@@ -65,8 +65,9 @@ class Archive:
         self._tar.addfile(member, io.BytesIO(content))
 
     def link(self, path: str, text: str) -> None:
-        """Add a symbolic link with this text."""
-        member = self._member(path)
+        """Add a symbolic link with this text, unless it may lead out of the snapshot."""
+        opened = _OPENED.fullmatch(path.strip("/")) and _DEVICE_NODE.fullmatch(text)
+        member = self._member(path) if opened or stays_inside(path, text) else None
         if member is not None:
             member.type, member.linkname = tarfile.SYMTYPE, self._rename(text)
             self._tar.addfile(member)
@@ -119,6 +120,8 @@ def unpack(path: str, destination: str, check: Callable[[str, bytes], None]) -> 
                 except ValueError as error:
                     why = f"{path} is no snapshot: {shown(member.name)} {error}"
                     raise InputError(why, _HINT) from error
+            while xz.read(1 << 16):  # what is damaged may be behind the last file
+                pass
     except (lzma.LZMAError, tarfile.TarError, EOFError) as error:
         if members:
             raise InputError(f"{path} is damaged: {error}", _HINT) from error
@@ -136,6 +139,17 @@ def _data(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         raise InputError(f"{path} is no snapshot: {shown(member.name)} has {member.size} bytes", _HINT)
     file = tar.extractfile(member)
     return file.read() if file else b""
+
+
+def stays_inside(path: str, text: str) -> bool:
+    """Whether a link at this path cannot lead above the root: it goes up only at its beginning, and not too far."""
+    depth = path.strip("/").count("/")
+    up = _UP.match(text)
+    ups = up[0].count("/") if up else 0
+    rest = text[3 * ups :].split("/")
+    if rest == [".."]:
+        ups, rest = ups + 1, []
+    return bool(text) and "\0" not in text and not text.startswith("/") and ups <= depth and ".." not in rest
 
 
 class _Limited:
@@ -172,7 +186,7 @@ class _Unpacking:
             self._parents(parts)
             self._modes.append((real, member))
         elif member.issym():
-            self._link(member, real, depth=len(parts) - 1)
+            self._link(member, real)
         elif member.isreg():
             self._file(member, real, data)
         else:
@@ -189,19 +203,14 @@ class _Unpacking:
                     raise ValueError("lies below what is no folder, or is there twice") from None
                 self._folders.add(name)
 
-    def _link(self, member: tarfile.TarInfo, real: str, depth: int) -> None:
+    @staticmethod
+    def _link(member: tarfile.TarInfo, real: str) -> None:
         text = member.linkname
         if text.startswith("/"):
             if not (_OPENED.fullmatch(member.name) and _DEVICE_NODE.fullmatch(text)):
                 raise ValueError("is a link to an absolute path")
-        else:
-            up = _UP.match(text)
-            ups = up[0].count("/") if up else 0
-            rest = text[3 * ups :].split("/")
-            if rest == [".."]:
-                ups, rest = ups + 1, []
-            if ups > depth or ".." in rest or not text or "\0" in text:
-                raise ValueError("is a link that may lead out of the snapshot")
+        elif not stays_inside(member.name, text):
+            raise ValueError("is a link that may lead out of the snapshot")
         try:
             os.symlink(text, real)
         except FileExistsError:

@@ -52,6 +52,8 @@ ATTRIBUTES = frozenset(
 """Of a function: files whose text is copied."""
 CONTROLS = frozenset({"create", "remove", "reset", "rom"})
 """Files that are empty in the copy, since they can only be written, or cost something to read."""
+OPENED = ("/dev/vfio/", "/dev/dri/", "/dev/snd/", "/dev/nvidia")
+"""Nodes of devices; who has one open is copied."""
 FOLDERS = frozenset({"mdev_supported_types", "nvidia", "pci_bus", "vfio-dev"})
 PLAIN = (
     "/etc/pvepassthru.yaml",
@@ -363,7 +365,7 @@ class Copy:
                     self.attribute(f"/proc/{pid}/{name}")
 
     def _open_devices(self, pid: str) -> bool:
-        """Copy the links of a process to VFIO's nodes; returns whether it has any."""
+        """Copy the links of a process to nodes of devices; returns whether it has any."""
         found = False
         try:
             descriptors = os.listdir(self.source.path(f"/proc/{pid}/fd"))
@@ -375,7 +377,7 @@ class Copy:
                 target = os.readlink(self.source.path(path))
             except OSError:
                 continue
-            if target.startswith("/dev/vfio/"):
+            if target.startswith(OPENED):
                 self.target.link(path, target)
                 found = True
         return found

@@ -14,11 +14,11 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.host import vms
-from pvepassthru.host.archive import Archive
+from pvepassthru.host.archive import Archive, stays_inside
 from pvepassthru.host.capture import Copy
 from pvepassthru.host.contents import PCI, ROWS, Row
 from pvepassthru.host.host import ABSENT
-from pvepassthru.host.masks import Masks
+from pvepassthru.host.masks import SIGNATURE, Masks
 from pvepassthru.host.snapshot import ABOUT, FORMAT, UNREADABLE
 
 if TYPE_CHECKING:
@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
 CONFIG_BYTES = 256
 """Of a function's config space: without the extended capabilities, among which is the serial number."""
-SIGNATURE_BYTES = len("~Module signature appended~\n")
-"""Of a module file: its end, which says whether it is signed."""
+LARGE = 8 * 1024 * 1024
+"""Bytes of a module's file that is not read as a whole."""
 _WORD = re.compile(r"(?<![^\s\"'=@:+!|-])/(?:usr/local|opt|root|etc|srv)/[^\s\"';]+")
 """A script of the host's owner in a unit."""
+_OPTIONS = re.compile(r"(?m)^[ \t]*options[ \t]+([\w-]+)")
+"""A module that modprobe.d has options for."""
+_STORAGE = re.compile(r"(?m)^[ \t]+path[ \t]+(/[^\s*?]+)[ \t]*$")
+"""The folder of a storage."""
 _CMDLINE = re.compile(r"/proc/[0-9]+/cmdline")
 
 
@@ -80,12 +84,13 @@ class _Snapshot:
                 for real in self._folders(folder):
                     self._row(real, row)
         self._configs_of_functions()
-        self._ends_of_modules()
+        self._built_modules()
+        self._configured_modules()
         self._scripts()
+        self._snippets()
         self._namespaces()
         self._processes()
-        listed = {self.masks.name(path): number for path, number in sorted(self.unreadable.items())}
-        self.archive.put(UNREADABLE, json.dumps(listed, indent=0).encode() + b"\n")
+        self.archive.put(UNREADABLE, json.dumps(dict(sorted(self.unreadable.items())), indent=0).encode() + b"\n")
         self.archive.close()
         return Taken(self.files, tuple(sorted(self.unreadable)))
 
@@ -129,7 +134,7 @@ class _Snapshot:
 
     def _link(self, path: str, text: str, target: str | None) -> None:
         """Copy a link; one with an absolute text, or one that leads out, by where it leads."""
-        if text.startswith("/"):
+        if text.startswith("/") or (target is not None and not stays_inside(path, text)):
             text = os.path.relpath(target or text, path.rpartition("/")[0] or "/")
         self.archive.link(path, text)
 
@@ -209,7 +214,7 @@ class _Snapshot:
         except OSError as error:
             self._note(path, error)
         else:
-            self._put(path, row.how(self.masks, data), info)
+            self._put(path, data if row.how is Masks.plain else row.how(self.masks, data), info)
 
     def _put(self, path: str, data: bytes, info: os.stat_result | None) -> None:
         in_kernel = path.startswith(("/sys/", "/proc/", "/dev/"))
@@ -234,17 +239,39 @@ class _Snapshot:
             except OSError as error:
                 self._note(f"{folder}/config", error)
 
-    def _ends_of_modules(self) -> None:
-        """Of modules that were built here the last bytes: whether they are signed."""
+    def _built_modules(self) -> None:
+        """The modules that were built here; of large ones, as NVIDIA's, only the end: whether they are signed."""
+        row = Row("", "", Masks.parameters)
         for folder in self._folders("/lib/modules/*/updates/dkms"):
             for name in (name for name, _ in self._names(folder) if name.endswith(".ko")):
                 path = f"{folder}/{name}"
                 try:
                     with open(self.host.path(path), "rb") as file:
-                        file.seek(max(0, os.fstat(file.fileno()).st_size - SIGNATURE_BYTES))
-                        self._put(path, file.read(SIGNATURE_BYTES), None)
+                        size = os.fstat(file.fileno()).st_size
+                        if size > LARGE:
+                            file.seek(size - SIGNATURE)
+                            self._put(path, file.read(SIGNATURE), None)
+                        else:
+                            self._attribute(path, row)
                 except OSError as error:
                     self._note(path, error)
+
+    def _configured_modules(self) -> None:
+        """The modules that options are set for: which parameters they have."""
+        names = set()
+        for folder in self._folders("/etc/modprobe.d"):
+            for name, _ in self._names(folder):
+                names |= {
+                    found.replace("-", "_") for found in _OPTIONS.findall(self.host.text(f"{folder}/{name}") or "")
+                }
+        row = Row("", "", Masks.parameters)
+        base = f"/lib/modules/{self.host.text('/proc/sys/kernel/osrelease')}"
+        for line in (self.host.text(f"{base}/modules.dep") or "").split("\n"):
+            path = line.partition(":")[0]
+            if path.endswith(".ko") and path.rpartition("/")[2][: -len(".ko")].replace("-", "_") in names:
+                parent = self._folder_of(f"{base}/{path}")
+                if parent:
+                    self._entry(f"{parent}/{path.rpartition('/')[2]}", row, is_link=False)
 
     def _scripts(self) -> None:
         """The scripts that units of this host's owner start, reduced as these are."""
@@ -259,6 +286,14 @@ class _Snapshot:
                         self._entry(
                             f"{parent}/{word.rpartition('/')[2]}", row, is_link=os.path.islink(self.host.path(word))
                         )
+
+    def _snippets(self) -> None:
+        """The names and modes of hookscripts on storages that are folders."""
+        text = self.host.text("/etc/pve/storage.cfg") or ""
+        row = Row("", "*", Masks.nothing)
+        for path in dict.fromkeys(_STORAGE.findall(text)):
+            for folder in self._folders(f"{path.rstrip('/')}/snippets"):
+                self._row(folder, row)
 
     def _folder_of(self, path: str) -> str | None:
         """The real folder that a file is in, with the links on the way."""

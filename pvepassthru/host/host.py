@@ -146,7 +146,7 @@ class Host:
         """The type and permission bits of a file, links followed (stat(2), st_mode), or None if it is absent."""
         try:
             return os.stat(self.root + path).st_mode
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._note(path, error)
             return None
 

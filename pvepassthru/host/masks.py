@@ -12,7 +12,10 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-_MAC = re.compile(rb"(?<![0-9A-Fa-f:.-])(?:[0-9A-Fa-f]{2}([:-]))(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:-])")
+_MAC = re.compile(
+    rb"(?<![0-9A-Fa-f])(?<![0-9A-Fa-f]{2}[:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4,}[0-9A-Fa-f]{2}(?![0-9A-Fa-f])"
+)
+"""Six bytes, or more, as InfiniBand's have."""
 _MAC_NAME = re.compile(rb"(?<![0-9A-Za-z])((?:en|wl|ww|sl|ib)x)([0-9a-f]{12})(?![0-9a-f])")
 """An interface that systemd names by its MAC address (systemd.net-naming-scheme)."""
 _BY_ID = re.compile(rb"(?<=/disk/by-id/)[^\s,;:\"']+")
@@ -30,6 +33,8 @@ _SECRET = re.compile(
 _SECRET_PROPERTY = re.compile(rb"(?i)\b(serial|wwn|password|secret|token|username|credential)=[^,\n]*")
 """Likewise, in a property string of PVE."""
 _SCRIPT = re.compile(rb"/[^\s\"';]*")
+_PARAMETER = re.compile(rb"(?<=\0)parm(?:type)?=[^\0]{1,300}|(?:(?<= )|\A)parmtype=[^\0]{1,300}")
+SIGNATURE = len(b"~Module signature appended~\n")
 MASKED = b"masked"
 
 VM_KEYS = frozenset(
@@ -80,7 +85,10 @@ class Masks:
         return self._numbers[key]
 
     def plain(self, data: bytes) -> bytes:
-        """Any text without MAC addresses and disk names that have a serial number; asked of everything."""
+        """Any text without MAC addresses and disk names that have a serial number.
+
+        Asked once of everything that goes into a snapshot, after the others.
+        """
         if self.full:
             return data
         if b":" in data or b"-" in data:
@@ -88,14 +96,15 @@ class Masks:
         if b"x" in data:
             data = _MAC_NAME.sub(self._mac_name, data)
         if b"/by-id/" in data:
-            data = _BY_ID.sub(lambda found: b"disk-%d" % self._number("disk", found[0]), data)
+            data = _BY_ID.sub(self._disk, data)
         return data
 
     def name(self, name: str) -> str:
-        """A file's name without a MAC address."""
-        if self.full or "x" not in name:
+        """A file's path, or a link's text, without a MAC address or a disk's serial number."""
+        if self.full or ("x" not in name and "/by-id/" not in name):
             return name
-        return _MAC_NAME.sub(self._mac_name, name.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+        data = _MAC_NAME.sub(self._mac_name, name.encode("utf-8", "surrogateescape"))
+        return _BY_ID.sub(self._disk, data).decode("utf-8", "surrogateescape")
 
     def _mac(self, found: re.Match[bytes]) -> bytes:
         digits = found[0].replace(found[1], b"").lower()
@@ -106,6 +115,9 @@ class Masks:
 
     def _mac_name(self, found: re.Match[bytes]) -> bytes:
         return b"%s02%010x" % (found[1], self._number("mac", found[2]))
+
+    def _disk(self, found: re.Match[bytes]) -> bytes:
+        return b"disk-%d" % self._number("disk", found[0])
 
     def uuids(self, data: bytes) -> bytes:
         """A text with its UUIDs replaced."""
@@ -119,7 +131,7 @@ class Masks:
         """A command line of a kernel or of QEMU: without IP addresses and the values of what is named as secret."""
         if self.full:
             return data
-        return self.plain(_IPV6.sub(MASKED, _IPV4.sub(MASKED, _SECRET.sub(rb"\1=" + MASKED, data))))
+        return _IPV6.sub(MASKED, _IPV4.sub(MASKED, _SECRET.sub(rb"\1=" + MASKED, data)))
 
     def settings(self, data: bytes) -> bytes:
         """A configuration file with `#` comments, without these, and else as `words`."""
@@ -151,11 +163,11 @@ class Masks:
         known = _KEY.match(key) if colon else None
         word = known[1] if known else b""
         if not line.strip() or _LIKE_HOSTPCI.match(line):
-            return self.plain(line)
+            return line
         if line.startswith(b"#") or not word:
             return line[:1] if line.startswith(b"#") else b"?"
         if word in VM_KEYS:
-            return self.words(line) if word == b"args" else self.plain(_SECRET_PROPERTY.sub(rb"\1=" + MASKED, line))
+            return self.words(line) if word == b"args" else _SECRET_PROPERTY.sub(rb"\1=" + MASKED, line)
         if word in {b"smbios", b"vmgenid"}:
             ids = b",".join(_UUID.findall(value))
             return self.uuids(b"%s: %s%s" % (key, b"uuid=" if word == b"smbios" else b"", ids or MASKED))
@@ -221,6 +233,11 @@ class Masks:
         kept = (b"menuentry ", b"submenu ", b"linux", b"initrd", b"}", b"set default", b"set timeout")
         return self._lines(data, kept)
 
+    def parameters(self, data: bytes) -> bytes:
+        """A module's file: which parameters it has, and whether it is signed."""
+        end = data[-SIGNATURE:] if data.endswith(b"~Module signature appended~\n") else b""
+        return b"\0".join([*_PARAMETER.findall(data), end])
+
     def makers(self, data: bytes) -> bytes:
         """A script, unit or table of any kind: the lines that make virtual functions, and what a unit starts."""
         if self.full:
@@ -231,7 +248,7 @@ class Masks:
             if any(word in line for word in (b"sriov", b"mdev", b"vfio")):
                 lines.append(self.words(line))
             elif name.startswith(b"Exec"):
-                lines.append(b"%s=%s" % (name, b" ".join(map(self.plain, _SCRIPT.findall(line)))))
+                lines.append(b"%s=%s" % (name, b" ".join(_SCRIPT.findall(line))))
             else:
                 lines.append(b"#" if line else b"")
         return b"\n".join(lines)
@@ -266,7 +283,7 @@ class Masks:
         lines = []
         for line in data.split(b"\n"):
             words = [self._mount_word(word) for word in line.split(b" ")]
-            lines.append(self.plain(b" ".join(words)))
+            lines.append(b" ".join(words))
         return b"\n".join(lines)
 
     @staticmethod
@@ -297,7 +314,7 @@ class Masks:
                         local = len(none) == 32 and words[column][:2] in {b"fe", b"ff"}
                         words[column] = words[column][:4] + none[4:] if local else other
                 lines[number] = b"\t".join(words)
-        return self.plain(b"\n".join(lines))
+        return b"\n".join(lines)
 
     def nothing(self, data: bytes) -> bytes:
         """An empty file: that it is there is what counts."""
@@ -318,7 +335,7 @@ class Masks:
         """The lines that start so."""
         if self.full:
             return data
-        return b"".join(self.plain(line) + b"\n" for line in data.split(b"\n") if line.startswith(kept))
+        return b"".join(line + b"\n" for line in data.split(b"\n") if line.startswith(kept))
 
 
 def packages(data: bytes, names: frozenset[bytes], *, full: bool = False) -> bytes:

@@ -184,7 +184,7 @@ class Uses:
             through = [shown(other) for other in above.default if other != name]
             by = f" by {listed(through)}" if through else ""
             yield Use("route", name, f"{name} carries the default route{by}")
-        elif above.networks:
+        elif above.networks and not above.bridges:
             yield Use("network", name, f"{name} carries an address of the host ({listed(map(shown, above.networks))})")
         for path in self._nets.asked.intersection(self.host.unreadable):
             others = path.startswith(f"{NETS}/") and path.split("/")[4] not in above.names

@@ -216,8 +216,8 @@ def off_the_bus(subject: Subject) -> Iterator[Hit]:
 def narrow_link(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether the card's link has more than a quarter of the lanes that card and slot could have.
 
-    Half of them is common: cards claim 16 lanes and have contacts for 8. The speed is not judged: idle devices
-    lower it.
+    Half of them is common: cards claim 16 lanes and have contacts for 8. The speed is not judged: idle devices lower
+    it.
 
     Why it matters: fewer lanes mean less bandwidth. Dirt on the contacts, a riser, or a card that sits badly is the
     usual cause.

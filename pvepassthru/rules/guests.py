@@ -192,7 +192,7 @@ def disk_below(subject: Subject) -> Iterator[Hit]:
         volume = (subject.section.get(key) or "").split(",")[0].removeprefix("file=")
         if not volume.startswith("/dev/"):
             continue
-        real = subject.host.resolve(volume) or volume
+        real = volume if volume.count("/") == 2 else subject.host.resolve(volume) or volume
         path = subject.host.resolve(f"/sys/class/block/{real.rpartition('/')[2]}")
         above = _functions_in(path)[-1:]
         if above and above[0] in passed:

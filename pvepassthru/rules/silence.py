@@ -7,6 +7,7 @@ start on it. An entry for one device silences only what is said of that device: 
 
 from __future__ import annotations
 
+from pvepassthru.host.policy import HOST_SAVING
 from pvepassthru.model import pci
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
@@ -58,7 +59,9 @@ def silenced(
 def about(subject: Subject, finding: Finding) -> set[str]:
     """The functions that a finding of a VM is about: those that it names, else all that its entry may pass.
 
-    What it names counts only if it is of the entry or of its IOMMU groups, since a message may quote a VM's config.
+    What it names counts only if it is of the entry or of its IOMMU groups, since a message may quote a VM's config. A
+    finding that keeps the host's disks and network is about the first one that it names, which is the one at stake: the
+    device that is passed, named behind a member of its group, does not stand for the whole group.
     """
     key = finding.where.rpartition(" ")[2]
     passed = subject.resolution.passed
@@ -71,14 +74,16 @@ def about(subject: Subject, finding: Finding) -> set[str]:
     told = named(finding)
     if not told:
         return own
-    return told & own.union(*(subject.inventory.group_members(address) for address in own))
+    if finding.code.startswith(HOST_SAVING):
+        told = told[:1]
+    return own.union(*(subject.inventory.group_members(address) for address in own)).intersection(told)
 
 
-def named(finding: Finding) -> set[str]:
-    """The full PCI addresses that a finding names in its place or its message."""
-    text = f"{finding.where} {finding.message}"
+def named(finding: Finding) -> list[str]:
+    """The full PCI addresses that a finding names in its message, then those in its place."""
+    text = f"{finding.message} {finding.where}"
     words = "".join(char if char.isalnum() or char in ":." else " " for char in text).split()
-    return {word for word in (word.strip(":.") for word in words) if pci.is_address(word)}
+    return [word for word in (word.strip(":.") for word in words) if pci.is_address(word)]
 
 
 def _marked(finding: Finding, entry: Silence | None) -> Finding:

@@ -52,7 +52,8 @@ MAPPING = "\n".join(
 )
 
 _LAST = b"PCIR\xde\x10\xb6\x25\0\0\x18\0\0\0\0\x03\x04\0\1\0\0\x80\0\0"
-_IMAGE = (b"\x55\xaa\x04" + bytes(21) + b"\x1c\0\0\0" + _LAST).ljust(2048, b"\0")
+_BODY = (b"\x55\xaa\x04" + bytes(21) + b"\x1c\0\0\0" + _LAST).ljust(2047, b"\0")
+_IMAGE = _BODY + bytes([-sum(_BODY) % 256])
 ROMS = {
     "a2.rom": _IMAGE,
     "empty.rom": b"",
@@ -106,7 +107,7 @@ KINDS: tuple[tuple[str, ...], ...] = (
     ("hostpci0: 00:04.7,rombar=maybe", "hostpci1: 0:4.7", "hostpci16: 00:04.7"),  # 39
     ("hostpci0: host=00:04.7,mapping=dma", "hostpci1: pcie=1", "hostpci2: 00:04.7,pcie=1,pcie=0"),  # 40
     ("hostpci0: 00:04.7,legacy-igd=1",),  # 41
-    ("hostpci0: 00:04.7,romfile=a2.rom", "hostpci1: 80:04.6,romfile=none.rom"),  # 42
+    ("hostpci0: 08:02.1,romfile=a2.rom", "hostpci1: 80:04.6,romfile=none.rom"),  # 42
     ("hostpci0: 00:04.7,romfile=empty.rom", "hostpci1: 80:04.6,romfile=../../../etc/hostname"),  # 43
     ("hostpci0: 08:02.3,romfile=junk.rom", "hostpci1: 08:02.2,romfile=cut.rom"),  # 44
     # other lines

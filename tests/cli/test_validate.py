@@ -464,5 +464,5 @@ def test_the_loaded_modules(root: str, python: str) -> None:
         text=True,
         check=True,
     )
-    slow = {"dataclasses", "hashlib", "inspect", "logging", "pathlib", "rich", "subprocess", "tempfile", "typing"}
+    slow = {"dataclasses", "hashlib", "inspect", "logging", "pathlib", "rich", "subprocess", "tempfile"}
     assert not (slow | {"filelock", "urllib", "yaml"}) & set(done.stderr.split())

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pvepassthru.host import policy
 from pvepassthru.host.host import Host
@@ -85,6 +88,31 @@ def test_a_pci_address_is_text(host: Host, address: str) -> None:
     put(host, NODE, f"silence: [{{code: PVP310, device: {address}, reason: x}}]")
     (entry,) = policy.read(host).silence
     assert entry.device == with_domain(address.strip("'"))
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+VALUES = st.recursive(
+    PLAIN | st.sampled_from(("PVP310", "PVP240", "01:00.0")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from((*policy.SILENCE, "x")), inner),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_silenced(host: Host, value: object) -> None:
+    """It is taken as it is meant, or refused with one sentence."""
+    put(host, NODE, f"silence: {json.dumps(value)}\n")
+    found: tuple[policy.Silence, ...] = ()
+    words = NODE
+    try:
+        found = policy.read(host).silence
+    except InputError as error:
+        words = str(error)
+    else:
+        assert len(found) == (len(value) if isinstance(value, list) else 0)
+    assert NODE in words
+    assert all(entry.code in {"PVP310", "PVP240"} and entry.reason.strip() for entry in found)
 
 
 def test_many_vms(host: Host) -> None:

@@ -19,7 +19,7 @@ GRUB = "etc/default/grub"
 CMDLINE = "proc/cmdline"
 MODPROBE = "etc/modprobe.d/pvepassthru.conf"
 ROOT = "root=/dev/mapper/pve-root ro"
-MODULES = ("vfio", "vfio_iommu_type1", "vfio_pci", "kvm", "nouveau", "nvme", "igb")
+MODULES = ("vfio", "vfio_iommu_type1", "vfio_pci", "kvm", "nouveau", "nvme")
 INTERRUPTS = "  0:    36    IR-IO-APIC   2-edge    timer\n 31:     5    IR-PCI-MSIX-0000:02:00.0   0-edge    nvme0q0\n"
 PORT = "sys/devices/pci0000:00/0000:00:01.0"
 
@@ -63,7 +63,8 @@ INTEL: dict[str, str | bytes] = {
     "etc/network/interfaces": "auto lo\niface lo inet loopback\n",
     f"boot/vmlinuz-{RELEASE}": "",
     f"boot/initrd.img-{RELEASE}": "",
-    DEP: "".join(f"kernel/drivers/{name}/{name.replace('_', '-')}.ko:\n" for name in MODULES),
+    DEP: "".join(f"kernel/drivers/{name}/{name.replace('_', '-')}.ko:\n" for name in MODULES)
+    + "kernel/drivers/net/ethernet/intel/igb/igb.ko: kernel/drivers/i2c/i2c-algo-bit.ko\n",
     f"lib/modules/{RELEASE}/modules.builtin": "kernel/fs/ext4/ext4.ko\n",
     "var/lib/pve-cluster/config.db": "",
     "etc/systemd/system/multi-user.target.wants/ssh.service": "",
@@ -108,7 +109,7 @@ def host(  # noqa: PLR0913 - what differs, each by keyword
     return Tree(
         config,
         devices or {},
-        {"iommu": iommu},
+        {"iommu": iommu and not any("ivhd0" in path for path in base)},
         mapping,
         reservations,
         running or {},

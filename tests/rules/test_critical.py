@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pvepassthru.cli.main import main
 from pvepassthru.rules import critical, gate, subject
 from tests import storage, tree
 from tests.rules.example import OFFERS, TYPES, VF, Tree
@@ -119,6 +120,13 @@ def test_names_of_the_host_are_made_safe(tmp_path: Path) -> None:
 
     (finding,) = _found(Tree("hostpci0: 02:00.0\n", change=change), tmp_path)
     assert finding.message.endswith("is mounted on /a\\x1b[31m\\nb")
+
+
+def test_a_plan_says_what_the_hook_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It works on a copy, which has no disks; those of the host count."""
+    Tree("hostpci0: 02:00.0\n", change=_mounted).build(tmp_path)
+    assert main(["--root", str(tmp_path), "--node", "pve", "plan", "100"]) != 0
+    assert "/dev/nvme0n1p1 is mounted on /" in capsys.readouterr().out
 
 
 # ---- what cannot be read

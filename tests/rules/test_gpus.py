@@ -19,7 +19,9 @@ GVT = {"0000:00:02.0": {"mdev": {"types": {"i915-GVTg_V5_4": {"available": "1"}}
 
 
 def codes(host: Tree, tmp_path: Path) -> list[str]:
-    return [finding.code for finding in host.findings(tmp_path)]
+    """The codes of these modules' rules; others have tests of their own."""
+    found = [finding.code for finding in host.findings(tmp_path)]
+    return [code for code in found if "PVP260" <= code < "PVP280" or "PVP340" <= code < "PVP380"]
 
 
 @pytest.mark.parametrize(
@@ -29,14 +31,14 @@ def codes(host: Tree, tmp_path: Path) -> list[str]:
         ("machine: pc-i440fx-9.0\nhostpci0: 01:00\n", ["PVP340"]),
         ("arch: aarch64\nhostpci0: 01:00\n", []),
         ("machine: virt\nhostpci0: 01:00\n", []),
-        ("machine: Q35\nhostpci0: 01:00\n", ["PVP312"]),
+        ("machine: Q35\nhostpci0: 01:00\n", []),
         ("hostpci0: 01:00.1\n", []),
         ("hostpci0: 03:00.0\n", []),
         ("machine: q35\nhostpci0: 03:00.0\n", ["PVP341"]),
         ("machine: pc-q35-2.12\nhostpci0: 03:00.0,pcie=1\n", ["PVP342"]),
         ("machine: pc-q35-10.0+pve1\nhostpci0: 03:00.0,pcie=1\n", []),
-        ("machine: q35\nvga: none\nhostpci0: 00:02.0,legacy-igd=1\n", ["PVP325"]),
-        ("hostpci0: mapping=none\nhostpci1: 01:00\n", ["PVP401", "PVP340"]),
+        ("machine: q35\nvga: none\nhostpci0: 00:02.0,legacy-igd=1\n", []),
+        ("hostpci0: mapping=none\nhostpci1: 01:00\n", ["PVP340"]),
     ],
 )
 def test_machines(config: str, expected: list[str], tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ Q35 = f"machine: q35\n{SLOT}"
 
 
 def codes(host: Tree, tmp_path: Path) -> list[str]:
-    return [finding.code for finding in host.findings(tmp_path)]
+    """The codes of these modules' rules; others have tests of their own."""
+    found = [finding.code for finding in host.findings(tmp_path)]
+    return [code for code in found if "PVP260" <= code < "PVP280" or "PVP340" <= code < "PVP380"]
 
 
 @pytest.mark.parametrize(

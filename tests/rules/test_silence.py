@@ -93,6 +93,13 @@ def test_about(message: str, devices: set[str], subject: Subject) -> None:
     assert silence.about(subject, finding) == devices
 
 
+@pytest.mark.parametrize("code,devices", [("PVP240", {"0000:01:00.1"}), ("PVP423", {"0000:01:00.0", "0000:01:00.1"})])
+def test_what_is_at_stake_is_named_first(code: str, devices: set[str], subject: Subject) -> None:
+    """To silence a device that is passed does not silence what another one of its group holds."""
+    message = "PVE would take 0000:01:00.1 (in IOMMU group 1 with 0000:01:00.0, which is passed) from the host: /"
+    assert silence.about(subject, Finding(code, "error", "own", subject.at("hostpci0", 1), message, "")) == devices
+
+
 def test_about_of_a_finding_without_an_entry(subject: Subject) -> None:
     finding = Finding("PVP104", "warning", "own", "/sys/bus/pci/devices/0000:02:00.0/irq", "cannot read it", "")
     assert silence.about(subject, finding) == {"0000:02:00.0"}

@@ -71,12 +71,12 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree(BOOT + PLAIN, others={200: PLAIN + "template: 1\n"}),
     ),
     "PVP427": (
-        Tree(BOOT + "hostpci0: 01:00.0\n", others={200: BOOT + "hostpci0: 01:00.1\n"}),
-        Tree(BOOT + "hostpci0: 01:00.0\n", others={200: BOOT + PLAIN}),
+        Tree(BOOT + "hostpci0: 01:00.1\n", others={200: BOOT + "hostpci0: 01:00.0\n"}),
+        Tree(BOOT + "hostpci0: 01:00.1\n", others={200: BOOT + PLAIN}),
     ),
     "PVP428": (
-        Tree("hostpci0: 01:00.0\n", others={200: BOOT + "hostpci3: 01:00.1\n"}),
-        Tree("hostpci0: 01:00.0\n", others={200: BOOT + "hostpci3: 0000:02:00\n"}),
+        Tree("hostpci0: 01:00.1\n", others={200: BOOT + "hostpci3: 01:00.0\n"}),
+        Tree("hostpci0: 01:00.1\n", others={200: BOOT + "hostpci3: 0000:02:00\n"}),
     ),
     "PVP429": (
         Tree(BOOT + MDEV, others={200: FIRST + MDEV}),

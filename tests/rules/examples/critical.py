@@ -83,7 +83,8 @@ def _no_mountinfo(root: str) -> None:
     os.mkdir(path)
 
 
-PF_PASSED = Tree("hostpci0: a1:00.0\n", change=_vfs)
+COMPUTE: dict[str, Any] = {"class": "0x030200"}  # for a GPU with outputs q35 is advised
+PF_PASSED = Tree("hostpci0: a1:00.0\n", {"0000:a1:00.0": COMPUTE}, change=_vfs)
 ZFS = {"FS_TYPE": "zfs_member", "FS_LABEL": "rpool", "FS_UUID": GUID}
 
 EXAMPLES: dict[str, tuple[Tree, Tree]] = {
@@ -109,17 +110,18 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP248": (_disk(_no_mountinfo), _disk()),
     "PVP249": (_disk(_udev(FS_TYPE="LVM2_member")), _disk(_udev(FS_TYPE="ext4"))),
-    "PVP250": (PF_PASSED, Tree("hostpci0: a1:00.0\n")),
+    "PVP250": (PF_PASSED, Tree("hostpci0: a1:00.0\n", {"0000:a1:00.0": COMPUTE})),
     "PVP251": (
         Tree(
             "hostpci0: 41:00.0\n",
             {
                 "0000:41:00.0": {
-                    "mdev": {"types": TYPES, "instances": {"c7b3e5a0-5e2c-4c0e-9a51-0d1f6f1f2a3b": "nvidia-63"}}
+                    **COMPUTE,
+                    "mdev": {"types": TYPES, "instances": {"c7b3e5a0-5e2c-4c0e-9a51-0d1f6f1f2a3b": "nvidia-63"}},
                 }
             },
         ),
-        Tree("hostpci0: 41:00.0\n"),
+        Tree("hostpci0: 41:00.0\n", {"0000:41:00.0": COMPUTE}),
     ),
     "PVP252": (_nic(lambda root: storage.routes(root, "eno1 0001A8C0 00FFFFFF")), _nic()),
 }

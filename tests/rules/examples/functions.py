@@ -32,7 +32,7 @@ def _amd(**files: str) -> dict[str, dict[str, Any]]:
     return {"0000:03:00.0": device}
 
 
-POLARIS = "hostpci0: 03:00.0\n"
+POLARIS = "machine: q35\nhostpci0: 03:00.0,pcie=1\n"
 T4 = {"0000:03:00.0": {"vendor": "0x10de", "device": "0x1eb8", "class": "0x030200", "iommu_group": 3}}
 NIC = {"vendor": "0x14e4", "device": "0x16d7", "class": "0x020000", "iommu_group": 20, "driver": "bnxt_en"}
 NIC_VF = {"vendor": "0x14e4", "device": "0x16dc", "class": "0x020000", "iommu_group": 21, "physfn": "0000:21:00.0"}
@@ -160,8 +160,8 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP291": (Tree(SOUND, _sound(1), change=_open), Tree(SOUND, _sound(11), change=_open)),
     "PVP292": (
-        Tree("hostpci0: 01:00.0\n", {"0000:01:00.0": {"driver": "amdgpu"}}),
-        Tree("hostpci0: 01:00.0\n", {"0000:01:00.0": {"driver": "vfio-pci"}}),
+        Tree("hostpci0: 01:00.0\n", {"0000:01:00.0": {"class": "0x030200", "driver": "amdgpu"}}),
+        Tree("hostpci0: 01:00.0\n", {"0000:01:00.0": {"class": "0x030200", "driver": "vfio-pci"}}),
     ),
     "PVP294": (
         Tree(PLAIN, {"0000:05:00.0": {**NEIGHBOUR, "driver": "xhci_hcd"}}),

@@ -66,7 +66,7 @@ def _nvme(controller: str) -> Callable[[str], object]:
     return change
 
 
-DISK = f"{SSD}scsi0: /dev/disk/by-id/nvme-x,size=1T\n"
+DISK = f"{SSD}scsi0: /dev/nvme0n1,size=1T\n"
 USB = f"{SSD}usb0: host=1-2,usb3=1\n"
 
 EXAMPLES: dict[str, tuple[Tree, Tree]] = {

@@ -31,7 +31,7 @@ NO_VGPU = {
 }
 MANAGER = "usr/lib/systemd/system/nvidia-vgpu-mgr.service"
 NVIDIA = {"sys/module/nvidia/refcnt": "0\n"}
-MODULE = f"lib/modules/{RELEASE}/kernel/drivers/igb/igb.ko"
+MODULE = f"lib/modules/{RELEASE}/kernel/drivers/net/ethernet/intel/igb/igb.ko"
 
 
 def pf(present: int, total: int = 7) -> dict[str, dict[str, Any]]:
@@ -70,8 +70,8 @@ HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP158": (host(sysfs(4), devices=pf(2)), host(sysfs(2), devices=pf(2))),
     "PVP159": (
-        host({MODPROBE: "options igb max_vfs=2\n", MODULE: "ELF parmtype=debug:int\0"}, devices=pf(2)),
-        host({MODPROBE: "options igb max_vfs=2\n", MODULE: "ELF parmtype=max_vfs:uint\0"}, devices=pf(2)),
+        host({MODPROBE: "options igb max_vfs=2\n", MODULE: "ELF\0parmtype=debug:int\0"}, devices=pf(2)),
+        host({MODPROBE: "options igb max_vfs=2\n", MODULE: "ELF\0parmtype=max_vfs:uint\0"}, devices=pf(2)),
     ),
     "PVP160": (host(sysfs(8), devices=pf(2)), host(sysfs(2), devices=pf(2))),
     "PVP161": (
