@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules on what happens when PVE takes functions from their drivers, PVP224, PVP280, PVP290 to PVP299."""
+"""Rules on what happens when PVE takes functions from their drivers, PVP224, PVP280, PVP291 to PVP299."""
 
 from __future__ import annotations
 
 from pvepassthru.host import holders, uses
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import PassthruError
-from pvepassthru.model.problem import plain_id
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, number, shown
 from pvepassthru.rules.demand import demand
@@ -113,48 +112,6 @@ def _is_bridge(subject: Subject, address: str) -> bool:
     return kind.startswith("0x06") or subject.inventory.has(address, "pci_bus")
 
 
-def twin(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether an identical device without a driver is there, which vfio-pci takes along.
-
-    PVE names vendor and device id to vfio-pci, which then takes every unbound device with them. It is told where the
-    VM's own device has a driver of the host now, so that the host has one for the other, too; not of virtual functions,
-    and not of what another VM has in its config.
-
-    Why it matters: the other device cannot get its own driver any more until it is taken from vfio-pci.
-
-    How to fix: bind the other device to its driver first, or give it a driver_override.
-    """
-    for device, address in _bound(subject):
-        driver = subject.inventory.driver(address)
-        if driver is None or "vfio" in driver or subject.inventory.physical_function(address):
-            continue
-        same = subject.around.once(_unbound).get(plain_id(subject.inventory, address, "vendor", "device") or "", ())
-        mates = {address, *subject.inventory.group_members(address)}
-        mine = {other for _, functions in chosen(subject) for other in functions}
-        wanted = subject.around.once(demand) if same else None
-        twins = [
-            other
-            for other in same
-            if other not in mates | mine and wanted and not wanted.others(subject.vmid, (other,))
-        ]
-        if twins:
-            message = f"vfio-pci takes {listed(twins)} along, which has the ids of {address} and no driver"
-            yield _hit(subject, device, message, "bind it to its driver before the VM starts, if the host needs it")
-
-
-def _unbound(around: Surroundings) -> dict[str, tuple[str, ...]]:
-    """The functions that have neither driver nor override, and are no bridge and no VF, by vendor and device id."""
-    found: dict[str, list[str]] = {}
-    hardware = around.inventory
-    for address in hardware.addresses():
-        if hardware.driver(address) is None and hardware.physical_function(address) is None:
-            override = hardware.attribute(address, "driver_override")
-            name = plain_id(hardware, address, "vendor", "device")
-            if name and (override is None or override in _NO_OVERRIDE):
-                found.setdefault(name, []).append(address)
-    return {name: tuple(addresses) for name, addresses in found.items()}
-
-
 def in_use_on_host(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether no program of the host has the device open that the VM gets.
 
@@ -228,10 +185,6 @@ def shaky_driver(subject: Subject) -> Iterator[Hit]:
 def _bound(subject: Subject) -> list[tuple[Passed, str]]:
     """The functions that PVE binds to vfio-pci by the VM's own entries, each with its device."""
     return [(device, address) for device, functions in chosen(subject) if device.bound_to_vfio for address in functions]
-
-
-def _has_vfio(subject: Subject, address: str) -> bool:
-    return subject.inventory.driver(address) == "vfio-pci"
 
 
 def _hit(subject: Subject, device: Passed, message: str, hint: str) -> Hit:

@@ -130,7 +130,6 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP287", "info", "own", functions.narrow_link, hook="no"),
     Rule("PVP288", "warning", "own", functions.bar_unassigned, hook="no"),
     Rule("PVP289", "warning", "own", functions.fatal_errors, hook="no"),
-    Rule("PVP290", "info", "own", binding.twin, hook="no"),
     Rule("PVP291", "warning", "own", binding.in_use_on_host, hook="no"),
     Rule("PVP292", "info", "own", binding.shaky_driver, hook="no"),
     Rule("PVP294", "warning", "own", binding.group_shared, hook="no"),

@@ -25,7 +25,12 @@ VFIO: dict[str, dict[str, Any]] = {"0000:02:00.0": {"driver": "nvme-vfio-pci"}}
 
 
 def _codes(found: list[Finding]) -> list[str]:
-    return [finding.code for finding in found]
+    return [finding.code for finding in _mine(found)]
+
+
+def _mine(found: list[Finding]) -> list[Finding]:
+    """What the rules of these modules and of the gate found; others may have advice on such a VM."""
+    return [finding for finding in found if not finding.code.startswith(("PVP26", "PVP27", "PVP34", "PVP35", "PVP36"))]
 
 
 # ---- other VMs
@@ -39,16 +44,15 @@ def test_what_runs_now_is_told_once(tmp_path: Path) -> None:
 
 
 def test_a_slot_holds_its_functions(tmp_path: Path) -> None:
-    (finding,) = Tree("hostpci2: 01:00\n", others={200: "hostpci0: 01:00.1\n"}).findings(tmp_path)
+    (finding,) = _mine(Tree("hostpci2: 01:00\n", others={200: "hostpci0: 01:00.1\n"}).findings(tmp_path))
     assert finding.code == "PVP426"
     assert finding.where.endswith("/100.conf:1 hostpci2")
     assert finding.message.startswith("0000:01:00.1 is passed to VM 200 (hostpci0) too")
 
 
 def test_a_group_is_split_only_where_nothing_is_shared(tmp_path: Path) -> None:
-    found = Tree("hostpci0: 01:00.0\n", others={200: "hostpci0: 01:00\n", 201: "hostpci5: 01:00.1\n"}).findings(
-        tmp_path
-    )
+    others = {200: "hostpci0: 01:00\n", 201: "hostpci5: 01:00.1\n"}
+    found = _mine(Tree("hostpci0: 01:00.0\n", others=others).findings(tmp_path))
     assert _codes(found) == ["PVP426", "PVP428"]
     assert "0000:01:00.1 to VM 201 (hostpci5)" in found[1].message
     assert "VM 200" not in found[1].message
@@ -78,9 +82,9 @@ def test_backups_that_start_the_vm(job: str, told: bool, tmp_path: Path) -> None
         "etc/pve/jobs.cfg": f"vzdump: nightly\n\t{job}\n",
         "etc/pve/user.cfg": "pool:lab::100:\npool:other::101:\n",
     }
-    (finding,) = Tree(PLAIN, files=files, others={200: BOOT + PLAIN}).findings(tmp_path / "a")
+    (finding,) = _mine(Tree(PLAIN, files=files, others={200: BOOT + PLAIN}).findings(tmp_path / "a"))
     assert finding.code == ("PVP435" if told else "PVP426")
-    (finding,) = Tree(PLAIN, files=files, others={200: PLAIN}).findings(tmp_path / "b")
+    (finding,) = _mine(Tree(PLAIN, files=files, others={200: PLAIN}).findings(tmp_path / "b"))
     assert finding.code == "PVP426"  # nobody has it then
 
 
@@ -140,7 +144,7 @@ def test_only_nodes_of_the_cluster_and_other_ones_count(tmp_path: Path) -> None:
     }
     mapping = SSD.replace("ssd\n", "ssd\n\tlive-migration-capable 1\n")
     config = "hostpci0: mapping=ssd,driver=keep\n"
-    assert Tree(config, VFIO, mapping=mapping, files=files).findings(tmp_path) == []
+    assert _mine(Tree(config, VFIO, mapping=mapping, files=files).findings(tmp_path)) == []
 
 
 # ---- versions and hookscripts
@@ -196,7 +200,7 @@ def test_attributes_that_hold_junk(junk: str, tmp_path: Path) -> None:
     names = ("config", "resource", "aer_dev_fatal", "current_link_width", "max_link_width", "sriov_numvfs", "class")
     files = dict.fromkeys((*names, "reset_method"), junk) | {"reset_method": "flr" + junk}
     found = Tree(PLAIN, {"0000:02:00.0": {"files": files}}).findings(tmp_path)
-    assert found == []
+    assert _mine(found) == []
 
 
 def test_a_reset_that_is_absent_needs_evidence(tmp_path: Path) -> None:
@@ -204,10 +208,10 @@ def test_a_reset_that_is_absent_needs_evidence(tmp_path: Path) -> None:
     other = {"0000:41:00.0": {"files": {"reset_method": "flr\n"}}}
     whole = {"0000:02:00.0": {"files": {"config": "x"}}}
     assert _codes(Tree(PLAIN, {**other, **whole}).findings(tmp_path / "a")) == ["PVP281"]
-    assert Tree(PLAIN, whole).findings(tmp_path / "b") == []
-    assert Tree(PLAIN, other).findings(tmp_path / "c") == []
+    assert _mine(Tree(PLAIN, whole).findings(tmp_path / "b")) == []
+    assert _mine(Tree(PLAIN, other).findings(tmp_path / "c")) == []
     old = {"0000:02:00.0": {"files": {"config": "x"}, "reset": True}}
-    assert Tree(PLAIN, {**other, **old}).findings(tmp_path / "d") == []
+    assert _mine(Tree(PLAIN, {**other, **old}).findings(tmp_path / "d")) == []
 
 
 def test_a_virtual_function_whose_registers_read_all_ones(tmp_path: Path) -> None:
@@ -216,7 +220,7 @@ def test_a_virtual_function_whose_registers_read_all_ones(tmp_path: Path) -> Non
     def change(root: str) -> None:
         tree.put(root, "sys/bus/pci/devices/0000:a1:00.4/config", b"\xff" * 64)
 
-    assert Tree("hostpci0: a1:00.4,mdev=nvidia-35\n", change=change).findings(tmp_path) == []
+    assert _mine(Tree("hostpci0: a1:00.4,mdev=nvidia-35\n", change=change).findings(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -231,4 +235,4 @@ def test_programs_that_have_a_gpu_open(node: str, told: bool, tmp_path: Path) ->
 
     found = Tree("hostpci0: 01:00.0\n", {"0000:01:00.0": {"driver": "nvidia"}}, change=change).findings(tmp_path)
     assert _codes(found) == (["PVP291"] if told else [])
-    assert not told or f"process 4711 (holder) has {node} open" in found[0].message
+    assert not told or f"process 4711 (holder) has {node} open" in _mine(found)[0].message

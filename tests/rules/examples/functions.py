@@ -70,9 +70,6 @@ PORT = {
 }
 LINK = {"0000:00:1d.0": PORT}
 REGION = "0x00000000fee00000 0x00000000feefffff msi\n"
-UNBOUND: dict[str, dict[str, Any]] = {
-    "0000:03:00.0": {"vendor": "0x144d", "device": "0xa80a", "class": "0x010802", "iommu_group": 5}
-}
 
 
 def _open(root: str) -> None:
@@ -160,10 +157,6 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP289": (
         Tree(PLAIN, _ssd(aer_dev_fatal="DLP 2\nTOTAL_ERR_FATAL 2\n")),
         Tree(PLAIN, _ssd(aer_dev_fatal="DLP 0\nTOTAL_ERR_FATAL 0\n")),
-    ),
-    "PVP290": (
-        Tree(PLAIN, UNBOUND),
-        Tree(PLAIN, UNBOUND, others={200: "hostpci0: 03:00.0\n"}),
     ),
     "PVP291": (Tree(SOUND, _sound(1), change=_open), Tree(SOUND, _sound(11), change=_open)),
     "PVP292": (
