@@ -179,6 +179,8 @@ def mdevs_vanish(subject: Subject) -> Iterator[Hit]:
 
     How to fix: see who made them (`mdevctl list`), or pass another device.
     """
+    if not subject.around.has_mdevs:
+        return
     for taken in _taken(subject):
         uuids = [uuid for uuid in subject.inventory.mdevs_of(taken.address) if pci.vmid_of_uuid(uuid) is None]
         if uuids and not _is_open(subject, taken.address):
