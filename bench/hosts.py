@@ -11,6 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FUNCTIONS = 4096
+UNUSED = "0x0000000000000000 0x0000000000000000 0x0000000000000000"
+"""The line of a function's `resource` for a region that it does not have."""
+AER = (
+    "Undefined",
+    "DLP",
+    "SDES",
+    "TLP",
+    "FCP",
+    "CmpltTO",
+    "CmpltAbrt",
+    "UnxCmplt",
+    "RxOF",
+    "MalfTLP",
+    "TOTAL_ERR_FATAL",
+)
 PARENT = "0000:08:00.0"
 MDEV_TYPE = "nvidia-63"
 MDEV_UUID = "00000000-0000-0000-0000-000000000101"
@@ -40,6 +55,15 @@ def devices(count: int) -> dict[str, Any]:
         "subsystem_vendor": "0x8086",
         "subsystem_device": "0x0001",
         "driver": "vfio-pci",
+        "reset": True,
+        "files": {
+            "config": bytes.fromhex("86804c15") + bytes(60),
+            "reset_method": "flr bus\n",
+            "resource": "0x00000000f0000000 0x00000000f07fffff 0x000000000014220c\n" + f"{UNUSED}\n" * 12,
+            "aer_dev_fatal": "".join(f"{name} 0\n" for name in AER),
+            "current_link_width": "8\n",
+            "max_link_width": "8\n",
+        },
     }
     return {address: {**common, "iommu_group": group} for group, address in enumerate(addresses(count))}
 

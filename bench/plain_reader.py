@@ -3,12 +3,18 @@
 
     python3 -I plain_reader.py DIR
 
-Only the files that validate itself reads of a function count here, so that the comparison is not made easy: vendor,
-device, irq, and the link to its IOMMU group.
+Only the files that validate itself reads of a function count here, so that the comparison is not made easy; a test
+holds FILES and LINKS to what it does read.
 """
 
 import os
 import sys
+
+FILES = (
+    *("vendor", "device", "irq", "class", "config", "reset_method", "resource", "aer_dev_fatal", "driver_override"),
+    "current_link_width",
+)
+LINKS = ("iommu_group", "driver")
 
 root = sys.argv[1]
 configs = root + "/etc/pve/qemu-server/"
@@ -17,7 +23,8 @@ for name in os.listdir(configs):
         file.read()
 functions = root + "/sys/bus/pci/devices/"
 for function in os.listdir(functions):
-    for name in ("vendor", "device", "irq"):
+    for name in FILES:
         with open(f"{functions}{function}/{name}", "rb") as file:
             file.read()
-    os.readlink(f"{functions}{function}/iommu_group")
+    for name in LINKS:
+        os.readlink(f"{functions}{function}/{name}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.tables import print_fields
-from pvepassthru.host import functions, uses
+from pvepassthru.host import functions
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.rules import catalogue
@@ -47,7 +47,7 @@ def detail(around: Surroundings, ids: PciIds, row: dict[str, Any]) -> dict[str, 
         "virtual_functions": functions.virtual_functions(host, address),
         "types": _types(inventory, address),
         "interfaces": _interfaces(host, folder),
-        "uses": [use._asdict() for use in around.once(uses.read).of(address)],
+        "uses": [use._asdict() for use in around.uses.of(address)],
         "findings": _findings(around, address),
     }
 

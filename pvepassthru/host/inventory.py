@@ -47,6 +47,7 @@ class Inventory:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._text: dict[str, str | None] = {}
+        self._links: dict[str, str | None] = {}
         self._addresses: tuple[str, ...] | None = None
         self._slots: dict[str, tuple[str, ...]] = {}
         self._drivers: dict[str, bool] = {}
@@ -83,7 +84,12 @@ class Inventory:
 
     def driver(self, address: str) -> str | None:
         """The name of the bound driver, or None."""
-        return self.host.link(f"{DEVICES}/{address}/driver")
+        return self._link(f"{DEVICES}/{address}/driver")
+
+    def _link(self, path: str) -> str | None:
+        if path not in self._links:
+            self._links[path] = self.host.link(path)
+        return self._links[path]
 
     def driver_available(self, name: str) -> bool | None:
         """Whether a PCI driver is there, or a module of its name that can be loaded into the running kernel.
@@ -102,7 +108,7 @@ class Inventory:
 
     def physical_function(self, address: str) -> str | None:
         """The address of a VF's physical function, or None when this is no VF."""
-        return self.host.link(f"{DEVICES}/{address}/physfn")
+        return self._link(f"{DEVICES}/{address}/physfn")
 
     # ---- IOMMU groups
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pvepassthru.host import holders, uses
+from pvepassthru.host import holders
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
@@ -100,7 +100,7 @@ def group_shared(subject: Subject) -> Iterator[Hit]:
             and "vfio" not in driver
             and not (wanted and wanted.others(subject.vmid, (mate,)))
             and not number(subject.inventory.attribute(mate, "sriov_numvfs"))
-            and not subject.around.once(uses.read).of(mate)
+            and not subject.around.uses.of(mate)
         ]
         if lost:
             message = f"with {address} PVE takes all of IOMMU group {group} from the host: {listed(lost)}"

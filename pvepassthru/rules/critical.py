@@ -20,9 +20,9 @@ from pvepassthru.rules.subject import Hit, chosen, group_mates
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pvepassthru.host.uses import Kind, Uses
+    from pvepassthru.host.uses import Kind, Use
     from pvepassthru.model.passed import Passed
-    from pvepassthru.rules.subject import Subject, Surroundings
+    from pvepassthru.rules.subject import Subject
 
 _WAY_OUT = "pass another device, or move this one to a slot with an IOMMU group of its own"
 
@@ -216,6 +216,10 @@ def networks(subject: Subject) -> Iterator[Hit]:
 
 
 def _taken(subject: Subject) -> list[_Taken]:
+    return subject.around.of(subject, _find_taken)
+
+
+def _find_taken(subject: Subject) -> list[_Taken]:
     """The functions that PVE would take from the host, each once: those passed whole, then those of their groups."""
     found: dict[str, _Taken] = {}
     bound = [(device, functions) for device, functions in chosen(subject) if functions and device.bound_to_vfio]
@@ -230,19 +234,17 @@ def _taken(subject: Subject) -> list[_Taken]:
     return list(found.values())
 
 
-def _uses_of(around: Surroundings) -> Uses:
-    from pvepassthru.host import uses  # noqa: PLC0415 - a VM whose devices stay with the host does not pay for it
-
-    return uses.read(around)
-
-
 def _told(subject: Subject, kind: Kind) -> Iterator[tuple[_Taken, str]]:
     """The functions that the host has such a use for, each with words for it."""
-    for taken in _taken(subject):
-        uses = [use for use in subject.around.once(_uses_of).of(taken.address) if use.kind == kind]
-        details = [use.detail for use in uses if kind != "doubt" or not _for_root(subject, use.name)]
+    for taken, uses in subject.around.of(subject, _find_uses):
+        details = [use.detail for use in uses if use.kind == kind and not (kind == "doubt" and _for_root(subject, use))]
         if details:
             yield taken, listed(details, 4)
+
+
+def _find_uses(subject: Subject) -> list[tuple[_Taken, tuple[Use, ...]]]:
+    """The functions that PVE would take and the host uses, with all that it uses them for."""
+    return [(taken, uses) for taken in _taken(subject) if (uses := subject.around.uses.of(taken.address))]
 
 
 def _uses(subject: Subject, kind: Kind, hint: str) -> Iterator[Hit]:
@@ -250,10 +252,10 @@ def _uses(subject: Subject, kind: Kind, hint: str) -> Iterator[Hit]:
         yield _hit(subject, taken, f"PVE would take {taken.words} from the host: {details}", hint)
 
 
-def _for_root(subject: Subject, path: str) -> bool:
+def _for_root(subject: Subject, use: Use) -> bool:
     """Whether a file cannot be read for want of rights alone, which the hook, as root, has; hosts.unreadable tells."""
-    host = subject.around.once(_uses_of).host
-    return host.unreadable.get(path) in {errno.EACCES, errno.EPERM} and os.geteuid() != 0
+    host = subject.around.uses.host
+    return host.unreadable.get(use.name) in {errno.EACCES, errno.EPERM} and os.geteuid() != 0
 
 
 def _vfs(subject: Subject, address: str) -> list[str]:
@@ -281,7 +283,7 @@ def _vf_uses(subject: Subject, vf: str) -> list[str]:
         return [f"has vGPU type {subject.inventory.vgpu_current(vf)}"]
     if subject.inventory.mdevs_of(vf):
         return ["has mediated devices"]
-    return [use.detail for use in subject.around.once(_uses_of).critical(vf)]
+    return [use.detail for use in subject.around.uses.critical(vf)]
 
 
 def _is_open(subject: Subject, address: str) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 
 from pvepassthru.host import cluster, vms
-from pvepassthru.model import pci, vmconfig
+from pvepassthru.model import pci
 from pvepassthru.model.property_string import boolean
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import number
@@ -134,7 +134,7 @@ class _Reader:
             return None
         if b"hostpci" not in data:
             return None
-        config = vmconfig.parse(data)
+        config = self.around.config(path, data)
         if config.template:
             return None
         section = config.effective()

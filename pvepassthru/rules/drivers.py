@@ -211,7 +211,7 @@ def ids_hit_host(around: Surroundings) -> Iterator[Hit]:
     option = _option(around)
     for one in around.once(taken):
         for address in one.functions:
-            needs = [use for use in around.once(sources.uses).critical(address) if use.kind != "doubt"]
+            needs = [use for use in around.uses.critical(address) if use.kind != "doubt"]
             if needs:
                 what = sources.named(around, address)
                 message = f"vfio-pci's ids= has {one.id.text}, which is also {what}: {needs[0].detail}"
@@ -239,11 +239,7 @@ def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
     for one in around.once(taken):
         for address in one.functions:
             driver = around.inventory.driver(address)
-            if (
-                driver is None
-                or "vfio" in driver
-                or any(use.kind != "doubt" for use in around.once(sources.uses).critical(address))
-            ):
+            if driver is None or "vfio" in driver or any(use.kind != "doubt" for use in around.uses.critical(address)):
                 continue
             module = modules.of_driver(driver or "")
             message = f"{address} is in vfio-pci's ids=, but {driver} has it"
@@ -275,9 +271,7 @@ def ids_take_more(around: Surroundings) -> Iterator[Hit]:
         others = [
             address
             for address in one.functions
-            if address not in wanted
-            and not around.once(sources.uses).critical(address)
-            and _is_apart(around, address, given)
+            if address not in wanted and not around.uses.critical(address) and _is_apart(around, address, given)
         ]
         if given and others:
             message = f"vfio-pci's ids= has {one.id.text}, which takes {listed(others)} too, that no VM is given"
@@ -309,7 +303,7 @@ def blacklist_hits_host(around: Surroundings) -> Iterator[Hit]:
         where = modules.blacklisted(module) if driver else None
         if not where or module in told or modules.is_builtin(module) or modules.listed(module):
             continue
-        needs = [use for use in around.once(sources.uses).critical(address) if use.kind != "doubt"]
+        needs = [use for use in around.uses.critical(address) if use.kind != "doubt"]
         if needs:
             told.add(module)
             message = f"the driver {module} is blacklisted, but the host needs it for {address}: {needs[0].detail}"
@@ -334,6 +328,6 @@ def blacklist_without_effect(around: Surroundings) -> Iterator[Hit]:
     for line in modules.of("blacklist"):
         has = used.get(line.module, [])
         own = line.path.startswith(kernel_modules.OWN_FOLDER) and not _since_boot(around, line.where)
-        if has and own and not modules.listed(line.module) and not any(map(around.once(sources.uses).critical, has)):
+        if has and own and not modules.listed(line.module) and not any(map(around.uses.critical, has)):
             message = f"{line.module} is blacklisted, but has {listed(has)}"
             yield Hit(line.where, message, f"{APPLY}; else give the device's id to vfio-pci with a softdep")

@@ -226,15 +226,17 @@ def narrow_link(subject: Subject) -> Iterator[Hit]:
     """
     told: set[str] = set()
     for device, address in _functions(subject):
-        path = subject.host.resolve(f"{DEVICES}/{address}") or ""
-        port = path.rsplit("/", 2)[-2] if path.count("/") > 1 else ""
-        slot = address.partition(".")[0]
-        if not is_address(port) or slot in told or subject.inventory.physical_function(address):
-            continue
         now = number(subject.inventory.attribute(address, "current_link_width"))
+        slot = address.partition(".")[0]
+        if not now or slot in told or subject.inventory.physical_function(address):
+            continue
+        path = subject.host.target(f"{DEVICES}/{address}") or ""  # .../pci0000:00/0000:00:01.0/0000:01:00.0
+        port = path.rsplit("/", 2)[-2] if path.count("/") > 1 else ""
+        if not is_address(port):
+            continue
         ends = [number(subject.inventory.attribute(end, "max_link_width")) for end in (address, port)]
         most = min((width for width in ends if width), default=0) if all(ends) else 0
-        if now and now * 4 <= most:
+        if now * 4 <= most:
             told.add(slot)
             message = f"{address} has {now} of {most} lanes that it and its slot ({port}) could have"
             yield _hit(subject, device, message, "reseat the card, or see whether the firmware splits the slot")

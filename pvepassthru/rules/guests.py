@@ -164,8 +164,10 @@ def usb_below(subject: Subject) -> Iterator[Hit]:
     passed = {address for device, functions in whole(subject) if device.bound_to_vfio for address in functions}
     for index in range(14 if passed else 0):
         text = subject.section.get(f"usb{index}")
+        if text is None:
+            continue
         try:
-            wanted = property_string.parse(text or "", _USB_KEYS).get("host")
+            wanted = property_string.parse(text, _USB_KEYS).get("host")
         except PropertyError:
             continue
         controllers = subject.around.once(_usb_controllers) if wanted else {}

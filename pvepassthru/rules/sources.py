@@ -6,7 +6,6 @@ from __future__ import annotations
 from pvepassthru.host import boot as boots
 from pvepassthru.host import firmware as firmwares
 from pvepassthru.host import modules as kernel_modules
-from pvepassthru.host import uses as host_uses
 from pvepassthru.host import vms
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from pvepassthru.host.boot import Boot
     from pvepassthru.host.firmware import Firmware
     from pvepassthru.host.modules import Modules
-    from pvepassthru.host.uses import Uses
     from pvepassthru.model.cmdline import CommandLine
     from pvepassthru.rules.subject import Surroundings
 
@@ -63,11 +61,6 @@ def running(around: Surroundings) -> CommandLine:
 def modules(around: Surroundings) -> Modules:
     """Kernel modules and their configuration."""
     return kernel_modules.Modules(around.host, around.once(boot).running)
-
-
-def uses(around: Surroundings) -> Uses:
-    """What the host itself needs a function for."""
-    return host_uses.Uses(around.host, around.inventory)
 
 
 def wanted(around: Surroundings) -> Wanted:

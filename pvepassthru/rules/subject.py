@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pvepassthru.host.holders import Holder
     from pvepassthru.host.host import Host
     from pvepassthru.host.policy import Policies
+    from pvepassthru.host.uses import Uses
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.passed import Passed
     from pvepassthru.model.reservation import Entry
@@ -52,7 +53,11 @@ class Surroundings:
         self._pids: dict[int, int | None] = {}
         self._policies: Policies | None = None
         self._has_mdevs: bool | None = None
-        self._chosen: tuple[Resolution, list[tuple[Passed, tuple[str, ...]]]] | None = None
+        self._subject: Subject | None = None
+        self._said: dict[Callable[[Subject], Any], Any] = {}
+        """What was asked of `_subject`, the last VM."""
+        self._uses: Uses | None = None
+        self._configs: dict[str, tuple[bytes, VmConfig]] = {}
         self._opened: dict[str, tuple[Holder, ...]] | None = None
         self._nodes: dict[str, tuple[tuple[str, str], ...]] = {}
         self._mappings: tuple[Mappings, str | None] | None = None
@@ -87,11 +92,28 @@ class Surroundings:
             self._policies = policy.read(self.host)
         return self._policies
 
-    def chosen(self, subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
-        """As the function `chosen`; several rules ask for the same subject one after the other."""
-        if self._chosen is None or self._chosen[0] is not subject.resolution:
-            self._chosen = (subject.resolution, _choose(subject))
-        return self._chosen[1]
+    def of(self, subject: Subject, read: Callable[[Subject], T]) -> T:
+        """What the function `read` says of a VM; several rules ask it of the same VM one after the other."""
+        if self._subject is not subject:
+            self._subject, self._said = subject, {}
+        if read not in self._said:
+            self._said[read] = read(subject)
+        return self._said[read]  # type: ignore[no-any-return]  # what `read` returned
+
+    @property
+    def uses(self) -> Uses:
+        """What the host itself uses its functions for."""
+        if self._uses is None:
+            from pvepassthru.host import uses  # noqa: PLC0415 - VMs whose devices stay with the host do not pay for it
+
+            self._uses = uses.read(self)
+        return self._uses
+
+    def config(self, path: str, data: bytes) -> VmConfig:
+        """The VM config that a file's bytes are; rules across VMs ask for the same ones again."""
+        if path not in self._configs or self._configs[path][0] != data:
+            self._configs[path] = (data, vmconfig.parse(data))
+        return self._configs[path][1]
 
     @property
     def opened(self) -> dict[str, tuple[Holder, ...]]:
@@ -222,8 +244,8 @@ def load(  # noqa: PLR0913 - what varies is by keyword
         if not lenient:
             raise
         data, why = b"", error.message
-    config = vmconfig.parse(data)
     around = around or Surroundings(host, inventory)
+    config = around.config(path, data)
     section = config.effective() if pending else config.main
     resolution = resolve.EMPTY
     if not config.template and (section.entries or section.get("machine")):
@@ -239,7 +261,7 @@ def chosen(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
     Of several alternatives the first that no other VM has, no earlier entry takes and, for a vGPU, that offers its
     type; none if there is no such one (cluster.all_taken tells of that).
     """
-    return subject.around.chosen(subject)
+    return subject.around.of(subject, _choose)
 
 
 def _choose(subject: Subject) -> list[tuple[Passed, tuple[str, ...]]]:
