@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from pvepassthru.rules.catalogue import HostState
     from pvepassthru.rules.rule import Rule
 
-COLOURS = {"fine": "32", "error": "31;1", "warning": "33", "info": "36", "silenced": "2", "unknown": "2", "not applicable": "2"}
+COLOURS = {
+    "fine": "32",
+    "error": "31;1",
+    "warning": "33",
+    "info": "36",
+    "silenced": "2",
+    "unknown": "2",
+    "not applicable": "2",
+}
 """State to what a terminal is told (ECMA-48, SGR)."""
 
 
