@@ -233,13 +233,13 @@ def _taken(subject: Subject) -> list[_Taken]:
 def _uses_of(around: Surroundings) -> Uses:
     from pvepassthru.host import uses  # noqa: PLC0415 - a VM whose devices stay with the host does not pay for it
 
-    return uses.read(around)
+    return around.once(uses.read)
 
 
 def _told(subject: Subject, kind: Kind) -> Iterator[tuple[_Taken, str]]:
     """The functions that the host has such a use for, each with words for it."""
     for taken in _taken(subject):
-        uses = [use for use in subject.around.once(_uses_of).of(taken.address) if use.kind == kind]
+        uses = [use for use in _uses_of(subject.around).of(taken.address) if use.kind == kind]
         details = [use.detail for use in uses if kind != "doubt" or not _for_root(subject, use.name)]
         if details:
             yield taken, listed(details, 4)
@@ -252,7 +252,7 @@ def _uses(subject: Subject, kind: Kind, hint: str) -> Iterator[Hit]:
 
 def _for_root(subject: Subject, path: str) -> bool:
     """Whether a file cannot be read for want of rights alone, which the hook, as root, has; hosts.unreadable tells."""
-    host = subject.around.once(_uses_of).host
+    host = _uses_of(subject.around).host
     return host.unreadable.get(path) in {errno.EACCES, errno.EPERM} and os.geteuid() != 0
 
 
@@ -281,7 +281,7 @@ def _vf_uses(subject: Subject, vf: str) -> list[str]:
         return [f"has vGPU type {subject.inventory.vgpu_current(vf)}"]
     if subject.inventory.mdevs_of(vf):
         return ["has mediated devices"]
-    return [use.detail for use in subject.around.once(_uses_of).critical(vf)]
+    return [use.detail for use in _uses_of(subject.around).critical(vf)]
 
 
 def _is_open(subject: Subject, address: str) -> bool:

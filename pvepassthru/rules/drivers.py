@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pvepassthru.host import modules as kernel_modules
+from pvepassthru.host import uses
 from pvepassthru.model import vfio_ids
 from pvepassthru.model.modprobe import plain
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -211,7 +212,7 @@ def ids_hit_host(around: Surroundings) -> Iterator[Hit]:
     option = _option(around)
     for one in around.once(taken):
         for address in one.functions:
-            needs = [use for use in around.once(sources.uses).critical(address) if use.kind != "doubt"]
+            needs = [use for use in around.once(uses.read).critical(address) if use.kind != "doubt"]
             if needs:
                 what = sources.named(around, address)
                 message = f"vfio-pci's ids= has {one.id.text}, which is also {what}: {needs[0].detail}"
@@ -242,7 +243,7 @@ def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
             if (
                 driver is None
                 or "vfio" in driver
-                or any(use.kind != "doubt" for use in around.once(sources.uses).critical(address))
+                or any(use.kind != "doubt" for use in around.once(uses.read).critical(address))
             ):
                 continue
             module = modules.of_driver(driver or "")
@@ -276,7 +277,7 @@ def ids_take_more(around: Surroundings) -> Iterator[Hit]:
             address
             for address in one.functions
             if address not in wanted
-            and not around.once(sources.uses).critical(address)
+            and not around.once(uses.read).critical(address)
             and _is_apart(around, address, given)
         ]
         if given and others:
@@ -309,7 +310,7 @@ def blacklist_hits_host(around: Surroundings) -> Iterator[Hit]:
         where = modules.blacklisted(module) if driver else None
         if not where or module in told or modules.is_builtin(module) or modules.listed(module):
             continue
-        needs = [use for use in around.once(sources.uses).critical(address) if use.kind != "doubt"]
+        needs = [use for use in around.once(uses.read).critical(address) if use.kind != "doubt"]
         if needs:
             told.add(module)
             message = f"the driver {module} is blacklisted, but the host needs it for {address}: {needs[0].detail}"
@@ -334,6 +335,6 @@ def blacklist_without_effect(around: Surroundings) -> Iterator[Hit]:
     for line in modules.of("blacklist"):
         has = used.get(line.module, [])
         own = line.path.startswith(kernel_modules.OWN_FOLDER) and not _since_boot(around, line.where)
-        if has and own and not modules.listed(line.module) and not any(map(around.once(sources.uses).critical, has)):
+        if has and own and not modules.listed(line.module) and not any(map(around.once(uses.read).critical, has)):
             message = f"{line.module} is blacklisted, but has {listed(has)}"
             yield Hit(line.where, message, f"{APPLY}; else give the device's id to vfio-pci with a softdep")
