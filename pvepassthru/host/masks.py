@@ -76,13 +76,11 @@ class Masks:
 
     def __init__(self, *, full: bool = False) -> None:
         self.full = full
-        self._numbers: dict[tuple[str, bytes], int] = {}
+        self._numbers: dict[str, dict[bytes, int]] = {}
 
     def _number(self, kind: str, value: bytes) -> int:
-        key = (kind, value)
-        if key not in self._numbers:
-            self._numbers[key] = 1 + sum(1 for other, _ in self._numbers if other == kind)
-        return self._numbers[key]
+        known = self._numbers.setdefault(kind, {})
+        return known.setdefault(value, len(known) + 1)
 
     def plain(self, data: bytes) -> bytes:
         """Any text without MAC addresses and disk names that have a serial number.
