@@ -129,8 +129,7 @@ def _bus_goes_as_one(subject: Subject, address: str, covered: set[str]) -> bool:
     first one, which is looked at when it is still alone on its bus, would have it. Source: Linux drivers/pci/pci.c
     (pci_parent_bus_reset), drivers/vfio/pci/vfio_pci_core.c (VFIO_DEVICE_PCI_HOT_RESET).
     """
-    path = subject.host.resolve(f"{DEVICES}/{address}") or ""
-    if not is_address(path.rsplit("/", 2)[-2] if path.count("/") > 1 else ""):
+    if _port(subject, address) is None:
         return False
     bus = address.rpartition(":")[0]
     siblings = [other for other in covered if other.startswith(f"{bus}:")]
@@ -258,10 +257,9 @@ def narrow_link(subject: Subject) -> Iterator[Hit]:
     """
     told: set[str] = set()
     for device, address in _functions(subject):
-        path = subject.host.resolve(f"{DEVICES}/{address}") or ""
-        port = path.rsplit("/", 2)[-2] if path.count("/") > 1 else ""
+        port = _port(subject, address)
         slot = address.partition(".")[0]
-        if not is_address(port) or slot in told or subject.inventory.physical_function(address):
+        if port is None or slot in told or subject.inventory.physical_function(address):
             continue
         now = number(subject.inventory.attribute(address, "current_link_width"))
         ends = [number(subject.inventory.attribute(end, "max_link_width")) for end in (address, port)]
@@ -319,6 +317,13 @@ def fatal_errors(subject: Subject) -> Iterator[Hit]:
 def _functions(subject: Subject) -> list[tuple[Passed, str]]:
     """The functions that the VM gets whole or as a vendor vGPU, each with its device."""
     return [(device, address) for device, functions in chosen(subject) for address in functions]
+
+
+def _port(subject: Subject, address: str) -> str | None:
+    """The bridge above a function, or None: it is on a root bus, or in a copy of a host that does not tell."""
+    path = subject.host.resolve(f"{DEVICES}/{address}") or ""
+    above = path.rsplit("/", 2)[-2] if path.count("/") > 1 else ""
+    return above if is_address(above) else None
 
 
 def _id(subject: Subject, address: str) -> str:

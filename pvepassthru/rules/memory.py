@@ -188,12 +188,17 @@ def hugepages_missing(subject: Subject) -> Iterator[Hit]:
 
 def cpu_list(text: str) -> frozenset[int]:
     """The numbers of a list such as `0-5,12`; what is none in it is left out."""
-    found: set[int] = set()
+    spans: set[tuple[int, int]] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         start, end = number(first), number(last) if dash else number(first)
         if start is not None and end is not None and end < _MOST_CPUS:
-            found.update(range(start, end + 1))
+            spans.add((start, end))
+    found: set[int] = set()
+    reached = 0
+    for start, end in sorted(spans):
+        found.update(range(max(start, reached), end + 1))
+        reached = max(reached, end + 1)
     return frozenset(found)
 
 

@@ -36,6 +36,14 @@ def _mine(found: list[Finding]) -> list[Finding]:
 # ---- other VMs
 
 
+def test_mappings_with_one_device_again_and_again(tmp_path: Path) -> None:
+    """Each line is told of once, and the time is in proportion to their number."""
+    entry = SSD.partition("\n")[2]
+    found = Tree(mapping="one\n" + 6000 * entry + "\ntwo\n" + 6000 * entry).host_findings(tmp_path)
+    codes = [finding.code for finding in found]
+    assert (codes.count("PVP413"), codes.count("PVP414")) == (6000, 11998)
+
+
 def test_what_runs_now_is_told_once(tmp_path: Path) -> None:
     held = Tree(PLAIN, others={200: PLAIN}, reservations="0000:02:00.0 200 pid:42\n", running={200: 42})
     assert _codes(held.findings(tmp_path / "a")) == ["PVP420"]

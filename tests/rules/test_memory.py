@@ -151,6 +151,12 @@ def test_lists_of_cpus() -> None:
     assert memory.cpu_list("0-2, 5,7-7,9-8,x,1-y,-3,4-99999999") == {0, 1, 2, 5, 7}
 
 
+def test_long_lists_of_cpus() -> None:
+    """As long as the cluster's file system lets a config be, of spans that differ, each over all CPUs."""
+    text = ",".join(f"{number % 90}-{8191 - number // 90 % 900}" for number in range(100_000))
+    assert memory.cpu_list(text) == frozenset(range(8192))
+
+
 @given(st.text(max_size=200))
 def test_sizes_of_bars_never_raise(text: str) -> None:
     assert memory.bar_sizes(text) == []
