@@ -9,7 +9,7 @@ from pvepassthru.cli.tables import print_fields
 from pvepassthru.host import functions
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import PassthruError
-from pvepassthru.rules import catalogue
+from pvepassthru.rules import catalogue, silence
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -77,12 +77,7 @@ def _findings(around: Surroundings, address: str) -> list[dict[str, Any]]:
         states = catalogue.host_states(around)
     except PassthruError:  # doctor tells of it
         return []
-    return [
-        finding._asdict()
-        for state in states
-        for finding in state.findings
-        if address in finding.where or address in finding.message
-    ]
+    return [finding._asdict() for state in states for finding in state.findings if address in silence.named(finding)]
 
 
 def print_detail(one: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pvepassthru.host import reservations, vms
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import PassthruError
-from pvepassthru.rules import subject as subjects
+from pvepassthru.rules.demand import demand
 
 if TYPE_CHECKING:
     from pvepassthru.host.holders import Holder
@@ -40,8 +40,10 @@ class Owners:
         self._around = around
         self._configured: dict[str, dict[int, list[str]]] = {}
         self._reserved = reservation.parse(_reservations(around))
-        for vmid in vms.vmids(around.host):
-            self._read(vmid)
+        for guest in around.once(demand).guests.values():
+            for wish in guest.wishes:
+                for address in {address for functions in wish.alternatives for address in functions}:
+                    self._configured.setdefault(address, {}).setdefault(guest.vmid, []).append(wish.key)
         self._commands = {pid: vmid for vmid in self._running() if (pid := around.running(vmid)) is not None}
 
     def of(self, address: str) -> tuple[Owner, ...]:
@@ -52,15 +54,6 @@ class Owners:
             Owner(vmid, tuple(configured.get(vmid, ())), self._around.running(vmid) is not None, vmid in holders)
             for vmid in sorted({*configured, *holders})
         )
-
-    def _read(self, vmid: int) -> None:
-        try:
-            subject = subjects.load(self._around.host, vmid, pending=True, around=self._around, lenient=True)
-        except PassthruError:  # it was removed or migrated since it was listed
-            return
-        for device in subject.resolution.passed:
-            for address in {address for functions in device.alternatives for address in functions}:
-                self._configured.setdefault(address, {}).setdefault(vmid, []).append(device.entry.key)
 
     def _running(self) -> set[int]:
         names = self._around.host.names("/run/qemu-server")

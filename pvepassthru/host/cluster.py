@@ -74,8 +74,12 @@ def nodes(host: Host) -> tuple[str, ...]:
 
 
 def ha_resources(host: Host) -> dict[int, Resource]:
-    """The VMs that HA manages, by VMID."""
-    resources = [section for section in _sections(host, RESOURCES) if section.type == "vm" and vmid_of(section.id)]
+    """The VMs that HA manages, by VMID; not those in the state `ignored`, which HA leaves alone."""
+    resources = [
+        section
+        for section in _sections(host, RESOURCES)
+        if section.type == "vm" and vmid_of(section.id) and section.get("state") != "ignored"
+    ]
     if not resources:
         return {}
     groups = {section.id: section for section in _sections(host, GROUPS) if section.type == "group"}

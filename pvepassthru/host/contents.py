@@ -181,7 +181,9 @@ ROWS = (
     Row("/etc", "modules", settings),
     Row("/etc/modules-load.d /usr/lib/modules-load.d /lib/modules-load.d /run/modules-load.d", "*.conf", settings),
     Row("/etc/initramfs-tools", "modules initramfs.conf", settings),
-    Row("/etc/initramfs-tools/conf.d /etc/initramfs-tools/scripts/*", "*", settings),
+    Row("/etc/initramfs-tools/conf.d", "*", settings),
+    Row("/etc/initramfs-tools/scripts/*", "pvepassthru", settings, "this tool's own"),
+    Row("/etc/initramfs-tools/scripts/*", "*", Masks.makers, "others may unlock disks"),
     Row("/lib/modules/*", "modules.dep modules.builtin", plain),
     Row(
         "/lib/modules/*/kernel/drivers/net/ethernet/*/*",

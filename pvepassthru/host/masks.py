@@ -32,7 +32,10 @@ _SECRET = re.compile(
 """An assignment whose name says that its value is nobody's business; a quote that ends a longer text stays."""
 _SECRET_PROPERTY = re.compile(rb"(?i)\b(serial|wwn|password|secret|token|username|credential)=[^,\n]*")
 """Likewise, in a property string of PVE."""
-_SCRIPT = re.compile(rb"/[^\s\"';]*")
+_SCRIPT = re.compile(rb"(?<![^\s\"'=@:+!|-])/(?!/)[^\s\"';]*")
+"""A path in a unit's command; the path of a URL, which may be a key, is none."""
+_GIVEN = re.compile(rb"(?i)\b(data|string)=(?![0-9]+(?:[\s,]|$))[^\s,]+")
+"""What QEMU's arguments give a guest or an object as text: `-object secret,data=`, `-fw_cfg string=`; no numbers."""
 _PARAMETER = re.compile(rb"(?<=\0)parm(?:type)?=[^\0]{1,300}|(?:(?<= )|\A)parmtype=[^\0]{1,300}")
 SIGNATURE = len(b"~Module signature appended~\n")
 MASKED = b"masked"
@@ -76,13 +79,11 @@ class Masks:
 
     def __init__(self, *, full: bool = False) -> None:
         self.full = full
-        self._numbers: dict[tuple[str, bytes], int] = {}
+        self._numbers: dict[str, dict[bytes, int]] = {}
 
     def _number(self, kind: str, value: bytes) -> int:
-        key = (kind, value)
-        if key not in self._numbers:
-            self._numbers[key] = 1 + sum(1 for other, _ in self._numbers if other == kind)
-        return self._numbers[key]
+        known = self._numbers.setdefault(kind, {})
+        return known.setdefault(value, len(known) + 1)
 
     def plain(self, data: bytes) -> bytes:
         """Any text without MAC addresses and disk names that have a serial number.
@@ -167,7 +168,9 @@ class Masks:
         if line.startswith(b"#") or not word:
             return line[:1] if line.startswith(b"#") else b"?"
         if word in VM_KEYS:
-            return self.words(line) if word == b"args" else _SECRET_PROPERTY.sub(rb"\1=" + MASKED, line)
+            if word == b"args":
+                return _GIVEN.sub(rb"\1=" + MASKED, self.words(line))
+            return _SECRET_PROPERTY.sub(rb"\1=" + MASKED, line)
         if word in {b"smbios", b"vmgenid"}:
             ids = b",".join(_UUID.findall(value))
             return self.uuids(b"%s: %s%s" % (key, b"uuid=" if word == b"smbios" else b"", ids or MASKED))

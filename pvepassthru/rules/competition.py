@@ -7,7 +7,7 @@ from pvepassthru.host import cluster
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
 from pvepassthru.rules.boot import shortages
-from pvepassthru.rules.demand import Demand, demand
+from pvepassthru.rules.demand import Demand, demand, ha_resources
 from pvepassthru.rules.subject import Hit
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def both_start(subject: Subject) -> Iterator[Hit]:
 
     Why it matters: after a boot of the node one of the two gets the device, and PVE refuses to start the other.
 
-    How to fix: let only one of them start by itself (`qm set VMID --onboot 0`), or give them different devices.
+    How to fix: let only one of them start by itself (`qm set VMID --onboot 0`, of a VM that HA manages
+    `ha-manager set vm:VMID --state stopped`), or give them different devices.
     """
     wanted = _demand(subject)
     if not wanted.starts(subject.vmid):
@@ -36,7 +37,10 @@ def both_start(subject: Subject) -> Iterator[Hit]:
         starting = {vmid: what for vmid, what in rivals.items() if wanted.starts(vmid)}
         if starting:
             message = f"{_who(starting)} too, and each starts by itself: only the first gets it"
-            yield _hit(subject, device, message, f"qm set {max(starting)} --onboot 0, or pass another device")
+            last = max(starting)
+            by_ha = last in subject.around.once(ha_resources)
+            stay = f"ha-manager set vm:{last} --state stopped" if by_ha else f"qm set {last} --onboot 0"
+            yield _hit(subject, device, message, f"{stay}, or pass another device")
 
 
 def by_turns(subject: Subject) -> Iterator[Hit]:
@@ -158,9 +162,11 @@ def pf_is_passed(subject: Subject) -> Iterator[Hit]:
         pairs = [(address, subject.inventory.physical_function(address)) for address in device.addresses]
         parents = tuple(dict.fromkeys(parent for _, parent in pairs if parent and parent not in device.addresses))
         others = _whole(wanted.others(subject.vmid, parents)) if len(device.alternatives) == 1 else {}
-        for vmid, (parent, wish) in others.items():
-            message = f"the physical function of {device.addresses[0]}, {parent}, is passed to VM {vmid} ({wish.key})"
-            yield _hit(subject, device, message, f"pass another virtual function of {parent} to VM {vmid} instead")
+        if others:
+            parent = next(iter(others.values()))[0]
+            message = f"the physical function of {device.addresses[0]}, {parent}, is passed to {_whom(others)}"
+            hint = f"pass another virtual function of {parent} to VM {listed(others)} instead"
+            yield _hit(subject, device, message, hint)
 
 
 def parent_is_passed(subject: Subject) -> Iterator[Hit]:
@@ -169,18 +175,21 @@ def parent_is_passed(subject: Subject) -> Iterator[Hit]:
     Why it matters: PVE binds the device to vfio-pci, and the mediated devices on it go with its driver; so only one of
     the two VMs can run.
 
-    How to fix: give both VMs mediated devices, or the whole device to one alone.
+    How to fix: give all of them mediated devices, or the whole device to one VM alone.
     """
     wanted = _demand(subject)
     for device in subject.resolution.passed:
+        others: dict[int, tuple[str, Wish]] = {}
+        what = ""
         if device.bound_to_vfio:
-            for vmid, (address, wish) in wanted.other_mdevs(subject.vmid, device.addresses).items():
-                message = f"{address} is passed whole, and VM {vmid} wants an mdev on it ({wish.key})"
-                yield _hit(subject, device, message, "give both VMs mediated devices, or the device to one alone")
+            others = wanted.other_mdevs(subject.vmid, device.addresses)
+            what = "is passed whole, and an mdev on it is wanted by"
         elif device.mdev and len(device.alternatives) == 1:
-            for vmid, (address, wish) in _whole(wanted.others(subject.vmid, device.addresses)).items():
-                message = f"an mdev is wanted on {address}, which is passed whole to VM {vmid} ({wish.key})"
-                yield _hit(subject, device, message, "give both VMs mediated devices, or the device to one alone")
+            others = _whole(wanted.others(subject.vmid, device.addresses))
+            what = "is the parent of an mdev for this VM, and is passed whole to"
+        if others:
+            message = f"{next(iter(others.values()))[0]} {what} {_whom(others)}"
+            yield _hit(subject, device, message, "give all of them mediated devices, or the device to one VM alone")
 
 
 def backup_starts(subject: Subject) -> Iterator[Hit]:
@@ -221,7 +230,7 @@ def backup_jobs(around: Surroundings) -> tuple[Job, ...]:
     return cluster.backup_jobs(around.host)
 
 
-_NOBODY = Demand({}, {}, {})
+_NOBODY = Demand({}, {}, {}, {})
 
 
 def _demand(subject: Subject) -> Demand:
@@ -299,8 +308,12 @@ def _takers(lack: Shortage) -> str:
 
 def _who(others: dict[int, tuple[str, Wish]]) -> str:
     """Words for other VMs, each with its entry: `0000:02:00.0 is passed to VM 200 (hostpci0)`."""
-    address = next(iter(others.values()))[0]
-    return f"{address} is passed to {listed(f'VM {vmid} ({wish.key})' for vmid, (_, wish) in others.items())}"
+    return f"{next(iter(others.values()))[0]} is passed to {_whom(others)}"
+
+
+def _whom(others: dict[int, tuple[str, Wish]]) -> str:
+    """Other VMs, each with its entry: `VM 200 (hostpci0), VM 201 (hostpci1)`."""
+    return listed(f"VM {vmid} ({wish.key})" for vmid, (_, wish) in others.items())
 
 
 def _split_hit(subject: Subject, device: Passed, others: dict[int, tuple[str, Wish]], why: str) -> Hit:

@@ -62,6 +62,9 @@ class Demand(NamedTuple):
     """By function: the entries that surely take it."""
     parents: dict[str, tuple[Wish, ...]]
     """By function: the entries that surely want a classic mdev on it."""
+    types: dict[str, tuple[int, ...]]
+    """By type of a mediated device or vGPU, as written (i915-GVTg_V5_4, nvidia-63): the VMs that want one, also where
+    there is no device for it."""
 
     def starts(self, vmid: int) -> bool:
         """Whether a VM starts without anybody asking."""
@@ -106,6 +109,7 @@ def demand(around: Surroundings) -> Demand:
         guests,
         {address: tuple(wishes) for address, wishes in wanted.items()},
         {address: tuple(wishes) for address, wishes in parents.items()},
+        {name: tuple(vmids) for name, vmids in reader.types.items()},
     )
 
 
@@ -122,6 +126,7 @@ class _Reader:
         self.ha = around.once(ha_resources)
         self.pools: dict[str, tuple[tuple[str, ...], ...]] = {}
         self.vendor: dict[str, bool] = {}
+        self.types: dict[str, dict[int, None]] = {}
 
     def guest(self, vmid: int) -> Guest | None:
         """A VM of the node; None when it wants nothing, is a template, or cannot be read."""
@@ -138,6 +143,9 @@ class _Reader:
         if config.template:
             return None
         section = config.effective()
+        for entry in section.entries.values():
+            if entry.mdev and entry.wants_mdev:
+                self.types.setdefault(entry.mdev, {})[vmid] = None
         wishes = [self._wish(vmid, entry) for _, entry in sorted(section.entries.items())]
         known = tuple(wish for wish in wishes if wish)
         resource = self.ha.get(vmid)

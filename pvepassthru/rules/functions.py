@@ -22,6 +22,8 @@ CONFIG_HEADER = 64
 """Bytes of a function's configuration space that everybody can read."""
 ALL_ONES = b"\xff".decode("utf-8", "surrogateescape") * CONFIG_HEADER
 """What they are, as text, when the function does not answer."""
+_RESET_BY_DRIVERS = ("0x06", "0x0c03", "0x0106", "0x0403")
+"""Bridges, which nobody passes, and controllers whose drivers begin with a reset of their own."""
 _BARS = 6
 _MEMORY = 0x200
 _UNSET = 0x20000000
@@ -79,17 +81,20 @@ def vfs_missing(around: Surroundings) -> Iterator[Hit]:
 def no_reset(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether the kernel has a way to reset the function.
 
-    It has none when `reset_method` is empty, or absent where other functions of the host have it.
+    It has none when `reset_method` is empty, or absent where other functions of the host have it. The sound of a
+    graphics card is such a function as a rule, and no fault: VFIO resets a whole bus at once when all that is on it
+    goes to one VM, or is bound to vfio-pci with it. Nor are controllers for USB, SATA and sound told of: their drivers
+    begin with a reset.
 
-    Why it matters: the device works for the first start, and stays in whatever state the guest left it: as a rule the
-    next start fails until the host reboots.
+    Why it matters: the device may work for the first start only, since it stays in whatever state the guest left it.
 
-    How to fix: see the kernel log for the reason; for some AMD GPUs there is the module vendor-reset; else reboot the
-    host between uses.
+    How to fix: pass all functions of the card; see the kernel log for the reason; for some AMD GPUs there is the module
+    vendor-reset; else reboot the host between uses.
     """
+    covered = _covered(subject)
     for device, address in _functions(subject):
         methods = subject.inventory.attribute(address, "reset_method")
-        if methods or (subject.inventory.attribute(address, "class") or "").startswith("0x06"):
+        if methods or (subject.inventory.attribute(address, "class") or "").startswith(_RESET_BY_DRIVERS):
             continue
         if methods is None and (
             subject.inventory.has(address, "reset")
@@ -97,11 +102,39 @@ def no_reset(subject: Subject) -> Iterator[Hit]:
             or not subject.around.once(_knows_methods)
         ):
             continue
+        if _bus_goes_as_one(subject, address, covered):
+            continue
         if quirks.vendor_reset(_id(subject, address)) is None:  # of which another rule tells
             message = f"the kernel cannot reset {address}: it has no reset method"
-            yield _hit(
-                subject, device, message, "expect it to work once per boot of the host; the kernel log says more"
-            )
+            hint = "if a second start fails, reboot the host between uses; the kernel log may say why"
+            yield _hit(subject, device, message, hint)
+
+
+def _covered(subject: Subject) -> set[str]:
+    """The functions that the VM gets, and those that are bound to vfio-pci with them."""
+    mine = {address for _, address in _functions(subject)}
+    return mine | {mate for address in mine for mate in subject.inventory.group_members(address)}
+
+
+def _foreign(subject: Subject, address: str, covered: set[str]) -> list[str]:
+    """What is on a function's bus besides what the VM gets."""
+    bus = address.rpartition(":")[0]
+    return [other for other in subject.inventory.addresses() if other.startswith(f"{bus}:") and other not in covered]
+
+
+def _bus_goes_as_one(subject: Subject, address: str, covered: set[str]) -> bool:
+    """Whether VFIO can reset a function with its whole bus, which has a bridge above it and belongs to this VM.
+
+    Not if the kernel knows that a reset of that bus does harm: then no function there has the method `bus`, and the
+    first one, which is looked at when it is still alone on its bus, would have it. Source: Linux drivers/pci/pci.c
+    (pci_parent_bus_reset), drivers/vfio/pci/vfio_pci_core.c (VFIO_DEVICE_PCI_HOT_RESET).
+    """
+    if _port(subject, address) is None:
+        return False
+    bus = address.rpartition(":")[0]
+    siblings = [other for other in covered if other.startswith(f"{bus}:")]
+    can = any("bus" in (subject.inventory.attribute(other, "reset_method") or "").split() for other in siblings)
+    return can and not _foreign(subject, address, covered)
 
 
 def _knows_methods(around: Surroundings) -> bool:
@@ -119,15 +152,13 @@ def bus_reset_shared(subject: Subject) -> Iterator[Hit]:
 
     How to fix: pass the others to the same VM, or move the card to a slot with a bus of its own.
     """
-    mine = {address for _, address in _functions(subject)}
-    covered = mine | {mate for address in mine for mate in subject.inventory.group_members(address)}
+    covered = _covered(subject)
     told: set[str] = set()
     for device, address in _functions(subject):
         bus = address.rpartition(":")[0]
         if bus in told or (subject.inventory.attribute(address, "reset_method") or "").split() != ["bus"]:
             continue
-        others = [other for other in subject.inventory.addresses() if other.startswith(f"{bus}:")]
-        foreign = [other for other in others if other not in covered]
+        foreign = _foreign(subject, address, covered)
         if foreign:
             told.add(bus)
             words = listed(f"{other} ({subject.inventory.driver(other) or 'no driver'})" for other in foreign)
@@ -230,9 +261,8 @@ def narrow_link(subject: Subject) -> Iterator[Hit]:
         slot = address.partition(".")[0]
         if not now or slot in told or subject.inventory.physical_function(address):
             continue
-        path = subject.host.target(f"{DEVICES}/{address}") or ""  # .../pci0000:00/0000:00:01.0/0000:01:00.0
-        port = path.rsplit("/", 2)[-2] if path.count("/") > 1 else ""
-        if not is_address(port):
+        port = _port(subject, address)
+        if port is None:
             continue
         ends = [number(subject.inventory.attribute(end, "max_link_width")) for end in (address, port)]
         most = min((width for width in ends if width), default=0) if all(ends) else 0
@@ -289,6 +319,13 @@ def fatal_errors(subject: Subject) -> Iterator[Hit]:
 def _functions(subject: Subject) -> list[tuple[Passed, str]]:
     """The functions that the VM gets whole or as a vendor vGPU, each with its device."""
     return [(device, address) for device, functions in chosen(subject) for address in functions]
+
+
+def _port(subject: Subject, address: str) -> str | None:
+    """The bridge above a function, or None: it is on a root bus, or in a copy of a host that does not tell."""
+    path = subject.host.target(f"{DEVICES}/{address}") or ""
+    above = path.rsplit("/", 2)[-2] if path.count("/") > 1 else ""
+    return above if is_address(above) else None
 
 
 def _id(subject: Subject, address: str) -> str:

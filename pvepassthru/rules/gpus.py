@@ -202,7 +202,10 @@ def gpu_not_first(subject: Subject) -> Iterator[Hit]:
         if gpu and gpu != functions[0] and first is not None and first not in {VGA, _COMPUTE}:
             options = "x-vga=1" if device.entry.x_vga else "romfile="
             message = f"{options} is for the first function, {functions[0]}, and the GPU is {gpu}"
-            yield _hit(subject, device.entry, message, f"name {gpu} first, or the slot {pci.slot(gpu)}")
+            slot = pci.slot(gpu)
+            all_of_it = set(functions).issuperset(subject.inventory.in_slot(slot))
+            hint = f"name {gpu} first" + (f", or the slot {slot}" if all_of_it else "")
+            yield _hit(subject, device.entry, message, hint)
 
 
 def no_firmware_picture(subject: Subject) -> Iterator[Hit]:
@@ -313,7 +316,8 @@ def companions(subject: Subject) -> Iterator[Hit]:
     Why it matters: the guest has no sound over HDMI or DisplayPort, and the functions that stay behind can keep the
     card from being reset.
 
-    How to fix: name the whole slot, such as `01:00` instead of `01:00.0`; a mapping takes the slot as its path, too.
+    How to fix: name the whole slot, such as `01:00` instead of `01:00.0`, or, where the slot holds more than the card,
+    as with a GPU in the processor, the functions: `06:00.0;06:00.1`. A mapping takes these as its path, too.
     """
     passed = {address for _, functions in chosen(subject) for address in functions}
     for device, address in _gpus(subject, VGA):
@@ -328,8 +332,14 @@ def companions(subject: Subject) -> Iterator[Hit]:
         if left:
             words = listed(f"{other} ({what})" for other, what in left.items())
             message = f"{address} is passed without the other functions of its card: {words}"
+            in_slot = subject.inventory.in_slot(slot)
+            if passed.union(left).issuperset(in_slot):
+                what, path = "the slot", slot
+            else:  # a GPU in the processor: the slot holds the host's USB and crypto controllers, too
+                wanted = [other for other in in_slot if other in left or other in device.addresses]
+                what, path = "the functions", ";".join((address, *(other for other in wanted if other != address)))
             name = device.entry.mapping
-            hint = f"give mapping {name} the slot as its path: {slot}" if name else f"name the slot: {slot}"
+            hint = f"give mapping {name} {what} as its path: {path}" if name else f"name {what}: {path}"
             yield _hit(subject, device.entry, message, hint)
 
 

@@ -53,14 +53,13 @@ def in_two_mappings(around: Surroundings) -> Iterator[Hit]:
     """
     places = _places(around)
     for mapping, entry, path in _paths(around):
-        others = [
-            (other, at)
-            for other, at, path_there in places[entry.node, path.partition(".")[0]]
-            if other.name != mapping.name and at.line < entry.line and _overlap(path, path_there)
-        ]
+        others = {
+            f"{name} (line {line})": None
+            for (name, there), line in places[entry.node, path.partition(".")[0]].items()
+            if name != mapping.name and line < entry.line and _overlap(path, there)
+        }
         if others:
-            names = listed(dict.fromkeys(f"{other.name} (line {at.line})" for other, at in others))
-            message = f"{shown(path)} of node {entry.node} is in mapping {mapping.name} and in {names}"
+            message = f"{shown(path)} of node {entry.node} is in mapping {mapping.name} and in {listed(others)}"
             yield Hit(_at(mapping, entry.line), message, "remove it from one of them")
 
 
@@ -75,9 +74,9 @@ def twice_in_mapping(around: Surroundings) -> Iterator[Hit]:
     places = _places(around)
     for mapping, entry, path in _paths(around):
         lines = [
-            at.line
-            for other, at, path_there in places[entry.node, path.partition(".")[0]]
-            if other.name == mapping.name and at.line < entry.line and _overlap(path, path_there)
+            line
+            for (name, there), line in places[entry.node, path.partition(".")[0]].items()
+            if name == mapping.name and line < entry.line and _overlap(path, there)
         ]
         if lines:
             message = f"mapping {mapping.name} has {shown(path)} of node {entry.node} twice, on line {lines[0]} too"
@@ -136,11 +135,11 @@ def _paths(around: Surroundings) -> list[tuple[Mapping, MapEntry, str]]:
     return [(mapping, entry, path) for mapping, entry in _entries(around) for path in entry.paths]
 
 
-def _places(around: Surroundings) -> dict[tuple[str, str], list[tuple[Mapping, MapEntry, str]]]:
-    """Where mappings name something in a slot, by node and slot."""
-    found: dict[tuple[str, str], list[tuple[Mapping, MapEntry, str]]] = {}
+def _places(around: Surroundings) -> dict[tuple[str, str], dict[tuple[str, str], int]]:
+    """By node and slot: the line on which a mapping first names each path there."""
+    found: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
     for mapping, entry, path in _paths(around):
-        found.setdefault((entry.node, path.partition(".")[0]), []).append((mapping, entry, path))
+        found.setdefault((entry.node, path.partition(".")[0]), {}).setdefault((mapping.name, path), entry.line)
     return found
 
 

@@ -112,7 +112,8 @@ def too_much(subject: Subject) -> Iterator[Hit]:
 def tight(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether the memory that is free now is enough for a VM that passes a device whole.
 
-    Asked of VMs that do not run. What ZFS would give back of its cache (ARC) counts as free; huge pages do not.
+    Asked of VMs that do not run and whose devices no other VM has: else that one must stop first, and its memory is
+    free then. What ZFS would give back of its cache (ARC) counts as free; huge pages do not.
 
     Why it matters: all of the VM's memory is pinned when it starts. Without room the start fails, is very slow, or the
     host kills another VM for it.
@@ -127,10 +128,15 @@ def tight(subject: Subject) -> Iterator[Hit]:
     if not _pins(subject) or around.running(subject.vmid) is not None:
         return
     arc = around.once(_arc)
-    if wanted > free + arc:
+    if wanted > free + arc and not _waits(subject):
         held = f", {arc} MiB of them in ZFS's cache" if arc else ""
         message = f"the VM's {wanted} MiB of memory are all pinned at its start; {free + arc} MiB are free now{held}"
         yield _at_memory(subject, message, "stop another VM, or lower memory")
+
+
+def _waits(subject: Subject) -> bool:
+    """Whether another VM has a device of this one, and so must stop before this one starts."""
+    return any(not functions or subject.held(functions) for _, functions in chosen(subject))
 
 
 def _at_memory(subject: Subject, message: str, hint: str) -> Hit:
@@ -158,6 +164,8 @@ def _gigantic(around: Surroundings) -> int | None:
 def hugepages_missing(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether enough huge pages of 1 GiB are free for a VM with passthrough that does not run.
 
+    Not asked while another VM has its device: that one must stop first, and its pages are free then.
+
     Why it matters: PVE asks the kernel for the missing ones when the VM starts. The kernel finds 1 GiB in one piece
     hardly ever once the host has run for a while, and then the start fails.
 
@@ -168,7 +176,8 @@ def hugepages_missing(subject: Subject) -> Iterator[Hit]:
         return
     free = subject.around.once(_gigantic)
     pages = -(-wanted // 1024)
-    if free is not None and pages > free and subject.around.running(subject.vmid) is None:
+    runs = subject.around.running(subject.vmid) is not None
+    if free is not None and pages > free and not runs and not _waits(subject):
         where = subject.at("hugepages", subject.section.line("hugepages"))
         message = f"the VM needs {pages} huge pages of 1 GiB, and {free} are free"
         yield Hit(where, message, "reserve them at boot: hugepagesz=1G hugepages=N on the kernel command line")
@@ -179,12 +188,17 @@ def hugepages_missing(subject: Subject) -> Iterator[Hit]:
 
 def cpu_list(text: str) -> frozenset[int]:
     """The numbers of a list such as `0-5,12`; what is none in it is left out."""
-    found: set[int] = set()
+    spans: set[tuple[int, int]] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         start, end = number(first), number(last) if dash else number(first)
         if start is not None and end is not None and end < _MOST_CPUS:
-            found.update(range(start, end + 1))
+            spans.add((start, end))
+    found: set[int] = set()
+    reached = 0
+    for start, end in sorted(spans):
+        found.update(range(max(start, reached), end + 1))
+        reached = max(reached, end + 1)
     return frozenset(found)
 
 

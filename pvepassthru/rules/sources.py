@@ -7,10 +7,9 @@ from pvepassthru.host import boot as boots
 from pvepassthru.host import firmware as firmwares
 from pvepassthru.host import modules as kernel_modules
 from pvepassthru.host import vms
-from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import number
-from pvepassthru.rules import subject as subjects
+from pvepassthru.rules.demand import demand
 from pvepassthru.rules.rule import Unknown
 
 if TYPE_CHECKING:
@@ -25,19 +24,12 @@ CANDIDATES = ("03", "02", "01", "0c03", "0403", "12")
 
 
 class Wanted(NamedTuple):
-    """Which functions the configs of this node's VMs name, each with these VMs."""
+    """What the configs of this node's VMs ask for, each with these VMs."""
 
     whole: dict[str, tuple[int, ...]]
-    """What PVE binds to vfio-pci for them."""
-    mdevs: dict[str, tuple[int, ...]]
-    """Parents of classic mediated devices."""
+    """The functions that PVE binds to vfio-pci for them."""
     types: dict[str, tuple[int, ...]]
     """The mdev types of their entries, as written, such as i915-GVTg_V5_4 or nvidia-63."""
-
-    @property
-    def all(self) -> dict[str, tuple[int, ...]]:
-        """All functions."""
-        return {**self.mdevs, **self.whole}
 
 
 def firmware(around: Surroundings) -> Firmware:
@@ -65,22 +57,14 @@ def modules(around: Surroundings) -> Modules:
 
 def wanted(around: Surroundings) -> Wanted:
     """What the VMs of this node are to be given; a config that cannot be read counts as empty."""
-    whole: dict[str, tuple[int, ...]] = {}
-    mdevs: dict[str, tuple[int, ...]] = {}
-    types: dict[str, tuple[int, ...]] = {}
-    for vmid in vms.vmids(around.host):
-        try:
-            subject = subjects.load(around.host, vmid, pending=True, around=around, lenient=True)
-        except PassthruError:  # removed meanwhile
-            continue
-        for device in subject.resolution.passed:
-            into = whole if device.bound_to_vfio else mdevs
-            for address in sum(device.alternatives, ()):
-                into[address] = (*into.get(address, ()), vmid)
-        for entry in () if subject.config.template else subject.section.entries.values():
-            if entry.mdev and vmid not in types.get(entry.mdev, ()):
-                types[entry.mdev] = (*types.get(entry.mdev, ()), vmid)
-    return Wanted(whole, mdevs, types)
+    wishes = around.once(demand)
+    whole: dict[str, dict[int, None]] = {}
+    for guest in wishes.guests.values():
+        for wish in guest.wishes:
+            for functions in wish.alternatives if wish.whole else ():
+                for address in functions:
+                    whole.setdefault(address, {})[guest.vmid] = None
+    return Wanted({address: tuple(vmids) for address, vmids in whole.items()}, wishes.types)
 
 
 def given(around: Surroundings) -> Wanted:

@@ -62,6 +62,7 @@ def unpacked(file: str) -> bytes:
 CONFIG = f"""#description SECRETdescription
 # SECRETcomment
 args: -device vfio-pci,host=01:00.0 -drive file=x,password=SECRETargs -netdev user,hostfwd=tcp:203.0.113.77:22-:22
+args: -object secret,id=one,data=SECRETobject -fw_cfg name=opt/ignition,string=SECRETignition
 cipassword: SECRETcipassword
 ciuser: SECRETciuser
 cipasswrd: SECRETmistyped
@@ -109,7 +110,8 @@ FILES = {
     "/etc/modprobe.d/vfio.conf": "# SECRETmodprobe\noptions vfio-pci ids=10de:2204\n",
     "/etc/network/interfaces": "iface vmbr0 inet static\n  address 203.0.113.60/24\n  wpa-psk SECRETpsk\n",
     "/etc/systemd/system/vfs.service": "[Service]\nEnvironment=KEY=SECRETunit\n"
-    "ExecStart=/usr/local/sbin/vfs --pw SECRETcli\n",
+    "ExecStart=/usr/local/sbin/vfs --pw SECRETcli\nExecStartPost=/usr/bin/curl https://hooks.example/services/SECRETurl\n",
+    "/etc/initramfs-tools/scripts/local-top/unlock": "#!/bin/sh\necho SECRETphrase | cryptsetup open /dev/sda3 root\n",
     "/usr/local/sbin/vfs": "#!/bin/sh\ncurl -u me:SECRETscript https://203.0.113.61\n"
     "echo 4 > /sys/class/net/lan/device/sriov_numvfs\n",
     "/proc/cmdline": "BOOT_IMAGE=/vmlinuz intel_iommu=on ip=203.0.113.50 rd.iscsi.password=SECRETiscsi\n",

@@ -36,6 +36,14 @@ def _mine(found: list[Finding]) -> list[Finding]:
 # ---- other VMs
 
 
+def test_mappings_with_one_device_again_and_again(tmp_path: Path) -> None:
+    """Each line is told of once, and the time is in proportion to their number."""
+    entry = SSD.partition("\n")[2]
+    found = Tree(mapping="one\n" + 6000 * entry + "\ntwo\n" + 6000 * entry).host_findings(tmp_path)
+    codes = [finding.code for finding in found]
+    assert (codes.count("PVP413"), codes.count("PVP414")) == (6000, 11998)
+
+
 def test_what_runs_now_is_told_once(tmp_path: Path) -> None:
     held = Tree(PLAIN, others={200: PLAIN}, reservations="0000:02:00.0 200 pid:42\n", running={200: 42})
     assert _codes(held.findings(tmp_path / "a")) == ["PVP420"]
@@ -212,6 +220,66 @@ def test_a_reset_that_is_absent_needs_evidence(tmp_path: Path) -> None:
     assert _mine(Tree(PLAIN, other).findings(tmp_path / "c")) == []
     old = {"0000:02:00.0": {"files": {"config": "x"}, "reset": True}}
     assert _mine(Tree(PLAIN, {**other, **old}).findings(tmp_path / "d")) == []
+
+
+def _below_a_port(root: str) -> None:
+    """Put the functions of bus 1 below a port, as sysfs has it."""
+    for name in ("0000:01:00.0", "0000:01:00.1"):
+        here = os.path.join(root, "sys/bus/pci/devices", name)
+        below = os.path.join(tree.folder(root, "sys/devices/pci0000:00/0000:00:01.0"), name)
+        os.rename(here, below)
+        tree.link(root, f"sys/bus/pci/devices/{name}", f"sys/devices/pci0000:00/0000:00:01.0/{name}")
+        for link, target in (("iommu_group", "sys/kernel/iommu_groups/1"), ("driver", "sys/bus/pci/drivers/vfio-pci")):
+            if os.path.lexists(os.path.join(below, link)):
+                os.unlink(os.path.join(below, link))
+                tree.link(root, f"sys/devices/pci0000:00/0000:00:01.0/{name}/{link}", target)
+
+
+@pytest.mark.parametrize(
+    "config, first, expected",
+    [
+        ("hostpci0: 01:00\n", "bus\n", []),
+        ("hostpci0: 01:00.1\n", "bus\n", []),  # the GPU is of the same group
+        ("hostpci0: 01:00\n", "", ["PVP281", "PVP281"]),  # the kernel knows that a reset of the bus does harm
+    ],
+)
+def test_a_bus_that_goes_to_one_vm_is_reset_as_one(
+    config: str, first: str, expected: list[str], tmp_path: Path
+) -> None:
+    """As graphics cards are: the kernel lists `bus` for the first function only, and nothing for the second."""
+    second: dict[str, Any] = {"class": "0x120000", "driver": "vfio-pci", "files": {"config": "x"}}
+    devices: dict[str, dict[str, Any]] = {
+        "0000:01:00.0": {"driver": "vfio-pci", "reset": False, "files": {"config": "x", "reset_method": first}},
+        "0000:01:00.1": second,
+    }
+    found = Tree(config, devices, change=_below_a_port).findings(tmp_path)
+    assert [code for code in _codes(found) if code.startswith("PVP28")] == expected
+
+
+def test_controllers_that_their_drivers_reset(tmp_path: Path) -> None:
+    """USB, SATA and sound of a chipset have no reset method as a rule, and work in a VM all the same."""
+    for number, kind in enumerate(("0x0c0330", "0x010601", "0x040300")):
+        devices = {"0000:02:00.0": {"class": kind, "files": {"reset_method": "\n"}}}
+        assert _mine(Tree(PLAIN, devices).findings(tmp_path / str(number))) == []
+
+
+def test_many_rivals_are_one_finding(tmp_path: Path) -> None:
+    mdevs = dict.fromkeys(range(200, 240), "hostpci0: 41:00.0,mdev=nvidia-63\n")
+    (finding,) = (one for one in Tree("hostpci0: 41:00.0\n", others=mdevs).findings(tmp_path) if one.code == "PVP434")
+    assert "VM 200 (hostpci0), VM 201 (hostpci0)" in finding.message
+    assert finding.message.endswith("and 28 more")
+    vfs = dict.fromkeys((200, 201), "hostpci0: a1:00.0\n")
+    found = Tree("hostpci0: a1:00.4,mdev=nvidia-35\n", others=vfs).findings(tmp_path / "b")
+    (finding,) = (one for one in found if one.code == "PVP433")
+    assert finding.message.endswith("is passed to VM 200 (hostpci0), VM 201 (hostpci0)")
+
+
+def test_what_ha_starts_is_stopped_by_ha(tmp_path: Path) -> None:
+    resources: dict[str, str | bytes] = {"etc/pve/ha/resources.cfg": "vm: 200\n\tstate started\n"}
+    (finding,) = Tree(BOOT + PLAIN, others={200: PLAIN}, files=resources).findings(tmp_path / "a")
+    assert (finding.code, finding.hint.partition(",")[0]) == ("PVP425", "ha-manager set vm:200 --state stopped")
+    (finding,) = Tree(BOOT + PLAIN, others={200: BOOT + PLAIN}).findings(tmp_path / "b")
+    assert (finding.code, finding.hint.partition(",")[0]) == ("PVP425", "qm set 200 --onboot 0")
 
 
 def test_a_virtual_function_whose_registers_read_all_ones(tmp_path: Path) -> None:

@@ -116,6 +116,12 @@ def test_ha_says_what_starts(tmp_path: Path) -> None:
     assert [found.starts(vmid) for vmid in (100, 101, 102, 103)] == [False, True, True, False]
 
 
+def test_what_ha_ignores_starts_by_its_onboot(tmp_path: Path) -> None:
+    around = _around(tmp_path, _vgpus(_vf(1)), {100: "onboot: 1\nhostpci0: a1:00.1\n", 101: "hostpci0: a1:00.1\n"})
+    tree.put(tmp_path, "etc/pve/ha/resources.cfg", "vm: 100\n\tstate ignored\n\nvm: 101\n\tstate ignored\n")
+    assert [around.once(demand).starts(vmid) for vmid in (100, 101)] == [True, False]
+
+
 def test_a_pool_is_given_away_in_the_order_of_starts(tmp_path: Path) -> None:
     wants = "hostpci0: mapping=gpu,mdev=nvidia-35\n"
     configs = {

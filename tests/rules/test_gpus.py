@@ -126,6 +126,19 @@ def test_companions_by_mapping(tmp_path: Path) -> None:
     assert finding.message.endswith("the other functions of its card: 0000:01:00.1 (audio)")
 
 
+def test_companions_of_a_gpu_in_the_processor(tmp_path: Path) -> None:
+    """Its slot holds the host's USB controllers, too, which a hint must not give away."""
+    usb = {"vendor": "0x1022", "device": "0x1639", "class": "0x0c0330", "iommu_group": 7, "driver": "xhci_hcd"}
+    apu = {"0000:01:00.3": usb}
+    (finding,) = Tree("machine: q35\nhostpci0: 01:00.0,pcie=1\n", apu).findings(tmp_path / "a")
+    assert (finding.code, finding.hint) == ("PVP275", "name the functions: 0000:01:00.0;0000:01:00.1")
+    (finding,) = Tree("machine: q35\nhostpci0: mapping=gpu,pcie=1\n", apu, mapping=MAPPED).findings(tmp_path / "b")
+    assert finding.hint == "give mapping gpu the functions as its path: 0000:01:00.0;0000:01:00.1"
+    swapped = Tree("bios: ovmf\nmachine: q35\nhostpci0: 01:00.1;01:00.0,pcie=1,x-vga=1\n", apu)
+    hints = [finding.hint for finding in swapped.findings(tmp_path / "c") if finding.code == "PVP346"]
+    assert hints == ["name 0000:01:00.0 first"]
+
+
 @pytest.mark.parametrize(
     "companion",
     [

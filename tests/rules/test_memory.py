@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +25,16 @@ def codes(host: Tree, tmp_path: Path) -> list[str]:
     """The codes of these modules' rules; others have tests of their own."""
     found = [finding.code for finding in host.findings(tmp_path)]
     return [code for code in found if "PVP260" <= code < "PVP280" or "PVP340" <= code < "PVP380"]
+
+
+def test_vms_that_take_turns_take_turns_with_the_memory_too(tmp_path: Path) -> None:
+    """The one that runs has the device, and must stop before the other starts: what is free now says nothing."""
+    for number, config in enumerate((f"{SSD}memory: 12288\n", HUGE)):
+        files: dict[str, str | bytes] = {**SMALL, FREE_PAGES: "0\n", MEMINFO: guests._memory(64000, 8000)}
+        alone = Tree(config, files=files)
+        assert codes(alone, tmp_path / f"alone{number}") == [("PVP362", "PVP364")[number]]
+        held = replace(alone, others={200: SSD}, reservations="0000:02:00.0 200 pid:42\n", running={200: 42})
+        assert codes(held, tmp_path / f"held{number}") == []
 
 
 @pytest.mark.parametrize(
@@ -138,6 +149,12 @@ def test_lists_of_cpus_never_raise(text: str) -> None:
 
 def test_lists_of_cpus() -> None:
     assert memory.cpu_list("0-2, 5,7-7,9-8,x,1-y,-3,4-99999999") == {0, 1, 2, 5, 7}
+
+
+def test_long_lists_of_cpus() -> None:
+    """As long as the cluster's file system lets a config be, of spans that differ, each over all CPUs."""
+    text = ",".join(f"{number % 90}-{8191 - number // 90 % 900}" for number in range(100_000))
+    assert memory.cpu_list(text) == frozenset(range(8192))
 
 
 @given(st.text(max_size=200))
