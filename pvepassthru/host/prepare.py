@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pvepassthru.host import boot as boots
 from pvepassthru.host import firmware as firmwares
 from pvepassthru.host import modules as moduless
+from pvepassthru.host import overrides
 from pvepassthru.host.bootline import BootLine
-from pvepassthru.host.draft import Draft
-from pvepassthru.host.uses import Uses
+from pvepassthru.host.draft import HEAD, Draft
+from pvepassthru.host.uses import CRITICAL, Uses
 from pvepassthru.model import modprobe
 from pvepassthru.model.cmdline import same_name
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
@@ -37,28 +38,10 @@ METHODS: tuple[Method, ...] = ("vfio-ids", "blacklist", "override")
 
 MODPROBE = "/etc/modprobe.d/pvepassthru.conf"
 MODULES_LOAD = "/etc/modules-load.d/pvepassthru.conf"
-INIT_TOP = "/etc/initramfs-tools/scripts/init-top/pvepassthru"
-UDEV = "/etc/udev/rules.d/61-pvepassthru.rules"
-HEAD = "# Made by pvepassthru doctor --fix; pvepassthru doctor --undo takes it back.\n"
 INITRAMFS = ("update-initramfs", "-u", "-k", "all")
 MODULES = ("vfio", "vfio_iommu_type1", "vfio_pci")
 FLAGS = ("intel_iommu", "amd_iommu", "iommu", "i915.enable_gvt", "vfio-pci.ids", "pcie_acs_override")
 """Parameters whose case is corrected; but for ids their values are in lower case too."""
-SCRIPT = """#!/bin/sh
-{head}# Runs before udev in the initramfs: no driver but vfio-pci takes these devices.
-case "$1" in
-prereqs)
-    echo ""
-    exit 0
-    ;;
-esac
-for address in {addresses}; do
-    if [ -e "/sys/bus/pci/devices/$address/driver_override" ]; then
-        echo vfio-pci > "/sys/bus/pci/devices/$address/driver_override"
-    fi
-done
-"""
-RULE = 'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="{address}", ATTR{{driver_override}}="vfio-pci"'
 
 
 class Wishes(NamedTuple):
@@ -109,6 +92,8 @@ class _Planner:
 
     def plan(self, wishes: Wishes) -> Plan:
         devices = self._devices(wishes.devices)
+        if wishes.method and not devices:
+            raise UsageError("--method says how devices are prepared, and none is named", "--for ADDRESS")
         self._command_line()
         self._modules()
         if wishes.unsafe_interrupts:
@@ -342,7 +327,9 @@ class _Planner:
                 if not self.inventory.has(member, "pci_bus"):
                     hit.setdefault(member, f"it is in the IOMMU group of {address}, which PVE takes as a whole")
         for address, why in sorted(hit.items()):
-            for use in uses.critical(address):
+            for use in uses.of(address):
+                if use.kind not in {*CRITICAL, "network"}:
+                    continue
                 alone = address in devices or "IOMMU group" in why
                 raise DeviceError(
                     f"cannot prepare {listed(devices)} by {method}: that takes {address} ({why}), and {use.detail}",
@@ -363,14 +350,7 @@ class _Planner:
                 self.draft.add_line(MODPROBE, f"softdep {name} pre: vfio-pci", f"{why}, before {name} does", HEAD)
 
     def _override(self, devices: tuple[str, ...]) -> None:
-        why = f"only vfio-pci takes {listed(devices)}"
-        rules = self.draft.text(UDEV)
-        known = [address for address in self._overridden() if address not in devices]
-        for address in devices:
-            if RULE.format(address=address) not in rules.split("\n"):
-                self.draft.add_line(UDEV, RULE.format(address=address), why, HEAD)
-        script = SCRIPT.format(head=HEAD, addresses=" ".join(sorted({*known, *devices})))
-        self.draft.put(INIT_TOP, script, f"{why}, before a driver in the initramfs does", 0o755)
+        overrides.add(self.host, self.inventory, self.draft, devices)
         drivers = {address: self.inventory.driver(address) for address in devices}
         early = [
             address
@@ -382,10 +362,3 @@ class _Planner:
                 f"the driver of {listed(early)} is built into the kernel and takes it before any file is read; PVE "
                 "gives it to vfio-pci when the VM starts"
             )
-
-    def _overridden(self) -> list[str]:
-        """The addresses that our script in the initramfs has already."""
-        for line in self.draft.text(INIT_TOP).split("\n"):
-            if line.startswith("for address in "):
-                return [word.rstrip(";") for word in line.split()[3:] if is_address(word.rstrip(";"))]
-        return []
