@@ -94,7 +94,7 @@ def gone_module(around: Surroundings) -> Iterator[Hit]:
         since = GONE.get(plain(one.name))
         if since and kernel >= since and not modules.available(one.name):
             message = f"{one.name} is listed, which kernels from {since[0]}.{since[1]} on have no more"
-            yield Hit(one.where, message, f"remove it: sed -i '{one.number}d' {one.path}")
+            yield Hit(one.where, message, f"remove it: sed -i '/^[[:space:]]*{one.name}\\b/d' {one.path}")
 
 
 def unknown_module(around: Surroundings) -> Iterator[Hit]:
@@ -215,10 +215,8 @@ def ids_hit_host(around: Surroundings) -> Iterator[Hit]:
             if needs:
                 what = sources.named(around, address)
                 message = f"vfio-pci's ids= has {one.id.text}, which is also {what}: {needs[0].detail}"
-                hint = (
-                    "take the id out; tell the other device by its address: pvepassthru doctor --fix --method override"
-                )
-                yield Hit(option.where, message, f"{hint}; then: {APPLY}")
+                way = "pvepassthru doctor --fix --for ADDRESS --method override"
+                yield Hit(option.where, message, f"take the id out, then: {APPLY}; tell another device of it by: {way}")
 
 
 def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
@@ -239,11 +237,19 @@ def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
     for one in around.once(taken):
         for address in one.functions:
             driver = around.inventory.driver(address)
-            if driver is None or "vfio" in driver or any(use.kind != "doubt" for use in around.uses.critical(address)):
+            if (
+                driver in {None, "pci-stub"}
+                or "vfio" in (driver or "")
+                or any(use.kind != "doubt" for use in around.uses.critical(address))
+            ):
                 continue
             module = modules.of_driver(driver or "")
             message = f"{address} is in vfio-pci's ids=, but {driver} has it"
-            if modules.loads_before("vfio_pci", module):
+            if modules.is_builtin(module):
+                hint = (
+                    f"{module} is built into the kernel and always comes first; PVE takes the device at the VM's start"
+                )
+            elif modules.loads_before("vfio_pci", module):
                 hint = f"the softdep is there: {APPLY}"
             else:
                 hint = f"echo 'softdep {module} pre: vfio-pci' >> /etc/modprobe.d/pvepassthru.conf; {APPLY}"

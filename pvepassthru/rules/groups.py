@@ -8,6 +8,7 @@ from pvepassthru.model.pci import is_address, slot
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
 from pvepassthru.rules import sources
+from pvepassthru.rules.drivers import APPLY
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Hit
 
@@ -231,5 +232,5 @@ def two_drivers(around: Surroundings) -> Iterator[Hit]:
         raise NotApplicable("no driver for NVIDIA is loaded")
     if {"nouveau", "nvidia"} <= modules.loaded:
         message = "both nouveau and nvidia are loaded, and want the same GPUs"
-        hint = "echo 'blacklist nouveau' >> /etc/modprobe.d/pvepassthru.conf; update-initramfs -u -k all, then reboot"
+        hint = f"echo 'blacklist nouveau' >> /etc/modprobe.d/pvepassthru.conf; {APPLY}"
         yield Hit("/sys/module/nouveau", message, hint)
