@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from pvepassthru.rules.catalogue import HostState
     from pvepassthru.rules.rule import Rule
 
-COLOURS = {"fine": "32", "error": "31;1", "warning": "33", "info": "36", "unknown": "2", "not applicable": "2"}
+COLOURS = {
+    "fine": "32",
+    "error": "31;1",
+    "warning": "33",
+    "info": "36",
+    "silenced": "2",
+    "unknown": "2",
+    "not applicable": "2",
+}
 """State to what a terminal is told (ECMA-48, SGR)."""
 
 
@@ -79,7 +87,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
 
 
 def _has_error(states: list[HostState]) -> bool:
-    return any(finding.severity == "error" for state in states for finding in state.findings)
+    return any(state_of(state) == "error" for state in states)
 
 
 def title(rule: Rule) -> str:
@@ -95,11 +103,11 @@ def title(rule: Rule) -> str:
 
 
 def state_of(state: HostState) -> str:
-    """The state in a word: that of the worst finding, where there are any."""
+    """The state in a word: that of the worst finding, where there are any that the policy does not silence."""
     if state.state != "findings":
         return state.state
-    found = {finding.severity for finding in state.findings}
-    return next(severity for severity in ("error", "warning", "info") if severity in found)
+    found = {finding.severity for finding in state.findings if finding.silenced is None}
+    return next((severity for severity in ("error", "warning", "info") if severity in found), "silenced")
 
 
 def _json(host: Host, states: list[HostState]) -> dict[str, Any]:
@@ -148,7 +156,9 @@ def _print(host: Host, states: list[HostState]) -> None:
 def _print_findings(findings: tuple[Finding, ...]) -> None:
     for finding in findings:
         print(f"      {one_line(finding.where)}: {one_line(finding.message)}")
-        if finding.hint:
+        if finding.silenced is not None:
+            print(f"        silenced: {one_line(finding.silenced)}")
+        elif finding.hint:
             print(f"        {one_line(finding.hint)}")
 
 

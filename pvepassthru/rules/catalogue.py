@@ -26,6 +26,7 @@ from pvepassthru.rules import (
     roms,
     services,
     sharing,
+    silence,
     versions,
     vgpus,
 )
@@ -237,4 +238,5 @@ def _host_state(rule: Rule, check: Callable[[Surroundings], Iterator[Hit]], arou
     except (Unknown, NotApplicable) as reason:
         if not found:
             return HostState(rule, "unknown" if isinstance(reason, Unknown) else "not applicable", (), str(reason))
-    return HostState(rule, "findings" if found else "fine", tuple(found), "")
+    silenced = silence.of_host(silence.silences(around), found) if found else ()
+    return HostState(rule, "findings" if found else "fine", silenced, "")

@@ -239,3 +239,19 @@ def test_wrong_usage(root: str, words: list[str], capsys: pytest.CaptureFixture[
         code = int(str(end.code))
     assert code == 2
     assert capsys.readouterr().err
+
+
+def test_a_silenced_finding_does_not_count(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """PVP117, a parameter in wrong case: shown with the owner's reason, and no error any more."""
+    tree.put(root, "/proc/cmdline", "Intel_iommu=on\n")
+    assert main(["--root", root, "doctor"]) == 1
+    assert "error           PVP117" in capsys.readouterr().out
+    tree.put(root, "/etc/pvepassthru.yaml", 'silence: [{code: PVP117, reason: "no VM needs it"}]\n')
+    main(["--root", root, "doctor"])
+    out = capsys.readouterr().out
+    assert "silenced        PVP117" in out
+    assert "silenced: no VM needs it" in out
+    main(["--root", root, "doctor", "--json"])
+    rules = [rule for step in json.loads(capsys.readouterr().out)["steps"] for rule in step["rules"]]
+    (state,) = [rule for rule in rules if rule["code"] == "PVP117"]
+    assert (state["state"], state["findings"][0]["silenced"]) == ("silenced", "no VM needs it")

@@ -45,7 +45,9 @@ C 03  Display controller
 @pytest.fixture(params=["misc/pci.ids", "hwdata/pci.ids", "misc/pci.ids.gz"])
 def names(request: pytest.FixtureRequest, tmp_path: Path) -> PciIds:
     data = LIST.encode()
-    tree.put(tmp_path, f"usr/share/{request.param}", gzip.compress(data, mtime=0) if request.param.endswith("gz") else data)
+    tree.put(
+        tmp_path, f"usr/share/{request.param}", gzip.compress(data, mtime=0) if request.param.endswith("gz") else data
+    )
     return PciIds(Host(str(tmp_path)))
 
 

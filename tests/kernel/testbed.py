@@ -44,6 +44,9 @@ TOOLS = {
     "zstd": "zstd",
     "apt-get": "apt",
     "dpkg": "dpkg",
+    "ip": "iproute2",
+    "dmsetup": "dmsetup",
+    "mkfs.ext4": "e2fsprogs",
 }
 """Program to the Debian package that has it."""
 INPUTS = ("init", "testbed.py", "tbmdev/tbmdev.c")
