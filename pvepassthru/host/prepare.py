@@ -107,6 +107,8 @@ class _Planner:
         if devices:
             self._prepare(devices, wishes.method)
         changes = self.draft.changes()
+        if self.boot.loader and not self.boot.apply and any(change.path in self.boot.files for change in changes):
+            self.notes.append(f"{self.boot.loader} takes the change when its entries are written anew, by hand")
         return Plan(changes, self._commands(changes), tuple(self.notes))
 
     def _commands(self, changes: tuple[Change, ...]) -> tuple[tuple[str, ...], ...]:
@@ -135,14 +137,15 @@ class _Planner:
                 value = word.value if word.value is None or name.endswith("ids") else word.value.lower()
                 right = word.name.lower() + ("" if value is None else f"={value}")
                 self._note(self.bootline.exchange(word.text, right, "the kernel minds the case"))
+        self._switch_on()
         if self.firmware.vendor != "Intel":
             return
         line = self.bootline.line()
         words = line.named("intel_iommu") if line else ()
         values = [value for word in words for value in (word.value or "").split(",")]
-        if "on" not in values and (older or "off" in values):
+        if "on" not in values and (older or {"on", "off"} & {value.lower() for value in values}):
             if words:
-                kept = [value for value in (words[-1].value or "").split(",") if value not in {"", "off"}]
+                kept = [value for value in (words[-1].value or "").split(",") if value.lower() not in {"", "on", "off"}]
                 right = f"intel_iommu={','.join(['on', *kept])}"
                 self._note(self.bootline.exchange(words[-1].text, right, "the kernel is to use the IOMMU"))
             else:
@@ -150,6 +153,17 @@ class _Planner:
                 self._note(self.bootline.add("intel_iommu=on", why))
         elif older is None and "on" not in values:
             self.notes.append("the kernel's version cannot be told; one before 6.8 needs intel_iommu=on on Intel")
+
+    def _switch_on(self) -> None:
+        """Take away what switches the IOMMU off whoever made it; intel_iommu=off becomes on."""
+        line = self.bootline.line()
+        for name in ("iommu", "amd_iommu"):
+            for word in line.named(name) if line else ():
+                values = (word.value or "").split(",")
+                kept = [value for value in values if value != "off"]
+                if kept != values:
+                    right = f"{name}={','.join(kept)}" if kept else None
+                    self._note(self.bootline.exchange(word.text, right, "the kernel is to use the IOMMU"))
 
     # ---- modules
 
@@ -270,7 +284,10 @@ class _Planner:
             )
 
     def _tell_beside(self, hit: dict[str, str], devices: tuple[str, ...], method: Method) -> None:
-        """Note what the method takes beside what is asked for, and what it leaves of a slot."""
+        """Note what the method takes beside what is asked for, what it leaves of a slot, and a lost console."""
+        shown = [address for address in sorted(hit) if self.inventory.attribute(address, "boot_vga") == "1"]
+        if shown:
+            self._note(f"{listed(shown)} shows the host's console, which is gone after the next boot: have SSH ready")
         others = sorted(set(hit) - set(devices))
         if others:
             self._note(f"{method} takes {listed(others)} too; --method override takes only what is asked for")

@@ -112,11 +112,25 @@ def test_where_nothing_is_missing_the_line_stays(tmp_path: Path, kernel: str, cp
         ("quiet Intel_iommu=on", "quiet intel_iommu=on"),
         ("quiet intel_iommu=off", "quiet intel_iommu=on"),
         ("Intel_iommu=ON I915.enable_gvt=1", "intel_iommu=on i915.enable_gvt=1"),
+        ("quiet intel_iommu=ON,igfx_off", "quiet intel_iommu=on,igfx_off"),
+        ("quiet iommu=off nomodeset", "quiet nomodeset"),
+        ("quiet amd_iommu=fullflush,off", "quiet amd_iommu=fullflush"),
     ],
 )
 def test_what_is_wrong_is_corrected(tmp_path: Path, text: str, expected: str) -> None:
     found = plan(build(tmp_path, {boot.GRUB: GRUB.replace("quiet", text)}, kernel="6.8.12-4-pve"))
     assert after(found)[boot.GRUB] == GRUB.replace("quiet", expected)
+
+
+def test_systemd_boot_without_proxmox_boot_tool_is_left_to_the_owner(tmp_path: Path) -> None:
+    files = {
+        boot.CMDLINE: "root=ZFS=rpool/ROOT/pve-1 amd_iommu=off quiet\n",
+        "/proc/cmdline": "initrd=\\EFI\\proxmox\\1\\initrd.img amd_iommu=off quiet\n",
+    }
+    found = plan(build(tmp_path, files, cpu="AuthenticAMD"))
+    assert after(found)[boot.CMDLINE] == "root=ZFS=rpool/ROOT/pve-1 quiet\n"
+    assert found.commands == (prepare.INITRAMFS,)
+    assert "written anew, by hand" in found.notes[0]
 
 
 def test_systemd_boot_has_its_own_file(tmp_path: Path) -> None:
@@ -256,6 +270,12 @@ def test_what_has_the_address_after_a_card_was_added_stays_with_the_host(
     assert (done.stdout, done.stderr) == (b"", b"")
     told = [path for path in tmp_path.rglob("driver_override") if path.read_text() == "vfio-pci\n"]
     assert bool(told) is taken
+
+
+def test_who_takes_the_console_is_told_so(tmp_path: Path) -> None:
+    host = build(tmp_path)
+    tree.put(tmp_path, "/sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
+    assert "0000:01:00.0 shows the host's console" in plan(host, devices=("01:00",)).notes[0]
 
 
 def test_both_of_two_identical_devices_are_kept_by_their_id(tmp_path: Path) -> None:
