@@ -307,6 +307,14 @@ def test_a_driver_that_is_built_in_is_not_to_be_ordered(tmp_path: Path) -> None:
     assert "built into the kernel" in text
 
 
+def test_a_driver_that_vgpus_need_is_not_to_come_after_vfio_pci(tmp_path: Path) -> None:
+    """Of three identical GPUs one is passed through; nvidia keeps the others for their vGPUs."""
+    tree_ = host(drivers.ids("10de:2204"), config="hostpci0: 01:00\n", devices={"0000:01:00.0": {"driver": "vfio-pci"}})
+    assert state_of(tree_, "PVP132", tmp_path / "1") == ("fine", [])
+    _, (text,) = state_of(tree_, "PVP133", tmp_path / "2")
+    assert "also 0000:41:00.0, 0000:a1:00.0" in text
+
+
 def test_systemd_boot_without_proxmox_boot_tool_is_not_told_to_run_it(tmp_path: Path) -> None:
     files = {
         "proc/cmdline": "initrd=\\EFI\\proxmox\\1\\initrd.img quiet\n",
