@@ -40,18 +40,19 @@ class BootLine:
             return ""
         return f"add {parameter} to the kernel command line by hand: {self.boot.trouble or 'no variable takes it'}"
 
-    def exchange(self, parameter: str, other: str, why: str) -> str:
-        """Write another parameter for this one, wherever it stands; returns as `add`."""
+    def exchange(self, parameter: str, other: str | None, why: str) -> str:
+        """Write another parameter (None: nothing) for this one, wherever it stands; returns as `add`."""
         if self.boot.configured and self.boot.loader == "systemd-boot":
             first, rest = self._first()
             line = CommandLine(first)
             while word := next((word for word in line.parameters if word.text == parameter and not word.to_init), None):
-                line = line.with_replaced(word, other)
+                line = line.with_removed(word) if other is None else line.with_replaced(word, other)
             self.draft.put(CMDLINE, line.text + rest, why)
             return ""
         if self._take(grub.with_replaced(self._scripts(), parameter, other), why):
             return ""
-        return f"write {other} for {parameter} in the files of the boot loader by hand: {why}"
+        deed = f"remove {parameter} from" if other is None else f"write {other} for {parameter} in"
+        return f"{deed} the files of the boot loader by hand: {why}"
 
     def _first(self) -> tuple[str, str]:
         """The first line of systemd-boot's file, and the rest with its newline."""

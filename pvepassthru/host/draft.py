@@ -11,6 +11,9 @@ from pvepassthru.host.backups import Change
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
 
+HEAD = "# Made by pvepassthru doctor --fix; pvepassthru doctor --undo takes it back.\n"
+"""How a file that is all ours begins."""
+
 
 class Draft:
     """What is to become of some files."""

@@ -248,7 +248,7 @@ class Masks:
         lines = []
         for line in data.split(b"\n"):
             name = line.lstrip().partition(b"=")[0].rstrip()
-            if any(word in line for word in (b"sriov", b"mdev", b"vfio")):
+            if any(word in line for word in (b"sriov", b"SR-IOV", b"mdev", b"vfio")):
                 lines.append(self.words(line))
             elif name.startswith(b"Exec"):
                 lines.append(b"%s=%s" % (name, b" ".join(_SCRIPT.findall(line))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes virtual functions at boot: sysfsutils, drivers' max_vfs, udev, systemd, ifupdown, cron.
+"""What makes virtual functions at boot: sysfsutils, drivers' max_vfs, udev, systemd, tmpfiles.d, ifupdown, cron.
 
 A unit or script is only searched for the file `sriov_numvfs` or NVIDIA's `sriov-manage`, and the scripts that a unit
 starts as well; nothing is run.
@@ -25,9 +25,14 @@ if TYPE_CHECKING:
 SYSFS_CONF = "/etc/sysfs.conf"
 SYSFS_FOLDER = "/etc/sysfs.d"
 UNITS = "/etc/systemd/system"
+UNIT_FOLDERS = (UNITS, "/usr/local/lib/systemd/system")
+"""Where owners put units."""
+LINKS = ("/etc/systemd/network", ".link")
 FOLDERS = (
     ("/etc/udev/rules.d", ".rules"),
-    (UNITS, ".service"),
+    *((folder, ".service") for folder in UNIT_FOLDERS),
+    LINKS,
+    ("/etc/tmpfiles.d", ".conf"),
     ("/etc/network/interfaces.d", ""),
     ("/etc/network/if-up.d", ""),
     ("/etc/network/if-pre-up.d", ""),
@@ -36,9 +41,12 @@ FOLDERS = (
 FILES = ("/etc/network/interfaces", "/etc/rc.local", "/etc/crontab", "/var/spool/cron/crontabs/root")
 CREATING = ("igb", "ixgbe")
 """Drivers whose parameter max_vfs makes VFs when they are loaded; elsewhere it is only the most."""
-_WORDS = ("sriov_numvfs", "sriov-manage")
+_WORDS = ("sriov_numvfs", "sriov-manage", "SR-IOVVirtualFunctions")
 _START = Pattern(r"\s*Exec[A-Za-z]+\s*=\s*[-@:+!|]*(.*)", ASCII)
-_COUNT = Pattern(r"(?:echo\s+(?:-n\s+)?[\"']?|sriov_numvfs[\"'}\s]*=+\s*[\"']?)(\d{1,5})\b", ASCII)
+_COUNT = Pattern(
+    r"(?:echo\s+(?:-n\s+)?[\"']?|sriov_numvfs[\"'}\s]*=+\s*[\"']?|sriov_numvfs(?:\s+-){4}\s+|SR-IOVVirtualFunctions\s*=\s*)(\d{1,5})\b",
+    ASCII,
+)
 _ADDRESS = Pattern(r"\b[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b", ASCII)
 _NET = Pattern(r"class/net/([^/\s\"']+)/device", ASCII)
 _SCRIPTS = ("/usr/local/", "/opt/", "/root/", "/etc/", "/srv/")
@@ -133,7 +141,9 @@ def _texts(host: Host) -> Iterator[str]:
         if name.endswith(".service.d"):
             found.update((f"{UNITS}/{name}/{part}", None) for part in host.names(f"{UNITS}/{name}"))
     found.update((path, None) for path in FILES if host.exists(path))
-    scripts = {script: None for path in found if path.startswith(UNITS) for script in _scripts(whole(host, path) or "")}
+    scripts = {
+        script: None for path in found if path.startswith(UNIT_FOLDERS) for script in _scripts(whole(host, path) or "")
+    }
     found.update((script, None) for script in scripts if host.exists(script))
     yield from found
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pvepassthru.host import boot as boots
 from pvepassthru.host import firmware as firmwares
 from pvepassthru.host import modules as moduless
+from pvepassthru.host import overrides
 from pvepassthru.host.bootline import BootLine
-from pvepassthru.host.draft import Draft
-from pvepassthru.host.uses import Uses
+from pvepassthru.host.draft import HEAD, Draft
+from pvepassthru.host.uses import CRITICAL, Uses
 from pvepassthru.model import modprobe
 from pvepassthru.model.cmdline import same_name
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
@@ -37,28 +38,10 @@ METHODS: tuple[Method, ...] = ("vfio-ids", "blacklist", "override")
 
 MODPROBE = "/etc/modprobe.d/pvepassthru.conf"
 MODULES_LOAD = "/etc/modules-load.d/pvepassthru.conf"
-INIT_TOP = "/etc/initramfs-tools/scripts/init-top/pvepassthru"
-UDEV = "/etc/udev/rules.d/61-pvepassthru.rules"
-HEAD = "# Made by pvepassthru doctor --fix; pvepassthru doctor --undo takes it back.\n"
 INITRAMFS = ("update-initramfs", "-u", "-k", "all")
 MODULES = ("vfio", "vfio_iommu_type1", "vfio_pci")
 FLAGS = ("intel_iommu", "amd_iommu", "iommu", "i915.enable_gvt", "vfio-pci.ids", "pcie_acs_override")
 """Parameters whose case is corrected; but for ids their values are in lower case too."""
-SCRIPT = """#!/bin/sh
-{head}# Runs before udev in the initramfs: no driver but vfio-pci takes these devices.
-case "$1" in
-prereqs)
-    echo ""
-    exit 0
-    ;;
-esac
-for address in {addresses}; do
-    if [ -e "/sys/bus/pci/devices/$address/driver_override" ]; then
-        echo vfio-pci > "/sys/bus/pci/devices/$address/driver_override"
-    fi
-done
-"""
-RULE = 'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="{address}", ATTR{{driver_override}}="vfio-pci"'
 
 
 class Wishes(NamedTuple):
@@ -109,6 +92,8 @@ class _Planner:
 
     def plan(self, wishes: Wishes) -> Plan:
         devices = self._devices(wishes.devices)
+        if wishes.method and not devices:
+            raise UsageError("--method says how devices are prepared, and none is named", "--for ADDRESS")
         self._command_line()
         self._modules()
         if wishes.unsafe_interrupts:
@@ -122,6 +107,8 @@ class _Planner:
         if devices:
             self._prepare(devices, wishes.method)
         changes = self.draft.changes()
+        if self.boot.loader and not self.boot.apply and any(change.path in self.boot.files for change in changes):
+            self.notes.append(f"{self.boot.loader} takes the change when its entries are written anew, by hand")
         return Plan(changes, self._commands(changes), tuple(self.notes))
 
     def _commands(self, changes: tuple[Change, ...]) -> tuple[tuple[str, ...], ...]:
@@ -150,14 +137,15 @@ class _Planner:
                 value = word.value if word.value is None or name.endswith("ids") else word.value.lower()
                 right = word.name.lower() + ("" if value is None else f"={value}")
                 self._note(self.bootline.exchange(word.text, right, "the kernel minds the case"))
+        self._switch_on()
         if self.firmware.vendor != "Intel":
             return
         line = self.bootline.line()
         words = line.named("intel_iommu") if line else ()
         values = [value for word in words for value in (word.value or "").split(",")]
-        if "on" not in values and (older or "off" in values):
+        if "on" not in values and (older or {"on", "off"} & {value.lower() for value in values}):
             if words:
-                kept = [value for value in (words[-1].value or "").split(",") if value not in {"", "off"}]
+                kept = [value for value in (words[-1].value or "").split(",") if value.lower() not in {"", "on", "off"}]
                 right = f"intel_iommu={','.join(['on', *kept])}"
                 self._note(self.bootline.exchange(words[-1].text, right, "the kernel is to use the IOMMU"))
             else:
@@ -165,6 +153,17 @@ class _Planner:
                 self._note(self.bootline.add("intel_iommu=on", why))
         elif older is None and "on" not in values:
             self.notes.append("the kernel's version cannot be told; one before 6.8 needs intel_iommu=on on Intel")
+
+    def _switch_on(self) -> None:
+        """Take away what switches the IOMMU off whoever made it; intel_iommu=off becomes on."""
+        line = self.bootline.line()
+        for name in ("iommu", "amd_iommu"):
+            for word in line.named(name) if line else ():
+                values = (word.value or "").split(",")
+                kept = [value for value in values if value != "off"]
+                if kept != values:
+                    right = f"{name}={','.join(kept)}" if kept else None
+                    self._note(self.bootline.exchange(word.text, right, "the kernel is to use the IOMMU"))
 
     # ---- modules
 
@@ -285,7 +284,10 @@ class _Planner:
             )
 
     def _tell_beside(self, hit: dict[str, str], devices: tuple[str, ...], method: Method) -> None:
-        """Note what the method takes beside what is asked for, and what it leaves of a slot."""
+        """Note what the method takes beside what is asked for, what it leaves of a slot, and a lost console."""
+        shown = [address for address in sorted(hit) if self.inventory.attribute(address, "boot_vga") == "1"]
+        if shown:
+            self._note(f"{listed(shown)} shows the host's console, which is gone after the next boot: have SSH ready")
         others = sorted(set(hit) - set(devices))
         if others:
             self._note(f"{method} takes {listed(others)} too; --method override takes only what is asked for")
@@ -342,7 +344,9 @@ class _Planner:
                 if not self.inventory.has(member, "pci_bus"):
                     hit.setdefault(member, f"it is in the IOMMU group of {address}, which PVE takes as a whole")
         for address, why in sorted(hit.items()):
-            for use in uses.critical(address):
+            for use in uses.of(address):
+                if use.kind not in {*CRITICAL, "network"}:
+                    continue
                 alone = address in devices or "IOMMU group" in why
                 raise DeviceError(
                     f"cannot prepare {listed(devices)} by {method}: that takes {address} ({why}), and {use.detail}",
@@ -363,14 +367,7 @@ class _Planner:
                 self.draft.add_line(MODPROBE, f"softdep {name} pre: vfio-pci", f"{why}, before {name} does", HEAD)
 
     def _override(self, devices: tuple[str, ...]) -> None:
-        why = f"only vfio-pci takes {listed(devices)}"
-        rules = self.draft.text(UDEV)
-        known = [address for address in self._overridden() if address not in devices]
-        for address in devices:
-            if RULE.format(address=address) not in rules.split("\n"):
-                self.draft.add_line(UDEV, RULE.format(address=address), why, HEAD)
-        script = SCRIPT.format(head=HEAD, addresses=" ".join(sorted({*known, *devices})))
-        self.draft.put(INIT_TOP, script, f"{why}, before a driver in the initramfs does", 0o755)
+        overrides.add(self.host, self.inventory, self.draft, devices)
         drivers = {address: self.inventory.driver(address) for address in devices}
         early = [
             address
@@ -382,10 +379,3 @@ class _Planner:
                 f"the driver of {listed(early)} is built into the kernel and takes it before any file is read; PVE "
                 "gives it to vfio-pci when the VM starts"
             )
-
-    def _overridden(self) -> list[str]:
-        """The addresses that our script in the initramfs has already."""
-        for line in self.draft.text(INIT_TOP).split("\n"):
-            if line.startswith("for address in "):
-                return [word.rstrip(";") for word in line.split()[3:] if is_address(word.rstrip(";"))]
-        return []

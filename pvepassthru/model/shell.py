@@ -22,6 +22,14 @@ _CHANGING = frozenset({"unset", "read", "readonly", "local", "declare", "typeset
 """Commands that change the variables that they name."""
 
 
+_QUOTED = frozenset('"\\$`\n')
+"""What means more than itself between double quotes; a new line is told apart for its number."""
+_UNQUOTED = _QUOTED | frozenset(" \t;&|<>()'~")
+_SINGLE = frozenset("'\n")
+LONGEST = 4096
+"""Characters, and pieces, of a value that is still evaluated; no kernel takes a command line of more than 4096."""
+
+
 class Piece(NamedTuple):
     """A part of a variable's value, and where it was written."""
 
@@ -114,7 +122,22 @@ def _assigned(step: Assignment, values: dict[str, Value]) -> Value:
             unknown = unknown or other.unknown
         else:
             pieces.append(Piece(word, step.path, line))
+        if len(pieces) > LONGEST:
+            break
+    if len(pieces) > LONGEST or sum(len(piece.text) for piece in pieces) > LONGEST:
+        return Value((), f"{where} makes it longer than {LONGEST} characters")
     return Value(tuple(pieces), unknown)
+
+
+def _merged(parts: list[tuple[bool, str, int]]) -> tuple[tuple[bool, str, int], ...]:
+    """The parts of a word, literal text of one line in one part."""
+    found: list[tuple[bool, list[str], int]] = []
+    for is_name, text, line in parts:
+        if found and not is_name and not found[-1][0] and found[-1][2] == line:
+            found[-1][1].append(text)
+        else:
+            found.append((is_name, [text], line))
+    return tuple((is_name, "".join(texts), line) for is_name, texts, line in found)
 
 
 class _Reader:
@@ -260,22 +283,31 @@ class _Reader:
                 plain = self._expansion(parts) and plain
             else:
                 plain = plain and (quoted or char != "~")  # somebody's home folder
-                self._literal(parts, char)
-        return tuple(parts) if plain and not quoted else None
+                self._run(parts, _QUOTED if quoted else _UNQUOTED)
+        return _merged(parts) if plain and not quoted else None
 
-    def _literal(self, parts: list[tuple[bool, str, int]], char: str) -> None:
-        if parts and not parts[-1][0] and parts[-1][2] == self.line:
-            parts[-1] = (False, parts[-1][1] + char, self.line)
-        else:
-            parts.append((False, char, self.line))
-        self.line += char == "\n"
+    def _run(self, parts: list[tuple[bool, str, int]], special: frozenset[str]) -> None:
+        """Read a character and those behind it that mean only themselves."""
+        start = self.place
         self.place += 1
+        if self.text[start] != "\n":
+            while self.place < len(self.text) and self.text[self.place] not in special:
+                self.place += 1
+        found = self.text[start : self.place]
+        self.place = start
+        self._literal(parts, found)
+
+    def _literal(self, parts: list[tuple[bool, str, int]], found: str) -> None:
+        """Take a character that stands for itself, or several of one line."""
+        parts.append((False, found, self.line))
+        self.line += found == "\n"
+        self.place += len(found)
 
     def _single(self, parts: list[tuple[bool, str, int]]) -> bool:
         """Read what stands in single quotes; whether they are closed."""
         self.place += 1
         while self.place < len(self.text) and self.text[self.place] != "'":
-            self._literal(parts, self.text[self.place])
+            self._run(parts, _SINGLE)
         self.place += 1
         return self.place <= len(self.text)
 

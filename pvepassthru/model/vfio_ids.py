@@ -40,7 +40,7 @@ def parse(text: str) -> tuple[VfioId, ...]:
 
 
 def _values(entry: str) -> tuple[int, int, int, int, int, int] | None:
-    numbers = [_number(field) for field in entry.split(":")]
+    numbers = [_number(field) for field in entry.strip(" \t").split(":")]
     if not 2 <= len(numbers) <= 6 or None in numbers:
         return None
     given = [number for number in numbers if number is not None]

@@ -81,7 +81,7 @@ RULES: tuple[Rule, ...] = (
     of_host("PVP130", "warning", "modules", drivers.ids_without_device),
     of_host("PVP131", "error", "modules", drivers.ids_hit_host),
     of_host("PVP132", "warning", "modules", drivers.ids_not_taken),
-    of_host("PVP133", "warning", "modules", drivers.ids_take_more),
+    of_host("PVP133", "info", "modules", drivers.ids_take_more),
     of_host("PVP134", "error", "modules", drivers.blacklist_hits_host),
     of_host("PVP135", "warning", "modules", drivers.blacklist_without_effect),
     of_host("PVP136", "warning", "modules", modprobe.ids_overridden),

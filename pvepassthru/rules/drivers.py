@@ -94,7 +94,7 @@ def gone_module(around: Surroundings) -> Iterator[Hit]:
         since = GONE.get(plain(one.name))
         if since and kernel >= since and not modules.available(one.name):
             message = f"{one.name} is listed, which kernels from {since[0]}.{since[1]} on have no more"
-            yield Hit(one.where, message, f"remove it: sed -i '{one.number}d' {one.path}")
+            yield Hit(one.where, message, f"remove it: sed -i '/^[[:space:]]*{one.name}\\b/d' {one.path}")
 
 
 def unknown_module(around: Surroundings) -> Iterator[Hit]:
@@ -211,14 +211,17 @@ def ids_hit_host(around: Surroundings) -> Iterator[Hit]:
     option = _option(around)
     for one in around.once(taken):
         for address in one.functions:
-            needs = [use for use in around.uses.critical(address) if use.kind != "doubt"]
+            needs = _needs(around, address)
             if needs:
                 what = sources.named(around, address)
-                message = f"vfio-pci's ids= has {one.id.text}, which is also {what}: {needs[0].detail}"
-                hint = (
-                    "take the id out; tell the other device by its address: pvepassthru doctor --fix --method override"
-                )
-                yield Hit(option.where, message, f"{hint}; then: {APPLY}")
+                message = f"vfio-pci's ids= has {one.id.text}, which is also {what}: {needs}"
+                way = "pvepassthru doctor --fix --for ADDRESS --method override"
+                yield Hit(option.where, message, f"take the id out, then: {APPLY}; tell another device of it by: {way}")
+
+
+def _needs(around: Surroundings, address: str) -> str:
+    """What the host itself needs a function for, in words; empty where nothing says that it does."""
+    return next((use.detail for use in around.uses.critical(address) if use.kind != "doubt"), "")
 
 
 def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
@@ -236,14 +239,21 @@ def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
     modules = around.once(sources.modules)
     if _since_boot(around, option.where):
         raise NotApplicable("ids= was changed after the boot, so it is not in force yet")
+    wanted = around.once(sources.wanted).whole
     for one in around.once(taken):
         for address in one.functions:
             driver = around.inventory.driver(address)
-            if driver is None or "vfio" in driver or any(use.kind != "doubt" for use in around.uses.critical(address)):
+            if driver is None or driver == "pci-stub" or "vfio" in driver or _needs(around, address):
                 continue
-            module = modules.of_driver(driver or "")
+            if address not in wanted and any(other in wanted for other in one.functions):  # ids_take_more tells
+                continue
+            module = modules.of_driver(driver)
             message = f"{address} is in vfio-pci's ids=, but {driver} has it"
-            if modules.loads_before("vfio_pci", module):
+            if modules.is_builtin(module):
+                hint = (
+                    f"{module} is built into the kernel and always comes first; PVE takes the device at the VM's start"
+                )
+            elif modules.loads_before("vfio_pci", module):
                 hint = f"the softdep is there: {APPLY}"
             else:
                 hint = f"echo 'softdep {module} pre: vfio-pci' >> /etc/modprobe.d/pvepassthru.conf; {APPLY}"
@@ -274,7 +284,7 @@ def ids_take_more(around: Surroundings) -> Iterator[Hit]:
             if address not in wanted and not around.uses.critical(address) and _is_apart(around, address, given)
         ]
         if given and others:
-            message = f"vfio-pci's ids= has {one.id.text}, which takes {listed(others)} too, that no VM is given"
+            message = f"vfio-pci's ids= has {one.id.text}, which is also {listed(others)}, that no VM is given"
             hint = f"if the host is to have it: pvepassthru doctor --fix --for {given[0]} --method override"
             yield Hit(option.where, message, hint)
 
@@ -303,10 +313,10 @@ def blacklist_hits_host(around: Surroundings) -> Iterator[Hit]:
         where = modules.blacklisted(module) if driver else None
         if not where or module in told or modules.is_builtin(module) or modules.listed(module):
             continue
-        needs = [use for use in around.uses.critical(address) if use.kind != "doubt"]
+        needs = _needs(around, address)
         if needs:
             told.add(module)
-            message = f"the driver {module} is blacklisted, but the host needs it for {address}: {needs[0].detail}"
+            message = f"the driver {module} is blacklisted, but the host needs it for {address}: {needs}"
             yield Hit(where, message, f"remove it; pass devices by id or address instead; then: {APPLY}")
 
 

@@ -8,6 +8,7 @@ from pvepassthru.model.pci import is_address, slot
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
 from pvepassthru.rules import sources
+from pvepassthru.rules.drivers import APPLY
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Hit
 
@@ -67,21 +68,25 @@ def _device(around: Surroundings, address: str) -> str:
     return slot(around.inventory.physical_function(address) or address)
 
 
-def _slots(around: Surroundings, devices: list[str]) -> str:
-    """Words for the root ports below which a card would have a group of its own, other than those of these devices."""
-    found = []
-    paths = [around.host.resolve(f"{DEVICES}/{address}") or "" for address in devices]
+def free_ports(around: Surroundings) -> dict[str, str]:
+    """The root ports with IOMMU groups of their own, each with words for it and what is below."""
+    found = {}
     for address in around.inventory.addresses():
         if not around.inventory.has(address, "pci_bus") or not _at_root(around, address):
             continue
-        if any(f"/{address}/" in path for path in paths):
-            continue
-        members = around.inventory.group_members(address)
         names = [name for name in around.host.names(f"{DEVICES}/{address}") if is_address(name)]
-        if all(member == address or member in names for member in members):
-            found.append(f"{address} ({listed(names, 2) or 'nothing below'})")
+        if all(member == address or member in names for member in around.inventory.group_members(address)):
+            found[address] = f"{address} ({listed(names, 2) or 'nothing below'})"
+    return found
+
+
+def _slots(around: Surroundings, devices: list[str]) -> str:
+    """Words for the root ports below which a card would have a group of its own, other than those of these devices."""
+    paths = [around.host.resolve(f"{DEVICES}/{address}") or "" for address in devices]
+    ports = around.once(free_ports).items()
+    found = [words for port, words in ports if not any(f"/{port}/" in path for path in paths)]
     if not found:
-        return "see whether the firmware has a setting for ACS; no root port has a group of its own"
+        return "see whether the firmware has a setting for ACS; no other root port has a group of its own"
     return f"move the card to another slot; these root ports have groups of their own: {listed(found, 8)}"
 
 
@@ -231,5 +236,5 @@ def two_drivers(around: Surroundings) -> Iterator[Hit]:
         raise NotApplicable("no driver for NVIDIA is loaded")
     if {"nouveau", "nvidia"} <= modules.loaded:
         message = "both nouveau and nvidia are loaded, and want the same GPUs"
-        hint = "echo 'blacklist nouveau' >> /etc/modprobe.d/pvepassthru.conf; update-initramfs -u -k all, then reboot"
+        hint = f"echo 'blacklist nouveau' >> /etc/modprobe.d/pvepassthru.conf; {APPLY}"
         yield Hit("/sys/module/nouveau", message, hint)

@@ -9,6 +9,7 @@ from pvepassthru.host import modules as kernel_modules
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
 from pvepassthru.rules import sources
+from pvepassthru.rules.drivers import APPLY
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Hit
 
@@ -67,7 +68,7 @@ def stale_initramfs(around: Surroundings) -> Iterator[Hit]:
     newer = [path for path in sorted(paths) if path.startswith("/etc/") and _newer(around, path, made)]
     if newer:
         message = f"{shown(listed(newer))} changed after the initramfs of kernel {release} was made"
-        yield Hit(newer[0], message, "update-initramfs -u -k all, then reboot")
+        yield Hit(newer[0], message, APPLY)
 
 
 def _concerns(line: modprobe.Line) -> bool:
@@ -99,6 +100,8 @@ def modules_gone(around: Surroundings) -> Iterator[Hit]:
 def dkms_missing(around: Surroundings) -> Iterator[Hit]:
     """What it checks: whether every module that DKMS builds is built for the running and for the newest kernel.
 
+    The newest one does not count where a kernel is pinned.
+
     Why it matters: vendor-reset, the i915 SR-IOV driver or a vGPU driver is missing with that kernel, and VMs that need
     it do not start after the reboot.
 
@@ -111,16 +114,17 @@ def dkms_missing(around: Surroundings) -> Iterator[Hit]:
     names = [name for name in names if _versions(around, name)]
     if not names:
         raise NotApplicable("DKMS builds no module here")
-    kernels = sorted({release, _newest(around) or release}, key=firmware.order)
+    newest = None if _pins(around) else _newest(around)
+    kernels = sorted({release, newest or release}, key=firmware.order)
     for name in names:
         built = {kernel for version in _versions(around, name) for kernel in host.names(f"{DKMS}/{name}/{version}")}
         for kernel in kernels:
             if kernel not in built and host.exists(f"/lib/modules/{kernel}"):
                 which = "the running kernel" if kernel == release else "the newest kernel"
                 message = f"DKMS has not built {shown(name)} for {which} {kernel}"
-                yield Hit(
-                    f"{DKMS}/{name}", message, f"apt install proxmox-headers-{kernel}; dkms autoinstall -k {kernel}"
-                )
+                kind = "proxmox" if kernel.endswith("pve") else "linux"
+                hint = f"apt install {kind}-headers-{kernel}; dkms autoinstall -k {kernel}"
+                yield Hit(f"{DKMS}/{name}", message, hint)
 
 
 def _versions(around: Surroundings, name: str) -> list[str]:
@@ -141,10 +145,14 @@ def reboot_pending(around: Surroundings) -> Iterator[Hit]:
     newest = _newest(around)
     if newest is None:
         raise Unknown(f"there is no kernel in {BOOT}")
-    pins = [pin for path in PINS if (pin := (boots.whole(around.host, path) or "").strip())]
-    if firmware.order(newest) > firmware.order(release) and not pins:
+    if firmware.order(newest) > firmware.order(release) and not _pins(around):
         message = f"kernel {newest} is installed, {release} runs: the next reboot brings the newer one"
         yield Hit(f"{BOOT}/vmlinuz-{newest}", message, "reboot at the next occasion, then run doctor again")
+
+
+def _pins(around: Surroundings) -> list[str]:
+    """What the files say in which a kernel is pinned; nothing where none is."""
+    return [pin for path in PINS if (pin := (boots.whole(around.host, path) or "").strip())]
 
 
 def _newest(around: Surroundings) -> str | None:

@@ -102,7 +102,11 @@ def no_iommu(around: Surroundings) -> Iterator[Hit]:
     if off_by(around):
         raise NotApplicable("the kernel's command line leaves it off, as PVP114 or PVP115 says")
     if not present:
-        hint = "enable VT-d or AMD-Vi in the firmware's setup, and see what the kernel log says of DMAR or AMD-Vi"
+        hint = "see what the kernel log says of DMAR or AMD-Vi, and update the firmware"
+        if (
+            around.once(sources.firmware).iommu == "Intel"
+        ):  # a kernel that is not PVE's may be built without the default
+            hint = f"add intel_iommu=on to the kernel's command line if it is not there; else {hint}"
         yield Hit("/sys/class/iommu", "the kernel drives no IOMMU", hint)
 
 
@@ -186,7 +190,7 @@ def host_remapping(around: Surroundings) -> Iterator[Hit]:
 
 _UNSAFE_HINT = (
     "enable it in the firmware's setup or update the firmware; as a last resort: "
-    f"echo 'options vfio_iommu_type1 {UNSAFE}=1' > /etc/modprobe.d/pvepassthru.conf"
+    f"echo 'options vfio_iommu_type1 {UNSAFE}=1' >> /etc/modprobe.d/pvepassthru.conf"
 )
 
 

@@ -84,7 +84,7 @@ def no_conf_suffix(around: Surroundings) -> Iterator[Hit]:
             meant = modprobe.parse(text, path)[0] if folder == OWN_FOLDER else modprobe.listed(text)
             if meant:
                 message = f"{shown(path)} is not read, since its name does not end in .conf"
-                yield Hit(path, message, f"mv {shown(path)} {folder}/{shown(stem or name)}.conf; then: {APPLY}")
+                yield Hit(path, message, f"mv -n {shown(path)} {folder}/{shown(stem or name)}.conf; then: {APPLY}")
 
 
 def bad_line(around: Surroundings) -> Iterator[Hit]:

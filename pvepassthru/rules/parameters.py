@@ -199,8 +199,14 @@ def _kernel_words(line: CommandLine) -> list[Parameter]:
 def _way(boot: Boot) -> str:
     """Where to change the command line, and what applies it."""
     files = " or ".join(boot.files) or "/etc/default/grub (or /etc/kernel/cmdline)"
-    apply = " ".join(boot.apply) or "update-grub (or proxmox-boot-tool refresh)"
-    return f"in {files}, then: {apply}, and reboot"
+    return f"in {files}, then: {_apply(boot)}, and reboot"
+
+
+def _apply(boot: Boot) -> str:
+    """What makes the loader take changed files."""
+    if boot.loader and not boot.apply:
+        return f"write the entries of {boot.loader} anew"
+    return " ".join(boot.apply) or "update-grub (or proxmox-boot-tool refresh)"
 
 
 # ---- what the next boot brings
@@ -222,7 +228,7 @@ def not_booted(around: Surroundings) -> Iterator[Hit]:
     extra = [word.text for word in _relevant(line) if not _has(configured, word)]
     if missing:
         message = f"{shown(listed(missing))} is configured, but the running kernel did not get it"
-        yield Hit(boot.files[0] if boot.files else CMDLINE, message, f"{' '.join(boot.apply)}, then reboot")
+        yield Hit(boot.files[0] if boot.files else CMDLINE, message, f"{_apply(boot)}, then reboot")
     if extra:
         message = f"the running kernel has {shown(listed(extra))}, which is configured no more"
         yield Hit(CMDLINE, message, f"add it {_way(boot)}, if it is to stay")

@@ -46,20 +46,20 @@ def _need_sources(around: Surroundings) -> None:
 def _counted(around: Surroundings, address: str) -> dict[int, str]:
     """How many VFs a PF is to get at boot, each number with the first place that says so.
 
-    A 0 is no number beside others: it is written to make room for another.
+    A 0 does not count: it is written to make room for another number, or when a service is stopped.
     """
     counts: dict[int, str] = {}
     for maker in around.once(makers):
         if maker.address == address and maker.vfs is not None:
             counts.setdefault(maker.vfs, maker.where)
-    return {count: where for count, where in counts.items() if count or len(counts) == 1}
+    return {count: where for count, where in counts.items() if count}
 
 
 def not_persistent(around: Surroundings) -> Iterator[Hit]:
     """What it checks: whether something makes the virtual functions anew at boot, where a device has some.
 
     Looked for are /etc/sysfs.conf and sysfs.d, max_vfs in modprobe.d, udev rules, systemd units and what they start,
-    ifupdown, cron, and PVE's pve-nvidia-sriov@.
+    .link files, tmpfiles.d, ifupdown, cron, and PVE's pve-nvidia-sriov@.
 
     Why it matters: VFs are gone after a reboot, and VMs that use them do not start.
 
@@ -75,7 +75,7 @@ def not_persistent(around: Surroundings) -> Iterator[Hit]:
             hint = (
                 "systemctl enable pve-nvidia-sriov@ALL.service"
                 if nvidia
-                else f"apt install sysfsutils; echo '{line}' > {persistence.SYSFS_FOLDER}/pvepassthru.conf"
+                else f"apt install sysfsutils; echo '{line}' >> {persistence.SYSFS_FOLDER}/pvepassthru.conf"
             )
             message = f"{sources.named(around, address)} has {present} VFs, and nothing makes them anew after a reboot"
             yield Hit(persistence.pf_path(address), message, hint)

@@ -8,6 +8,7 @@ from pvepassthru.model.pci import vmid_of_uuid
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, number, shown
 from pvepassthru.rules import sources
+from pvepassthru.rules.drivers import APPLY
 from pvepassthru.rules.kernel import is_yes
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Hit
@@ -22,7 +23,6 @@ GVT = "i915-GVTg"
 GVT_IDS = ("16", "19", "59", "5a8", "87c0", "87ca", "3e9", "3ea", "9b", "0a84", "1a84", "1a85")
 """How the device ids of the GPUs that GVT-g knows begin: Broadwell to Comet Lake. Source: Linux
 drivers/gpu/drm/i915/intel_gvt.c (its list of platforms) and include/drm/intel/pciids.h."""
-APPLY = "update-initramfs -u -k all, then reboot"
 UNITS = "/etc/systemd/system"
 UNIT_FILES = ("/usr/lib/systemd/system", "/lib/systemd/system", UNITS)
 NVIDIA_UNITS = ("nvidia-vgpud.service", "nvidia-vgpu-mgr.service")

@@ -199,6 +199,8 @@ def remove(where: Path) -> None:
 def _configure(made: Tree) -> None:
     root = made.root
     tree.hardware(root, {"devices": MACHINE})
+    for number, address in enumerate(MACHINE):
+        _below_port(root, address, f"0000:00:04.{number}")
     (root / "boot/grub").mkdir()
     shutil.copy(root / "usr/share/grub/default/grub", root / "etc/default/grub")  # as grub-pc does
     tree.put(root, "etc/initramfs-tools/conf.d/small", "MODULES=list\n")
@@ -208,6 +210,18 @@ def _configure(made: Tree) -> None:
     tree.put(root, "fake/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: vmx\n\n")
     tree.put(root, "fake/sys/kernel/osrelease", f"{made.version}\n")
     tree.put(root, "fake/cmdline", f"BOOT_IMAGE=/boot/vmlinuz-{made.version} root=/dev/sda1 ro quiet\n")
+
+
+def _below_port(root: Path, address: str, port: str) -> None:
+    """Let a device's folder lie below its root port, as in the guest, where /sys/bus has only a link to it."""
+    old = root / tree.DEVICES / address
+    new = root / "sys/devices/pci0000:00" / port / address
+    links = {entry.name: entry.resolve() for entry in old.iterdir() if entry.is_symlink()}
+    new.parent.mkdir(parents=True)
+    old.rename(new)
+    tree.link(root, f"{tree.DEVICES}/{address}", str(new.relative_to(root)))
+    for name, target in links.items():
+        tree.link(root, str((new / name).relative_to(root)), str(target.relative_to(root.resolve())))
 
 
 def _base(release: str) -> Path:

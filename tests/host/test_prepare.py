@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pvepassthru.host import boot, changes, prepare
+from pvepassthru.host import boot, changes, overrides, prepare
+from pvepassthru.host.draft import HEAD
 from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.host.prepare import Wishes
@@ -39,6 +42,8 @@ DEVICES: dict[str, dict[str, Any]] = {
     "0000:05:00.0": {**NIC, "device": "0x1521", "driver": "igb", "files": {"sriov_totalvfs": "7\n"}},
     "0000:06:00.0": {"vendor": "0x144d", "device": "0xa80a", "class": "0x010802", "driver": "nvme", "iommu_group": 6},
 }
+PLACE = "/bus/pci/devices/0000:02:00.0"
+"""Below /sys; on a real host the link leads on to the place below the root port."""
 ALIAS = "pci:v000010DEd00002204sv00001043sd000087B5bc03sc00i00"
 
 
@@ -107,11 +112,25 @@ def test_where_nothing_is_missing_the_line_stays(tmp_path: Path, kernel: str, cp
         ("quiet Intel_iommu=on", "quiet intel_iommu=on"),
         ("quiet intel_iommu=off", "quiet intel_iommu=on"),
         ("Intel_iommu=ON I915.enable_gvt=1", "intel_iommu=on i915.enable_gvt=1"),
+        ("quiet intel_iommu=ON,igfx_off", "quiet intel_iommu=on,igfx_off"),
+        ("quiet iommu=off nomodeset", "quiet nomodeset"),
+        ("quiet amd_iommu=fullflush,off", "quiet amd_iommu=fullflush"),
     ],
 )
 def test_what_is_wrong_is_corrected(tmp_path: Path, text: str, expected: str) -> None:
     found = plan(build(tmp_path, {boot.GRUB: GRUB.replace("quiet", text)}, kernel="6.8.12-4-pve"))
     assert after(found)[boot.GRUB] == GRUB.replace("quiet", expected)
+
+
+def test_systemd_boot_without_proxmox_boot_tool_is_left_to_the_owner(tmp_path: Path) -> None:
+    files = {
+        boot.CMDLINE: "root=ZFS=rpool/ROOT/pve-1 amd_iommu=off quiet\n",
+        "/proc/cmdline": "initrd=\\EFI\\proxmox\\1\\initrd.img amd_iommu=off quiet\n",
+    }
+    found = plan(build(tmp_path, files, cpu="AuthenticAMD"))
+    assert after(found)[boot.CMDLINE] == "root=ZFS=rpool/ROOT/pve-1 quiet\n"
+    assert found.commands == (prepare.INITRAMFS,)
+    assert "written anew, by hand" in found.notes[0]
 
 
 def test_systemd_boot_has_its_own_file(tmp_path: Path) -> None:
@@ -137,7 +156,7 @@ def test_what_needs_a_shell_is_left_to_the_owner(tmp_path: Path) -> None:
 
 def test_the_modules_are_loaded_unless_they_are_already(tmp_path: Path) -> None:
     found = plan(build(tmp_path, {"/etc/modules": "vfio\nvfio-pci\n"}))
-    assert after(found)[prepare.MODULES_LOAD] == prepare.HEAD + "vfio_iommu_type1\n"
+    assert after(found)[prepare.MODULES_LOAD] == HEAD + "vfio_iommu_type1\n"
 
 
 @pytest.mark.parametrize("kernel, stays", [("6.1.0-30-amd64", True), ("6.2.16-3-pve", False)])
@@ -153,7 +172,7 @@ def test_options_are_asked_for_by_name(tmp_path: Path) -> None:
     assert prepare.MODPROBE not in after(plan(host))
     found = plan(host, unsafe_interrupts=True, max_vfs=(("igb", 4),))
     assert after(found)[prepare.MODPROBE] == (
-        prepare.HEAD + "options vfio_iommu_type1 allow_unsafe_interrupts=1\noptions igb max_vfs=4\n"
+        HEAD + "options vfio_iommu_type1 allow_unsafe_interrupts=1\noptions igb max_vfs=4\n"
     )
 
 
@@ -175,7 +194,7 @@ def test_gvt_needs_an_intel_gpu(tmp_path: Path) -> None:
         plan(host, gvt=True)
     tree.add_device(tmp_path, "0000:00:02.0", {"vendor": "0x8086", "device": "0x5916", "class": "0x030000"})
     found = after(plan(host, gvt=True))
-    assert found[prepare.MODPROBE] == prepare.HEAD + "options i915 enable_gvt=1\n"
+    assert found[prepare.MODPROBE] == HEAD + "options i915 enable_gvt=1\n"
     assert found[prepare.MODULES_LOAD].endswith("\nkvmgt\n")
 
 
@@ -189,10 +208,10 @@ def test_a_device_alone_of_its_kind_is_kept_by_its_id(tmp_path: Path) -> None:
     tree.put(tmp_path, "/lib/modules/6.5.13-5-pve/modules.alias", aliases)
     found = plan(host, devices=("01:00",))
     assert after(found)[prepare.MODPROBE] == (
-        prepare.HEAD
+        HEAD
         + "options vfio-pci ids=10de:1aef,10de:2204\nsoftdep nouveau pre: vfio-pci\nsoftdep nvidiafb pre: vfio-pci\n"
     )
-    assert prepare.UDEV not in after(found)
+    assert overrides.UDEV not in after(found)
 
 
 def test_ids_are_added_to_those_that_are_there(tmp_path: Path) -> None:
@@ -212,17 +231,56 @@ def test_one_of_two_identical_devices_is_kept_by_its_address(tmp_path: Path) -> 
     found = plan(build(tmp_path), devices=("0000:02:00.0",))
     text = after(found)
     assert prepare.MODPROBE not in text
-    assert text[prepare.UDEV].splitlines()[1:] == [
-        'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="0000:02:00.0", ATTR{driver_override}="vfio-pci"'
+    ids = 'ATTR{vendor}=="0x8086", ATTR{device}=="0x10d3"'
+    assert text[overrides.UDEV].splitlines()[1:] == [
+        f'ACTION=="add", SUBSYSTEM=="pci", DEVPATH=="{PLACE}", {ids}, ATTR{{driver_override}}="vfio-pci"'
     ]
-    assert "for address in 0000:02:00.0; do" in text[prepare.INIT_TOP]
+    assert f"for one in /sys{PLACE}=0x8086:0x10d3; do" in text[overrides.INIT_TOP]
     modes = {change.path: change.mode for change in found.changes}
-    assert (modes[prepare.INIT_TOP], modes[prepare.UDEV]) == (0o755, 0o644)
+    assert (modes[overrides.INIT_TOP], modes[overrides.UDEV]) == (0o755, 0o644)
+
+
+@pytest.mark.parametrize(
+    "now, taken",
+    [
+        (("0000:00:1b.0", "0x8086"), True),
+        (("0000:00:1c.0", "0x8086"), False),  # its identical fellow, which was 0000:03:00.0 before
+        (("0000:00:1b.0", "0x144d"), False),  # another card in that slot
+        (None, False),
+    ],
+)
+def test_what_has_the_address_after_a_card_was_added_stays_with_the_host(
+    tmp_path: Path,
+    now: tuple[str, str] | None,
+    taken: bool,  # noqa: FBT001 - a case
+) -> None:
+    host = build(tmp_path)
+    first = tmp_path / "sys/devices/pci0000:00/0000:00:1b.0/0000:02:00.0"
+    first.parent.mkdir(parents=True)
+    (tmp_path / "sys" / PLACE[1:]).rename(first)
+    tree.link(tmp_path, f"/sys{PLACE}", f"/{first.relative_to(tmp_path)}")
+    script = after(plan(host, devices=("02:00.0",)))[overrides.INIT_TOP]
+    shutil.rmtree(first)
+    if now:
+        place = f"/sys/devices/pci0000:00/{now[0]}/0000:02:00.0"
+        for name, text in (("vendor", now[1]), ("device", "0x10d3"), ("driver_override", "(null)")):
+            tree.put(tmp_path, f"{place}/{name}", f"{text}\n")
+    tree.put(tmp_path, "script", script.replace("/sys/", f"{tmp_path}/sys/"))
+    done = subprocess.run(["/bin/sh", str(tmp_path / "script")], capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    told = [path for path in tmp_path.rglob("driver_override") if path.read_text() == "vfio-pci\n"]
+    assert bool(told) is taken
+
+
+def test_who_takes_the_console_is_told_so(tmp_path: Path) -> None:
+    host = build(tmp_path)
+    tree.put(tmp_path, "/sys/bus/pci/devices/0000:01:00.0/boot_vga", "1\n")
+    assert "0000:01:00.0 shows the host's console" in plan(host, devices=("01:00",)).notes[0]
 
 
 def test_both_of_two_identical_devices_are_kept_by_their_id(tmp_path: Path) -> None:
     text = after(plan(build(tmp_path), devices=("02:00.0", "03:00.0")))
-    assert text[prepare.MODPROBE] == prepare.HEAD + "options vfio-pci ids=8086:10d3\nsoftdep e1000e pre: vfio-pci\n"
+    assert text[prepare.MODPROBE] == HEAD + "options vfio-pci ids=8086:10d3\nsoftdep e1000e pre: vfio-pci\n"
 
 
 def test_a_method_that_takes_more_says_so(tmp_path: Path) -> None:
@@ -230,7 +288,7 @@ def test_a_method_that_takes_more_says_so(tmp_path: Path) -> None:
     assert "vfio-ids takes 0000:03:00.0 too" in found.notes[0]
     found = plan(build(tmp_path / "2"), devices=("02:00.0",), method="blacklist")
     assert "blacklist takes 0000:03:00.0 too" in found.notes[0]
-    assert after(found)[prepare.MODPROBE] == prepare.HEAD + "blacklist e1000e\n"
+    assert after(found)[prepare.MODPROBE] == HEAD + "blacklist e1000e\n"
 
 
 def test_all_at_once_is_idempotent_and_comes_in_steps(tmp_path: Path) -> None:
@@ -245,9 +303,10 @@ def test_all_at_once_is_idempotent_and_comes_in_steps(tmp_path: Path) -> None:
         changes.apply(host, found.changes, found.commands)
         assert plan(host, **wishes).changes == ()
         assert plan(host, **wishes).commands == ()
-    script = host.text(prepare.INIT_TOP) or ""
-    assert "for address in 0000:02:00.0 0000:03:00.0; do" in script
-    assert len((host.text(prepare.UDEV) or "").splitlines()) == 3
+    script = host.text(overrides.INIT_TOP) or ""
+    places = [f"/sys/bus/pci/devices/{address}=0x8086:0x10d3" for address in ("0000:02:00.0", "0000:03:00.0")]
+    assert f"for one in {' '.join(places)}; do" in script
+    assert len((host.text(overrides.UDEV) or "").splitlines()) == 3
 
 
 # ---- refusals
@@ -271,10 +330,24 @@ def test_what_the_host_lives_on_is_not_taken(tmp_path: Path, devices: tuple[str,
     assert "is mounted on /" in caught.value.message
 
 
+def test_a_network_that_the_host_has_an_address_on_is_not_taken(tmp_path: Path) -> None:
+    host = build(tmp_path)
+    tree.folder(tmp_path, "/sys/bus/pci/devices/0000:02:00.0/net/eno2")
+    tree.link(tmp_path, "/sys/class/net/eno2", "/sys/bus/pci/devices/0000:02:00.0/net/eno2")
+    tree.put(tmp_path, "/proc/net/route", "eno2 000A0A0A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n")
+    with pytest.raises(DeviceError, match="eno2 carries an address of the host"):
+        plan(host, devices=("02:00.0",))
+
+
+def test_a_method_needs_a_device(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="none is named"):
+        plan(build(tmp_path), method="override")
+
+
 def test_a_twin_of_what_the_host_lives_on_is_taken_by_its_address(tmp_path: Path) -> None:
     host = build(tmp_path)
     use_disk(tmp_path, "0000:04:00.0", "nvme0")
-    assert prepare.UDEV in after(plan(host, devices=("06:00.0",)))
+    assert overrides.UDEV in after(plan(host, devices=("06:00.0",)))
 
 
 def test_a_group_that_holds_what_the_host_lives_on_is_not_taken(tmp_path: Path) -> None:
@@ -338,7 +411,7 @@ FILES = (
     "/etc/modprobe.d/a.conf",
     "/etc/modules",
     prepare.MODPROBE,
-    prepare.UDEV,
+    overrides.UDEV,
 )
 
 
@@ -359,9 +432,9 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_whatever_the_files_hold_a_second_fix_has_nothing_to_do(
     machine: Path, texts: dict[str, str], devices: tuple[str, ...], method: str | None, *, unsafe: bool
 ) -> None:
-    for path in (*FILES, prepare.INIT_TOP, prepare.MODULES_LOAD):
+    for path in (*FILES, overrides.INIT_TOP, prepare.MODULES_LOAD):
         tree.put(machine, path, texts.get(path, ""))
-    wishes = {"devices": devices, "method": method, "unsafe_interrupts": unsafe}
+    wishes = {"devices": devices, "method": method if devices else None, "unsafe_interrupts": unsafe}
     for change in plan(Host(str(machine)), **wishes).changes:
         assert all(line.isprintable() for line in changes.diff(change))
         tree.put(machine, change.path, change.after or b"")

@@ -117,3 +117,19 @@ def test_what_is_told_is_what_a_shell_says(text: str) -> None:
 def test_any_text_is_read(text: str) -> None:
     for one in shell.parse("/f", text).assignments:
         assert text[one.start - 1] == "="
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A=" + "a" * 400_000,
+        "A='" + "a" * 400_000 + "'",
+        "A=x\n" + 'A="$A$A"\n' * 40,
+        "A=x\n" + 'A+=" x"\n' * 9000,
+        "A=x\nA=" + "$A" * 9000,
+    ],
+    ids=["long", "quoted", "doubled", "appended", "repeated"],
+)
+def test_no_file_is_too_much(text: str) -> None:
+    """What no kernel takes as a command line is unknown, and soon said so."""
+    assert "longer than" in shell.evaluate((shell.parse("/x", text),), "A").unknown

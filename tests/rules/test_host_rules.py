@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -268,3 +270,89 @@ def test_an_amd_processor_with_intels_iommu(tmp_path: Path) -> None:
     """As QEMU can have it: the IOMMU decides which parameter counts."""
     files = {**booted("intel_iommu=on"), "proc/cpuinfo": healthy.cpu("AuthenticAMD", "svm")}
     assert codes(host(files), tmp_path) == set()
+
+
+# ---- hints that can be followed as they stand
+
+
+def test_a_hint_adds_to_a_file_that_may_be_there(tmp_path: Path) -> None:
+    """Beside what --fix, or another hint, has written to it already."""
+    unremapped = host({"proc/interrupts": healthy.INTERRUPTS.replace("IR-", "")})
+    _, (text,) = state_of(unremapped, "PVP147", tmp_path / "1")
+    assert ">> /etc/modprobe.d/pvepassthru.conf" in text
+    _, (text,) = state_of(host(devices=sharing.pf(2)), "PVP156", tmp_path / "2")
+    assert ">> /etc/sysfs.d/pvepassthru.conf" in text
+
+
+def test_two_gone_modules_are_removed_one_after_the_other(tmp_path: Path) -> None:
+    lists = {"etc/modules": "vfio_virqfd\nvfio\n  vfio_mdev\nvfio_mdev_x\n"}
+    _, found = state_of(host(lists), "PVP127", tmp_path)
+    (real,) = tmp_path.rglob("etc/modules")
+    for text in found:
+        words = shlex.split(text.partition("remove it: ")[2].replace("/etc/modules", str(real)))
+        subprocess.run(words, check=True)  # the command that a hint gives
+    assert real.read_text() == "vfio\nvfio_mdev_x\n"
+
+
+def test_a_file_is_not_renamed_over_another(tmp_path: Path) -> None:
+    line = "options vfio-pci disable_vga=1\n"
+    _, (text,) = state_of(host({"etc/modprobe.d/vfio": line, "etc/modprobe.d/vfio.conf": line}), "PVP137", tmp_path)
+    assert "mv -n /etc/modprobe.d/vfio /etc/modprobe.d/vfio.conf" in text
+
+
+def test_a_driver_that_is_built_in_is_not_to_be_ordered(tmp_path: Path) -> None:
+    builtin = {f"lib/modules/{healthy.RELEASE}/modules.builtin": "kernel/drivers/nvme/host/nvme.ko\n"}
+    _, (text,) = state_of(host({**drivers.ids(drivers.NVME), **builtin}), "PVP132", tmp_path)
+    assert "softdep" not in text
+    assert "built into the kernel" in text
+
+
+def test_a_driver_that_vgpus_need_is_not_to_come_after_vfio_pci(tmp_path: Path) -> None:
+    """Of three identical GPUs one is passed through; nvidia keeps the others for their vGPUs."""
+    tree_ = host(drivers.ids("10de:2204"), config="hostpci0: 01:00\n", devices={"0000:01:00.0": {"driver": "vfio-pci"}})
+    assert state_of(tree_, "PVP132", tmp_path / "1") == ("fine", [])
+    _, (text,) = state_of(tree_, "PVP133", tmp_path / "2")
+    assert "also 0000:41:00.0, 0000:a1:00.0" in text
+
+
+def test_systemd_boot_without_proxmox_boot_tool_is_not_told_to_run_it(tmp_path: Path) -> None:
+    files = {
+        "proc/cmdline": "initrd=\\EFI\\proxmox\\1\\initrd.img quiet\n",
+        "etc/kernel/cmdline": "quiet iommu=pt\n",
+        "etc/default/grub": healthy.grub("quiet"),
+    }
+    _, (text,) = state_of(host(files), "PVP119", tmp_path)
+    assert text.endswith("write the entries of systemd-boot anew, then reboot")
+
+
+# ---- what is fine
+
+
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        ("etc/tmpfiles.d/vfs.conf", f"w /sys/{sharing.LINE} - - - - 2\n"),
+        ("etc/systemd/network/10-sriov.link", "[Match]\nPath=pci-0000:03:00.0\n[Link]\nSR-IOVVirtualFunctions=2\n"),
+        ("usr/local/lib/systemd/system/vfs.service", f"[Service]\nExecStart=sh -c 'echo 2 > /sys/{sharing.LINE}'\n"),
+        (sharing.UNIT, f"[Service]\nExecStart=make-vfs\nExecStop=sh -c 'echo 0 > /sys/{sharing.LINE}'\n"),
+    ],
+)
+def test_what_makes_vfs_at_boot_is_known(path: str, text: str, tmp_path: Path) -> None:
+    assert codes(host({path: text}, devices=sharing.pf(2)), tmp_path) == set()
+
+
+def test_a_pinned_kernel_needs_no_modules_for_a_newer_one(tmp_path: Path) -> None:
+    files = {
+        f"var/lib/dkms/vendor-reset/0.1/{healthy.RELEASE}/x86_64/log/make.log": "",
+        "boot/vmlinuz-6.14.0-2-bpo12-pve": "",
+        "lib/modules/6.14.0-2-bpo12-pve/modules.dep": "",
+    }
+    source = healthy.link("var/lib/dkms/vendor-reset/0.1/source", "usr/src/vendor-reset-0.1")
+    assert codes(host(files, change=source), tmp_path / "1") == {"PVP145", "PVP146"}
+    pinned = host({**files, "etc/kernel/proxmox-boot-pin": f"{healthy.RELEASE}\n"}, change=source)
+    assert codes(pinned, tmp_path / "2") == set()
+
+
+def test_a_blank_before_an_id_in_quotes_is_no_fault(tmp_path: Path) -> None:
+    line = f'options vfio-pci ids="{drivers.NVME}, 10de:2204"\nsoftdep nouveau pre: vfio-pci\n'
+    assert "PVP129" not in codes(host({MODPROBE: line}), tmp_path)
