@@ -11,7 +11,7 @@ import pytest
 
 from pvepassthru.cli.main import main
 from pvepassthru.host import uses
-from pvepassthru.rules import critical, gate, subject
+from pvepassthru.rules import gate, subject
 from tests import storage, tree
 from tests.rules.example import OFFERS, TYPES, VF, Tree
 
