@@ -31,6 +31,9 @@ MDEV_TYPE = "nvidia-63"
 MDEV_UUID = "00000000-0000-0000-0000-000000000101"
 """PVE's own for hostpci0 of VM 101."""
 
+REGIONS = "0x00000000fee00000 0x00000000feefffff msi\n"
+"""The `reserved_regions` of an IOMMU group."""
+
 
 def hook_host(root: str) -> None:
     """A host with VM 100, that passes nothing through, and VM 101 with one mdev."""
@@ -74,6 +77,8 @@ def validate_host(root: str, vms: int, functions: int | None = None) -> None:
     free = iter(addresses(count))
     configs = {vmid: _config(vmid, [next(free) for _ in range(4)]) for vmid in range(1000, 1000 + vms)}
     tree.build(root, {"devices": devices(count)}, configs=configs)
+    for group in range(count):
+        tree.put(root, f"sys/kernel/iommu_groups/{group}/reserved_regions", REGIONS)
 
 
 def _config(vmid: int, functions: Iterable[str]) -> str:

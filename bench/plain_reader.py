@@ -7,24 +7,33 @@ Only the files that validate itself reads of a function count here, so that the 
 holds FILES and LINKS to what it does read.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 
 FILES = (
     *("vendor", "device", "irq", "class", "config", "reset_method", "resource", "aer_dev_fatal", "driver_override"),
-    "current_link_width",
+    *("current_link_width", "iommu_group/reserved_regions"),
 )
 LINKS = ("iommu_group", "driver")
 
-root = sys.argv[1]
-configs = root + "/etc/pve/qemu-server/"
-for name in os.listdir(configs):
-    with open(configs + name, "rb") as file:
-        file.read()
-functions = root + "/sys/bus/pci/devices/"
-for function in os.listdir(functions):
-    for name in FILES:
-        with open(f"{functions}{function}/{name}", "rb") as file:
+
+def main(root: str) -> None:
+    """Read them all."""
+    configs = root + "/etc/pve/qemu-server/"
+    for name in os.listdir(configs):
+        with open(configs + name, "rb") as file:
             file.read()
-    for name in LINKS:
-        os.readlink(f"{functions}{function}/{name}")
+    functions = root + "/sys/bus/pci/devices/"
+    for function in os.listdir(functions):
+        for name in FILES:
+            with open(f"{functions}{function}/{name}", "rb") as file:
+                file.read()
+        os.listdir(f"{functions}{function}/iommu_group/devices")
+        for name in LINKS:
+            os.readlink(f"{functions}{function}/{name}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import fuzz_rom, hosts, run
+from bench import fuzz_rom, hosts, plain_reader, run
 from bench.measure import BenchError, Program, Row, in_turns
+from pvepassthru.cli.main import main
+from pvepassthru.host.host import MAX_FILE, Host
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +74,32 @@ def test_reader_reads_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     subprocess.run(reader, check=True)
     os.unlink(tmp_path / "sys/bus/pci/devices/0000:00:00.0/vendor")
     assert subprocess.run(reader, stderr=subprocess.DEVNULL, check=False).returncode == 1
+
+
+def test_reader_reads_what_validate_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "FUNCTIONS", 16)
+    hosts.validate_host(str(tmp_path), 4)
+    found: set[str] = set()
+    read, target = Host.read, Host.target
+
+    def reading(host: Host, path: str, limit: int = MAX_FILE) -> bytes:
+        data = read(host, path, limit)
+        found.add(path)
+        return data
+
+    def following(host: Host, path: str) -> str | None:
+        where = target(host, path)
+        if where is not None:
+            found.add(path)
+        return where
+
+    monkeypatch.setattr(Host, "read", reading)
+    monkeypatch.setattr(Host, "head", lambda host, path, size: reading(host, path)[:size])
+    monkeypatch.setattr(Host, "target", following)
+    assert main(["--root", str(tmp_path), "--node", "pve", "validate", "--all"]) == 0
+    of_one = {path.partition("/0000:00:00.0/")[2] for path in found if "/0000:00:00.0/" in path}
+    of_group = {"iommu_group/reserved_regions" for path in found if path.endswith("/reserved_regions")}
+    assert of_one | of_group == {*plain_reader.FILES, *plain_reader.LINKS}
 
 
 def test_validate_that_does_no_work_is_no_measurement() -> None:

@@ -24,6 +24,7 @@ ALL_ONES = b"\xff".decode("utf-8", "surrogateescape") * CONFIG_HEADER
 """What they are, as text, when the function does not answer."""
 _RESET_BY_DRIVERS = ("0x06", "0x0c03", "0x0106", "0x0403")
 """Bridges, which nobody passes, and controllers whose drivers begin with a reset of their own."""
+_NO_FLAGS = " 0x0000000000000000"
 _BARS = 6
 _MEMORY = 0x200
 _UNSET = 0x20000000
@@ -289,6 +290,8 @@ def bar_unassigned(subject: Subject) -> Iterator[Hit]:
 
 def _is_unset(line: str) -> bool:
     """Whether a line of `resource` (start, end, flags) is memory without an address."""
+    if line.endswith(_NO_FLAGS):  # a region that the function does not have, as most are
+        return False
     words = line.split()
     if len(words) != 3 or not all(word.startswith("0x") and len(word) <= 18 for word in words):
         return False
