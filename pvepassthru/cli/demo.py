@@ -59,7 +59,11 @@ def _run(root: str) -> int:
         hint = "give a folder that you may write, on a disk with room"
         raise PassthruError(f"cannot make the demo's host in {root}: {error.strerror}", hint) from error
     stage = _Stage(root)
-    stage.scene("Which VMs would start as they are meant to? VM 103 has an old config.")
+    stage.scene("What is there?")
+    stage.command("devices", expect=0)
+    stage.scene("Is the host ready? What would be changed? (With --yes it is done.)")
+    stage.command("doctor --fix", expect=0)
+    stage.scene("Which VMs would start as they are meant to? VM 103 has an old config, and VM 105 the host's own disk.")
     stage.command("validate --all", expect=1)
     stage.command("explain PVP310", expect=0)
     stage.scene("Each GPU has room for one nvidia-65. What would the start of VM 100 do? (Nothing is done.)")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small simulated host for the demo: two GPUs that are mdev parents, a GPU with its audio function, and five VMs."""
+"""A small simulated host for the demo: two GPUs that are mdev parents, a GPU with its audio function, and six VMs.
+
+Its root file system is on an NVMe disk, which VM 105 wants; its kernel's command line has a slip.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ FUNCTIONS = {
     "0000:01:00.0": ("0x10de", "0x2204", "0x030000", "nouveau", 1),
     "0000:01:00.1": ("0x10de", "0x1aef", "0x040300", "snd_hda_intel", 1),
     "0000:02:00.0": ("0x8086", "0x1521", "0x020000", "igb", 2),
+    "0000:03:00.0": ("0x144d", "0xa808", "0x010802", "nvme", 3),
     GPUS[0]: ("0x10de", "0x1bb3", "0x030200", "nvidia", 8),
     GPUS[1]: ("0x10de", "0x1bb3", "0x030200", "nvidia", 9),
 }
@@ -35,7 +39,24 @@ CONFIGS = {
     102: "name: cad-3\nmachine: q35\nhostpci0: mapping=vgpu,mdev=nvidia-65,pcie=1\n",
     103: "name: game\nhostpci0: 01:00,pcie=1,x-vga=1,romfile=../../etc/shadow\nhostpci1: 0A:00.0\n",
     104: "name: router\nhostpci0: 0000:02:00.0\n",
+    105: "name: nas\nhostpci0: 0000:03:00.0\n",
 }
+
+DISK = "/sys/bus/pci/devices/0000:03:00.0/nvme/nvme0"
+PARAMETERS = "quiet Intel_iommu=on"
+FILES = {
+    "/proc/cmdline": f"BOOT_IMAGE=/boot/vmlinuz-6.5.13-5-pve root=/dev/nvme0n1p2 ro {PARAMETERS}\n",
+    "/proc/cpuinfo": "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu vmx\n\n",
+    "/proc/sys/kernel/osrelease": "6.5.13-5-pve\n",
+    "/proc/self/mountinfo": "29 1 259:2 / / rw,relatime - ext4 /dev/nvme0n1p2 rw\n",
+    "/proc/swaps": "Filename Type Size Used Priority\n",
+    "/etc/default/grub": f'GRUB_DEFAULT=0\nGRUB_CMDLINE_LINUX_DEFAULT="{PARAMETERS}"\n',
+    "/etc/modules": "vfio\nvfio_virqfd\n",
+    f"{DISK}/nvme0n1/dev": "259:0\n",
+    f"{DISK}/nvme0n1/nvme0n1p2/dev": "259:2\n",
+    f"{DISK}/nvme0n1/nvme0n1p2/partition": "2\n",
+}
+"""Further files of the host: the kernel's, and what doctor looks at."""
 
 
 def build(root: str) -> None:
@@ -60,6 +81,10 @@ def build(root: str) -> None:
         os.makedirs(f"{root}/sys/{folder}")
     for folder in ("run/qemu-server", "run/lock/qemu-server", "usr/share/kvm", "proc"):
         os.makedirs(f"{root}/{folder}")
+    for path, text in FILES.items():
+        _put(root, path, text)
+    _link(root, "/sys/class/block/nvme0n1", f"{DISK}/nvme0n1")
+    _link(root, "/sys/class/block/nvme0n1p2", f"{DISK}/nvme0n1/nvme0n1p2")
     _put(root, "/etc/hostname", f"{NODE}\n")
     _put(root, "/etc/pve/mapping/pci.cfg", MAPPING)
     for vmid, text in CONFIGS.items():
