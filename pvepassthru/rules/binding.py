@@ -184,6 +184,10 @@ def shaky_driver(subject: Subject) -> Iterator[Hit]:
 
 def _bound(subject: Subject) -> list[tuple[Passed, str]]:
     """The functions that PVE binds to vfio-pci by the VM's own entries, each with its device."""
+    return subject.around.of(subject, _find_bound)
+
+
+def _find_bound(subject: Subject) -> list[tuple[Passed, str]]:
     return [(device, address) for device, functions in chosen(subject) if device.bound_to_vfio for address in functions]
 
 

@@ -321,6 +321,10 @@ def fatal_errors(subject: Subject) -> Iterator[Hit]:
 
 def _functions(subject: Subject) -> list[tuple[Passed, str]]:
     """The functions that the VM gets whole or as a vendor vGPU, each with its device."""
+    return subject.around.of(subject, _find_functions)
+
+
+def _find_functions(subject: Subject) -> list[tuple[Passed, str]]:
     return [(device, address) for device, functions in chosen(subject) for address in functions]
 
 

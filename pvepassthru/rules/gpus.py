@@ -48,13 +48,22 @@ def class_of(subject: Subject, address: str) -> int | None:
     return int(found[1], 16) >> 8 if found else None
 
 
+def _classes(subject: Subject) -> list[tuple[Passed, str, int | None]]:
+    """The functions that PVE passes whole and does not refuse, each with its class."""
+    refused = {problem.key for problem in subject.resolution.problems}
+    return [
+        (device, address, class_of(subject, address))
+        for device, functions in whole(subject)
+        if device.entry.key not in refused
+        for address in functions
+    ]
+
+
 def _gpus(subject: Subject, *classes: int) -> Iterator[tuple[Passed, str]]:
     """Each function of these classes that is passed whole, with its device; not of entries that PVE refuses."""
-    refused = {problem.key for problem in subject.resolution.problems}
-    for device, functions in whole(subject):
-        for address in functions if device.entry.key not in refused else ():
-            if class_of(subject, address) in classes:
-                yield device, address
+    for device, address, kind in subject.around.of(subject, _classes):
+        if kind in classes:
+            yield device, address
 
 
 def _hit(subject: Subject, entry: HostpciEntry, message: str, hint: str) -> Hit:
