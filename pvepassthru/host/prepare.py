@@ -11,12 +11,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pvepassthru.host import boot as boots
+from pvepassthru.host import claims, overrides
 from pvepassthru.host import firmware as firmwares
 from pvepassthru.host import modules as moduless
-from pvepassthru.host import overrides
 from pvepassthru.host.bootline import BootLine
 from pvepassthru.host.draft import HEAD, Draft
-from pvepassthru.host.uses import CRITICAL, Uses
 from pvepassthru.model import modprobe
 from pvepassthru.model.cmdline import same_name
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
@@ -266,7 +265,7 @@ class _Planner:
             hit = {**{twin: f"it has the same id as {which}" for twin, which in twins.items()}, **hit}
         elif method == "blacklist":
             hit = {**self._driven_by(drivers), **hit}
-        self._need_free(hit, devices, method)
+        claims.need_free(self.inventory, hit, devices, method, self.modules.option("vfio_pci", "ids"))
         self._tell_beside(hit, devices, method)
         if method == "override":
             self._override(devices)
@@ -334,24 +333,6 @@ class _Planner:
             if module in modules:
                 found[address] = f"its driver is {module}"
         return found
-
-    def _need_free(self, hit: dict[str, str], devices: tuple[str, ...], method: Method) -> None:
-        """Raise DeviceError when the host needs one of these functions, or one in the IOMMU group of a device."""
-        uses = Uses(self.host, self.inventory)
-        hit = dict(hit)
-        for address in devices:
-            for member in self.inventory.group_members(address):
-                if not self.inventory.has(member, "pci_bus"):
-                    hit.setdefault(member, f"it is in the IOMMU group of {address}, which PVE takes as a whole")
-        for address, why in sorted(hit.items()):
-            for use in uses.of(address):
-                if use.kind not in {*CRITICAL, "network"}:
-                    continue
-                alone = address in devices or "IOMMU group" in why
-                raise DeviceError(
-                    f"cannot prepare {listed(devices)} by {method}: that takes {address} ({why}), and {use.detail}",
-                    "this device is the host's own" if alone else "--method override takes only what is asked for",
-                )
 
     def _ids(self, devices: tuple[str, ...], drivers: list[str]) -> None:
         why = f"vfio-pci takes {listed(devices)}"

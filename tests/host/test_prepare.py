@@ -330,6 +330,17 @@ def test_what_the_host_lives_on_is_not_taken(tmp_path: Path, devices: tuple[str,
     assert "is mounted on /" in caught.value.message
 
 
+@pytest.mark.parametrize("method", [None, "vfio-ids", "override", "blacklist"])
+def test_an_id_of_the_hosts_own_disk_in_ids_keeps_vfio_pci_from_coming_first(
+    tmp_path: Path, method: prepare.Method | None
+) -> None:
+    """It has had no effect so far, as nvme comes first; a softdep, or an early vfio-pci, would give it one."""
+    host = build(tmp_path, {"/etc/modprobe.d/v.conf": "options vfio-pci ids=144d:a80a\n"})
+    use_disk(tmp_path, "0000:04:00.0", "nvme0")
+    with pytest.raises(DeviceError, match=r"takes 0000:04:00.0 \(.*v.conf:1 has its id.* is mounted on /"):
+        plan(host, devices=("0000:02:00.0",), method=method)
+
+
 def test_a_network_that_the_host_has_an_address_on_is_not_taken(tmp_path: Path) -> None:
     host = build(tmp_path)
     tree.folder(tmp_path, "/sys/bus/pci/devices/0000:02:00.0/net/eno2")

@@ -204,6 +204,35 @@ def test_the_softdep_is_not_asked_for_twice(tmp_path: Path) -> None:
     assert "the softdep is there" in text
 
 
+SPARE: dict[str, dict[str, Any]] = {"0000:05:00.0": {**drivers.SECOND, "driver": "nvme"}}
+
+
+def test_vfio_pci_is_not_told_to_come_first_where_it_would_take_the_hosts_own_disk(tmp_path: Path) -> None:
+    """Of two identical NVMe one carries the root file system: a softdep would leave the host without it."""
+    tree_ = host(drivers.ids(drivers.NVME), change=drivers.mounted("0000:02:00.0"), devices=SPARE)
+    assert codes(tree_, tmp_path / "1") == {"PVP131"}
+    _, (text,) = state_of(tree_, "PVP131", tmp_path / "2")
+    assert text.endswith("then pvepassthru doctor --fix --for 0000:05:00.0 --method override")
+
+
+@pytest.mark.parametrize("softdep", ["", "softdep nvme pre: vfio-pci\n"])
+def test_nor_where_another_id_is_the_hosts_own(tmp_path: Path, softdep: str) -> None:
+    devices = {"0000:05:00.0": {**SPARE["0000:05:00.0"], "device": "0xa80c"}}
+    files = drivers.ids(f"{drivers.NVME},144d:a80c", softdep)
+    tree_ = host(files, change=drivers.mounted("0000:02:00.0"), devices=devices)
+    _, (text,) = state_of(tree_, "PVP132", tmp_path)
+    assert "0000:05:00.0 is in vfio-pci's ids=, but nvme has it" in text
+    assert "first take 144d:a80a out of ids= (PVP131)" in text
+    assert "softdep" not in text
+    assert "update-initramfs" not in text
+
+
+def test_the_tool_orders_the_drivers_itself(tmp_path: Path) -> None:
+    """A line that the owner adds to the tool's own file would keep --undo from taking that back."""
+    _, (text,) = state_of(host(drivers.ids(drivers.NVME)), "PVP132", tmp_path)
+    assert text.endswith("; pvepassthru doctor --fix --for 0000:02:00.0")
+
+
 def test_functions_of_one_group_are_not_apart(tmp_path: Path) -> None:
     """PVE binds the whole group, so an id that takes a second function of it takes nothing more."""
     devices: dict[str, dict[str, Any]] = {**drivers.ON_VFIO, "0000:02:00.1": {**drivers.SECOND, "iommu_group": 4}}
