@@ -44,7 +44,7 @@ def fix(args: argparse.Namespace, host: Host) -> int:
         plan = _with_owed(prepare.plan(host, Inventory(host), wishes), made)
         if plan.changes:
             made = changes.apply(host, plan.changes, plan.commands)
-        ran = _run(host, plan.commands)
+        ran = _run(args, host, plan.commands)
         if made and not any(one.code for one in ran):
             backups.ran(host, made)
     _show_fix(args, plan, ran, applied=True)
@@ -73,7 +73,7 @@ def undo(args: argparse.Namespace, host: Host) -> int:
                 print_error(line)
             raise
         changes.undo(host, made)
-        ran = _run(host, made.commands)
+        ran = _run(args, host, made.commands)
         if not any(one.code for one in ran):
             backups.close(host, made)
     restored = [change for change in wanted if change.before != change.after]
@@ -88,11 +88,11 @@ def undo(args: argparse.Namespace, host: Host) -> int:
     return EXIT_FINE
 
 
-def _run(host: Host, commands: Sequence[tuple[str, ...]]) -> list[Run]:
+def _run(args: argparse.Namespace, host: Host, commands: Sequence[tuple[str, ...]]) -> list[Run]:
     """Run the programs one after the other, up to the first that fails."""
     ran: list[Run] = []
     for command in commands:
-        ran.append(tools.run(host, command))
+        ran.append(tools.run(host, command, chroot=args.chroot))
         if ran[-1].code:
             break
     return ran

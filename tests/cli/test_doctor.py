@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,7 +142,7 @@ def test_fix_and_undo(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--yes"]) == 0
     said = capsys.readouterr().out
     assert "files changed: 5; pvepassthru doctor --undo takes that back" in said
-    assert "run this yourself: update-grub (there is no update-grub on this host)" in said
+    assert "run this yourself: update-grub (in that host: programs of another tree are run only with --chroot)" in said
     assert said.endswith("a reboot is due\n")
     after = etc(root)
     assert after != before
@@ -176,7 +177,8 @@ def test_a_program_that_fails_is_run_again(
     codes = {"update-initramfs": 0, "update-grub": 127}
     ran: list[str] = []
 
-    def run(_host: Host, command: tuple[str, ...]) -> tools.Run:
+    def run(_host: Host, command: tuple[str, ...], *, chroot: bool = False) -> tools.Run:
+        assert not chroot
         ran.append(command[0])
         return tools.Run(command, codes[command[0]], "no \x1b[31mdisk\n")
 
@@ -197,6 +199,35 @@ def test_a_program_that_fails_is_run_again(
     codes["update-initramfs"] = 0
     assert main(["--root", root, "doctor", "--undo"]) == 0
     assert main(["--root", root, "doctor", "--undo"]) == 3
+
+
+def test_programs_of_another_tree_are_run_only_on_the_owners_word(
+    root: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody else made that tree, and chroot holds no program that root runs."""
+    ran: list[tuple[str, ...]] = []
+    os.chmod(tree.put(root, "/usr/sbin/update-initramfs", "#!/bin/sh\n"), 0o755)
+    file = str(tmp_path_factory.mktemp("snapshot") / "host.tar.xz")
+
+    def run(words: tuple[str, ...], **_more: object) -> CompletedProcess[bytes]:
+        ran.append(tuple(words))
+        return CompletedProcess(words, 0, b"")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 0)
+        patch.setattr("subprocess.run", run)
+        assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
+        said = capsys.readouterr().out
+        assert "run this yourself: update-initramfs -u -k all (in that host: " in said
+        assert main(["--root", root, "doctor", "--undo"]) == 0
+        assert ran == []
+        assert main(["--root", root, "snapshot", "-o", file]) == 0
+        assert main(["--root", file, "doctor", "--fix", "--yes"]) == 0
+        assert main(["--root", file, "doctor", "--fix", "--yes", "--chroot"]) == 2
+        assert ran == []
+        assert main(["--root", root, "doctor", "--fix", "--yes", "--chroot"]) == 0
+    assert ran == [("chroot", root, "/usr/sbin/update-initramfs", "-u", "-k", "all")]
+    assert "no program of a snapshot is ever run" in capsys.readouterr().err
 
 
 def test_undo_shows_what_was_changed_since(root: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +255,7 @@ def test_two_doctors_do_not_meet(
         ["--yes"],
         ["--for", "01:00.0"],
         ["--undo", "--yes"],
+        ["--chroot"],
         ["--fix", "--undo"],
         ["--fix", "--method", "other"],
         ["--fix", "--max-vfs", "igb"],
