@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
@@ -228,6 +229,60 @@ def test_programs_of_another_tree_are_run_only_on_the_owners_word(
         assert main(["--root", root, "doctor", "--fix", "--yes", "--chroot"]) == 0
     assert ran == [("chroot", root, "/usr/sbin/update-initramfs", "-u", "-k", "all")]
     assert "no program of a snapshot is ever run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_whoever_interrupts_is_told_what_is_done(
+    root: str, number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_host: Host, command: tuple[str, ...], *, chroot: bool = False) -> tools.Run:
+        said = capsys.readouterr().out  # before the program has come to its end
+        assert "quiet" in said
+        assert "files changed: 2" in said or "the files are as before" in said
+        os.kill(os.getpid(), number)
+        return tools.Run(command, 0 if chroot else None, "")
+
+    before = {known: signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(tools, "run", run)
+    for option, done in (("--fix", "the files are changed (pvepassthru doctor --undo"), ("--undo", "the files are as")):
+        try:
+            ended = main(["--root", root, "doctor", option, *(["--yes"] if option == "--fix" else [])])
+        except SystemExit as end:
+            ended = int(str(end.code))
+        assert ended == code
+        said = capsys.readouterr().err
+        assert f"interrupted: {done}" in said
+        assert "update-initramfs -u -k all and update-grub has not come to its end" in said
+    assert {known: signal.getsignal(known) for known in before} == before
+    assert (Host(root).text(boot.GRUB) or "") + "\n" == GRUB
+
+
+def test_a_signal_waits_until_the_files_are_changed(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apply = changes.apply
+
+    def interrupted(*words: Any) -> Any:  # noqa: ANN401 - what apply takes
+        assert "+GRUB_CMDLINE_LINUX_DEFAULT" in capsys.readouterr().out
+        os.kill(os.getpid(), signal.SIGINT)
+        return apply(*words)
+
+    monkeypatch.setattr(changes, "apply", interrupted)
+    assert main(["--root", root, "doctor", "--fix", "--yes"]) == 130
+    assert "the files are changed" in capsys.readouterr().err
+    assert "intel_iommu=on" in (Host(root).text(boot.GRUB) or "")
+
+
+def test_nothing_to_do_is_not_all_well(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
+    tree.put(root, "/proc/cmdline", "intel_iommu=on Intel_iommu=on\n")
+    tree.put(root, boot.GRUB, 'GRUB_CMDLINE_LINUX_DEFAULT="quiet intel_iommu=on $(x)"\n')
+    capsys.readouterr()
+    assert main(["--root", root, "doctor", "--fix"]) == 0
+    assert (
+        "nothing to do in files that --fix writes; see the notes; pvepassthru doctor still finds PVP117"
+        in capsys.readouterr().out
+    )
 
 
 def test_undo_shows_what_was_changed_since(root: str, capsys: pytest.CaptureFixture[str]) -> None:
