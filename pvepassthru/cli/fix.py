@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.words import print_error, print_json
 from pvepassthru.host import backups, changes, filelocks, prepare, signals, tools
+from pvepassthru.host.functions import virtual_functions
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model.errors import EXIT_FINE, DeviceError, InputError
 from pvepassthru.model.text import listed, one_line
 from pvepassthru.rules import catalogue
+from pvepassthru.rules.demand import demand
 from pvepassthru.rules.subject import Surroundings
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.backups import Change, Set
     from pvepassthru.host.host import Host
-    from pvepassthru.host.prepare import Plan
+    from pvepassthru.host.prepare import Plan, Wishes
     from pvepassthru.host.tools import Run
     from pvepassthru.rules.catalogue import HostState
 
@@ -43,7 +45,7 @@ def fix(args: argparse.Namespace, host: Host) -> int:
             made = backups.owed(host)
         except InputError:  # only root can read the backups
             made = None
-        plan = _with_owed(prepare.plan(host, Inventory(host), wishes), made)
+        plan = _with_owed(_plan(host, wishes), made)
         if args.json:
             _print_plan(plan, (), applied=False)
             return EXIT_FINE
@@ -55,7 +57,7 @@ def fix(args: argparse.Namespace, host: Host) -> int:
         return EXIT_FINE
     with _told() as progress, filelocks.hold(host, changes.LOCK, PATIENCE, "the host's configuration"):
         made = backups.owed(host)
-        plan = _with_owed(prepare.plan(host, Inventory(host), wishes), made)
+        plan = _with_owed(_plan(host, wishes), made)
         if not args.json:
             _show_plan(plan)
         if plan.changes:
@@ -74,6 +76,23 @@ def fix(args: argparse.Namespace, host: Host) -> int:
         print("a reboot is due" if plan.changes or plan.commands else _nothing(host, plan))
     _need_success(ran, f"the files are changed; mend what it says, then run this again; {UNDO} takes all back")
     return EXIT_FINE
+
+
+def _plan(host: Host, wishes: Wishes) -> Plan:
+    """The plan, with a note on each VM that wants a VF or mediated device of what is taken."""
+    plan = prepare.plan(host, Inventory(host), wishes)
+    if not plan.taken:
+        return plan
+    around = Surroundings(host)
+    whole = set(plan.taken)
+    parts = whole | {vf for address in whole for vf in virtual_functions(host, address)}
+    notes = []
+    for wish in (wish for guest in around.once(demand).guests.values() for wish in guest.wishes):
+        wanted = {address for functions in wish.alternatives for address in functions}
+        if wanted & (parts - whole if wish.whole else parts):
+            part = "mediated device" if wish.mdev else "VF or vGPU"
+            notes.append(f"VM {wish.vmid} ({wish.key}) wants a {part} of what vfio-pci takes")
+    return plan._replace(notes=(*plan.notes, *sorted(notes)))
 
 
 def _with_owed(plan: Plan, made: Set | None) -> Plan:

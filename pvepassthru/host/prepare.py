@@ -64,6 +64,8 @@ class Plan(NamedTuple):
     """What is to be run when the files are changed, in this order."""
     notes: tuple[str, ...]
     """What else the owner should know: what cannot be done here, and why."""
+    taken: tuple[str, ...] = ()
+    """The functions that the host loses to vfio-pci, or to no driver."""
 
 
 def plan(host: Host, inventory: Inventory, wishes: Wishes) -> Plan:
@@ -88,6 +90,7 @@ class _Planner:
         self.draft = Draft(host)
         self.bootline = BootLine(self.boot, self.draft)
         self.notes: list[str] = []
+        self.taken: tuple[str, ...] = ()
 
     def plan(self, wishes: Wishes) -> Plan:
         devices = self._devices(wishes.devices)
@@ -108,7 +111,7 @@ class _Planner:
         changes = self.draft.changes()
         if self.boot.loader and not self.boot.apply and any(change.path in self.boot.files for change in changes):
             self.notes.append(f"{self.boot.loader} takes the change when its entries are written anew, by hand")
-        return Plan(changes, self._commands(changes), tuple(self.notes))
+        return Plan(changes, self._commands(changes), tuple(self.notes), self.taken)
 
     def _commands(self, changes: tuple[Change, ...]) -> tuple[tuple[str, ...], ...]:
         """The initramfs first: proxmox-boot-tool copies it."""
@@ -267,6 +270,11 @@ class _Planner:
             hit = {**self._driven_by(drivers), **hit}
         claims.need_free(self.inventory, hit, devices, method, self.modules.option("vfio_pci", "ids"))
         self._tell_beside(hit, devices, method)
+        self.notes += [note for note in claims.notes(self.inventory, hit) if note not in self.notes]
+        if method == "blacklist" and drivers:
+            lose = self._driven_by(drivers)
+            self._note(f"nothing loads {listed(drivers)} any more: {listed(sorted(lose)) or 'no device'} loses it")
+        self.taken = tuple(sorted(hit))
         if method == "override":
             self._override(devices)
         elif method == "vfio-ids":

@@ -285,6 +285,16 @@ def test_nothing_to_do_is_not_all_well(root: str, capsys: pytest.CaptureFixture[
     )
 
 
+def test_vms_that_want_a_part_of_what_is_taken_are_told(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tree.put(root, "/etc/pve/nodes/pve/qemu-server/104.conf", "hostpci0: 0000:01:00.0,mdev=nvidia-63\n")
+    tree.put(root, "/etc/pve/nodes/pve/qemu-server/105.conf", "hostpci0: 0000:01:00.0\n")
+    tree.link(root, "/etc/pve/qemu-server", "/etc/pve/nodes/pve/qemu-server")
+    assert main(["--root", root, "doctor", "--fix", "--for", "01:00.0"]) == 0
+    said = capsys.readouterr().out
+    assert "note: VM 104 (hostpci0) wants a mediated device of what vfio-pci takes" in said
+    assert "VM 105" not in said
+
+
 def test_undo_shows_what_was_changed_since(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
     tree.put(root, boot.GRUB, "A=1\n")

@@ -341,6 +341,32 @@ def test_an_id_of_the_hosts_own_disk_in_ids_keeps_vfio_pci_from_coming_first(
         plan(host, devices=("0000:02:00.0",), method=method)
 
 
+def test_a_parent_of_vgpus_in_use_is_not_taken(tmp_path: Path) -> None:
+    host = build(tmp_path)
+    gpu, vf, uuid = "0000:01:00.0", "0000:01:00.4", "00000000-0000-0000-0000-000000000101"
+    tree.link(tmp_path, f"/sys/bus/pci/devices/{gpu}/virtfn0", f"/sys/bus/pci/devices/{vf}")
+    tree.folder(tmp_path, f"/sys/bus/pci/devices/{vf}")
+    (note,) = [note for note in plan(host, devices=(gpu,)).notes if "VFs" in note]
+    assert note == f"the VFs of {gpu} (1) go with its driver: there are none after the next boot"
+    tree.folder(tmp_path, f"/sys/bus/pci/devices/{vf}/{uuid}")
+    with pytest.raises(DeviceError, match=f"takes {gpu} .*{vf} has mediated devices of VM 101"):
+        plan(host, devices=(gpu,))
+    os.rename(
+        tmp_path / f"sys/bus/pci/devices/{vf}/{uuid}",
+        tmp_path / f"sys/bus/pci/devices/{vf}/f715f63c-0d00-4007-9c5a-b07b0c6c05de",
+    )
+    with pytest.raises(DeviceError, match=f"takes {gpu} .*its VF {vf} has mediated devices"):
+        plan(host, devices=(gpu,))
+
+
+def test_what_else_is_lost_is_told(tmp_path: Path) -> None:
+    host = build(tmp_path)
+    tree.put(tmp_path, "/sys/bus/pci/devices/0000:05:00.0/class", "0x0c0330\n")
+    notes = plan(host, devices=("0000:05:00.0",), method="blacklist").notes
+    assert "nothing loads igb any more: 0000:05:00.0 loses it" in notes
+    assert any("0000:05:00.0 is a USB controller" in note for note in notes)
+
+
 def test_a_network_that_the_host_has_an_address_on_is_not_taken(tmp_path: Path) -> None:
     host = build(tmp_path)
     tree.folder(tmp_path, "/sys/bus/pci/devices/0000:02:00.0/net/eno2")
