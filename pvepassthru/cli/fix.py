@@ -125,14 +125,16 @@ def undo(args: argparse.Namespace, host: Host) -> int:
         if not args.json:
             print(progress.done, flush=True)
         ran = _run(args, host, made.commands, progress)
-        if not any(one.code for one in ran):
+        failed = any(one.code for one in ran)
+        if not failed or not restored:  # the second time: the older changes must not wait for a program for ever
             backups.close(host, made)
     if args.json:
         print_json({"undone": made.name, **_json(restored, made.commands, ran)})
     else:
         _print_runs(ran)
         print("a reboot is due" if restored else "no file had to be changed")
-    _need_success(ran, f"the files are restored; mend what it says, then run {UNDO} again")
+    again = f"then run {UNDO} again" if restored else f"run it by hand; the next {UNDO} takes the change before"
+    _need_success(ran, f"the files are restored; mend what it says, {again}")
     return EXIT_FINE
 
 

@@ -295,6 +295,19 @@ def test_vms_that_want_a_part_of_what_is_taken_are_told(root: str, capsys: pytes
     assert "VM 105" not in said
 
 
+def test_a_program_that_always_fails_does_not_keep_older_changes(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = etc(root)
+    assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
+    assert main(["--root", root, "doctor", "--fix", "--yes", "--for", "01:00.0"]) == 0
+    monkeypatch.setattr(tools, "run", lambda _host, command, chroot: tools.Run(command, 126 + chroot, ""))
+    assert [main(["--root", root, "doctor", "--undo"]) for _ in range(4)] == [5, 5, 5, 5]
+    assert "the next pvepassthru doctor --undo takes the change before" in capsys.readouterr().err
+    assert etc(root) == before
+    assert main(["--root", root, "doctor", "--undo"]) == 3
+
+
 def test_undo_shows_what_was_changed_since(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
     tree.put(root, boot.GRUB, "A=1\n")

@@ -359,6 +359,31 @@ def test_a_parent_of_vgpus_in_use_is_not_taken(tmp_path: Path) -> None:
         plan(host, devices=(gpu,))
 
 
+def test_what_is_built_in_cannot_be_kept_away_by_name(tmp_path: Path) -> None:
+    host = build(tmp_path, {"/lib/modules/6.5.13-5-pve/modules.builtin": "kernel/drivers/gpu/drm/nouveau/nouveau.ko\n"})
+    found = plan(host, devices=("0000:01:00.0",))
+    assert overrides.UDEV in after(found)
+    for method in ("blacklist", "vfio-ids"):
+        notes = plan(host, devices=("0000:01:00.0",), method=method).notes
+        assert f"nouveau is built into the kernel: {method} does not keep it from a device" in notes
+
+
+def test_needless_unsafe_interrupts_are_told(tmp_path: Path) -> None:
+    host = build(tmp_path, {"/proc/interrupts": " 24: 1 IR-PCI-MSI-0000:01:00.0 0-edge x\n"})
+    assert any("needless" in note for note in plan(host, unsafe_interrupts=True).notes)
+
+
+def test_vfs_of_no_driver_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no driver foo"):
+        plan(build(tmp_path), max_vfs=(("foo", 2),))
+
+
+def test_each_reason_is_said_once(tmp_path: Path) -> None:
+    found = plan(build(tmp_path), devices=("0000:01:00.0",))
+    (why,) = [change.why for change in found.changes if change.path == prepare.MODPROBE]
+    assert why == "vfio-pci takes 0000:01:00.0; before nouveau does"
+
+
 def test_what_else_is_lost_is_told(tmp_path: Path) -> None:
     host = build(tmp_path)
     tree.put(tmp_path, "/sys/bus/pci/devices/0000:05:00.0/class", "0x0c0330\n")

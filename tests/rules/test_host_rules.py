@@ -151,6 +151,13 @@ def test_unsafe_interrupts_are_told_apart_from_useless_ones(tmp_path: Path) -> N
     )
     assert useless.startswith("/etc/modprobe.d/pvepassthru.conf:1: ")
     assert "though this host's IOMMU remaps" in useless
+    files = {
+        MODPROBE: "options vfio_iommu_type1 allow_unsafe_interrupts=1\n",
+        "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts": "N\n",
+    }
+    _, (later,) = state_of(host(files), "PVP148", tmp_path / "c")
+    assert "from the next boot on VFIO is to give devices away" in later
+    assert " is N" not in later
     needed = {
         "proc/interrupts": healthy.INTERRUPTS.replace("IR-", ""),
         "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts": "Y\n",
@@ -308,7 +315,7 @@ def test_a_hint_adds_to_a_file_that_may_be_there(tmp_path: Path) -> None:
     """Beside what --fix, or another hint, has written to it already."""
     unremapped = host({"proc/interrupts": healthy.INTERRUPTS.replace("IR-", "")})
     _, (text,) = state_of(unremapped, "PVP147", tmp_path / "1")
-    assert ">> /etc/modprobe.d/pvepassthru.conf" in text
+    assert text.endswith("pvepassthru doctor --fix --unsafe-interrupts")
     _, (text,) = state_of(host(devices=sharing.pf(2)), "PVP156", tmp_path / "2")
     assert ">> /etc/sysfs.d/pvepassthru.conf" in text
 
