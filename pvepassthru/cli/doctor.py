@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--unsafe-interrupts", action="store_true", help=unsafe)
     vfs = "let a driver with the option max_vfs make N VFs of each device"
     group.add_argument("--max-vfs", type=_max_vfs, action="append", default=[], metavar="DRIVER=N", help=vfs)
+    chroot = "with --root: run the programs of that tree, as root, by chroot, which is no jail; also with --undo"
+    group.add_argument("--chroot", action="store_true", help=chroot)
     group.add_argument("--gvt", action="store_true", help="GVT-g: kvmgt, and enable_gvt of i915")
 
 
@@ -72,6 +74,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
 
     Raises UsageError for options that do not go together, and what fix.fix and fix.undo raise.
     """
+    if args.chroot and not ((args.fix or args.undo) and host.root):
+        raise UsageError("--chroot goes with --root DIR and --fix or --undo", "leave it out")
     if args.fix:
         return fix.fix(args, host)
     if args.yes or args.devices or args.method or args.unsafe_interrupts or args.max_vfs or args.gvt:

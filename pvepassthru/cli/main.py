@@ -110,6 +110,8 @@ def _run_on_snapshot(args: argparse.Namespace) -> int:
     """Run a command on the host that a snapshot holds."""
     from pvepassthru.host import snapshot  # noqa: PLC0415 - only then; it needs an archive's modules
 
+    if getattr(args, "chroot", False):
+        raise UsageError("no program of a snapshot is ever run", "leave out --chroot")
     with scratch("pvepassthru-snapshot-") as folder:
         try:
             host = snapshot.load(args.root, folder, args.node)

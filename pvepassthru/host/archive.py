@@ -108,8 +108,10 @@ class Archive:
             self._buffer.clear()
 
 
-def unpack(path: str, destination: str, check: Callable[[str, bytes], None]) -> None:
+def unpack(path: str, destination: str, check: Callable[[str, bytes], None]) -> frozenset[str]:
     """Unpack an archive into a private, empty folder; `check` sees the first file, and may refuse it.
+
+    Nothing of it can be executed; returned are the names of the files that could be on the host.
 
     Raises InputError when this is no archive of ours, damaged, or wants what no snapshot has; OSError when
     `destination` cannot be written.
@@ -139,6 +141,7 @@ def unpack(path: str, destination: str, check: Callable[[str, bytes], None]) -> 
     if not members:
         raise InputError(f"{path} is no snapshot: the archive is empty", _HINT)
     unpacking.finish()
+    return frozenset(unpacking.executable)
 
 
 def _data(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -185,6 +188,8 @@ class _Unpacking:
         self._root = destination
         self._folders = {""}
         self._modes: list[tuple[str, tarfile.TarInfo]] = []
+        self.executable: set[str] = set()
+        """Names of files that whoever made them could execute."""
 
     def take(self, member: tarfile.TarInfo, data: bytes) -> None:
         parts = member.name.split("/")
@@ -235,7 +240,9 @@ class _Unpacking:
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
-            _own(fd, member, 0o600)
+            _own(fd, member, 0o600, 0o666)
+            if member.mode & 0o111:
+                self.executable.add(member.name)
             if 0 < member.mtime < 1 << 33:
                 os.utime(fd, (member.mtime, member.mtime))
         finally:
@@ -246,14 +253,14 @@ class _Unpacking:
         for real, member in reversed(self._modes):
             fd = os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                _own(fd, member, 0o700)
+                _own(fd, member, 0o700, 0o777)
             finally:
                 os.close(fd)
 
 
-def _own(fd: int, member: tarfile.TarInfo, least: int) -> None:
+def _own(fd: int, member: tarfile.TarInfo, least: int, most: int) -> None:
     """Give a file its mode, at least readable to us, and, where we may, its owner, which rules judge."""
-    os.fchmod(fd, member.mode & 0o777 | least)
+    os.fchmod(fd, member.mode & most | least)
     if member.uid or member.gid:
         try:
             os.fchown(fd, member.uid, member.gid)

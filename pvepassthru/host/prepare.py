@@ -11,12 +11,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pvepassthru.host import boot as boots
+from pvepassthru.host import claims, overrides
 from pvepassthru.host import firmware as firmwares
 from pvepassthru.host import modules as moduless
-from pvepassthru.host import overrides
 from pvepassthru.host.bootline import BootLine
 from pvepassthru.host.draft import HEAD, Draft
-from pvepassthru.host.uses import CRITICAL, Uses
 from pvepassthru.model import modprobe
 from pvepassthru.model.cmdline import same_name
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
@@ -65,6 +64,8 @@ class Plan(NamedTuple):
     """What is to be run when the files are changed, in this order."""
     notes: tuple[str, ...]
     """What else the owner should know: what cannot be done here, and why."""
+    taken: tuple[str, ...] = ()
+    """The functions that the host loses to vfio-pci, or to no driver."""
 
 
 def plan(host: Host, inventory: Inventory, wishes: Wishes) -> Plan:
@@ -89,6 +90,7 @@ class _Planner:
         self.draft = Draft(host)
         self.bootline = BootLine(self.boot, self.draft)
         self.notes: list[str] = []
+        self.taken: tuple[str, ...] = ()
 
     def plan(self, wishes: Wishes) -> Plan:
         devices = self._devices(wishes.devices)
@@ -98,8 +100,13 @@ class _Planner:
         self._modules()
         if wishes.unsafe_interrupts:
             self._option(
-                "vfio_iommu_type1", "allow_unsafe_interrupts", "1", "interrupts are not remapped, as asked for"
+                "vfio_iommu_type1",
+                "allow_unsafe_interrupts",
+                "1",
+                "VFIO does without interrupt remapping, as asked for",
             )
+            if firmwares.remapping(self.host):
+                self.notes.append("--unsafe-interrupts is needless: this host's IOMMU remaps interrupts")
         for driver, number in wishes.max_vfs:
             self._max_vfs(driver, number)
         if wishes.gvt:
@@ -109,7 +116,7 @@ class _Planner:
         changes = self.draft.changes()
         if self.boot.loader and not self.boot.apply and any(change.path in self.boot.files for change in changes):
             self.notes.append(f"{self.boot.loader} takes the change when its entries are written anew, by hand")
-        return Plan(changes, self._commands(changes), tuple(self.notes))
+        return Plan(changes, self._commands(changes), tuple(self.notes), self.taken)
 
     def _commands(self, changes: tuple[Change, ...]) -> tuple[tuple[str, ...], ...]:
         """The initramfs first: proxmox-boot-tool copies it."""
@@ -209,6 +216,10 @@ class _Planner:
         self.draft.put(path, "\n".join(lines), why)
 
     def _max_vfs(self, driver: str, number: int) -> None:
+        if not self.host.exists(f"/sys/bus/pci/drivers/{driver}") and self.modules.available(driver) is not True:
+            raise UsageError(
+                f"--max-vfs {driver}={number}: this host has no driver {driver}", "lspci -k names those in use"
+            )
         driven = [name for name in self.host.names(f"/sys/bus/pci/drivers/{driver}") if is_address(name)]
         totals = [number_of(self.inventory.attribute(address, "sriov_totalvfs")) for address in driven]
         most = max((total for total in totals if total is not None), default=number)
@@ -257,17 +268,20 @@ class _Planner:
 
     def _prepare(self, devices: tuple[str, ...], method: Method | None) -> None:
         twins = self._twins(devices)
+        drivers = sorted({name for address in devices for name in self._drivers(address)})
+        fixed = [name for name in drivers if self.modules.is_builtin(name)]
         if method is None:
-            method = "override" if twins else "vfio-ids"
-        names = {address: self._drivers(address) for address in devices}
-        drivers = sorted({name for found in names.values() for name in found})
+            method = "override" if twins or fixed else "vfio-ids"
         hit: dict[str, str] = dict.fromkeys(devices, "it is asked for")
         if method == "vfio-ids":
             hit = {**{twin: f"it has the same id as {which}" for twin, which in twins.items()}, **hit}
         elif method == "blacklist":
             hit = {**self._driven_by(drivers), **hit}
-        self._need_free(hit, devices, method)
+        claims.need_free(self.inventory, hit, devices, method, self.modules.option("vfio_pci", "ids"))
         self._tell_beside(hit, devices, method)
+        self.notes += [note for note in claims.notes(self.inventory, hit) if note not in self.notes]
+        self._tell_drivers(drivers, fixed, method)
+        self.taken = tuple(sorted(hit))
         if method == "override":
             self._override(devices)
         elif method == "vfio-ids":
@@ -282,6 +296,14 @@ class _Planner:
             raise UsageError(
                 f"no driver of {listed(devices)} is known to blacklist", "use --method vfio-ids or override"
             )
+
+    def _tell_drivers(self, drivers: list[str], fixed: list[str], method: Method) -> None:
+        """Note what a blacklist means for each driver, and that one that is built in (`fixed`) minds no list."""
+        if fixed and method != "override":
+            self._note(f"{listed(fixed)} is built into the kernel: {method} does not keep it from a device")
+        if method == "blacklist" and drivers:
+            lose = self._driven_by(drivers)
+            self._note(f"nothing loads {listed(drivers)} any more: {listed(sorted(lose)) or 'no device'} loses it")
 
     def _tell_beside(self, hit: dict[str, str], devices: tuple[str, ...], method: Method) -> None:
         """Note what the method takes beside what is asked for, what it leaves of a slot, and a lost console."""
@@ -335,24 +357,6 @@ class _Planner:
                 found[address] = f"its driver is {module}"
         return found
 
-    def _need_free(self, hit: dict[str, str], devices: tuple[str, ...], method: Method) -> None:
-        """Raise DeviceError when the host needs one of these functions, or one in the IOMMU group of a device."""
-        uses = Uses(self.host, self.inventory)
-        hit = dict(hit)
-        for address in devices:
-            for member in self.inventory.group_members(address):
-                if not self.inventory.has(member, "pci_bus"):
-                    hit.setdefault(member, f"it is in the IOMMU group of {address}, which PVE takes as a whole")
-        for address, why in sorted(hit.items()):
-            for use in uses.of(address):
-                if use.kind not in {*CRITICAL, "network"}:
-                    continue
-                alone = address in devices or "IOMMU group" in why
-                raise DeviceError(
-                    f"cannot prepare {listed(devices)} by {method}: that takes {address} ({why}), and {use.detail}",
-                    "this device is the host's own" if alone else "--method override takes only what is asked for",
-                )
-
     def _ids(self, devices: tuple[str, ...], drivers: list[str]) -> None:
         why = f"vfio-pci takes {listed(devices)}"
         present = self.modules.option("vfio_pci", "ids")
@@ -364,7 +368,7 @@ class _Planner:
             self._option("vfio-pci" if present is None else "vfio_pci", "ids", value, why)
         for name in drivers:
             if not self.modules.loads_before("vfio_pci", name):
-                self.draft.add_line(MODPROBE, f"softdep {name} pre: vfio-pci", f"{why}, before {name} does", HEAD)
+                self.draft.add_line(MODPROBE, f"softdep {name} pre: vfio-pci", f"before {name} does", HEAD)
 
     def _override(self, devices: tuple[str, ...]) -> None:
         overrides.add(self.host, self.inventory, self.draft, devices)

@@ -28,8 +28,9 @@ UNREADABLE = "/.snapshot/unreadable.json"
 class SnapshotHost(SimHost):
     """A host as a snapshot has it: what could not be read there cannot be read here, with the same error."""
 
-    def __init__(self, root: str, file: str, node: str | None = None) -> None:
+    def __init__(self, root: str, file: str, node: str | None = None, executable: frozenset[str] = frozenset()) -> None:
         super().__init__(root, node)
+        self._executable = executable
         self.file = file
         """The archive, for words to people."""
         self._errors: dict[str, int] = {}
@@ -69,6 +70,12 @@ class SnapshotHost(SimHost):
             return []
         return super().names(path)
 
+    def mode(self, path: str) -> int | None:
+        """As Host.mode, of what the host has: here nothing can be executed."""
+        mode = super().mode(path)
+        real = self.resolve(path) if mode is not None else None
+        return mode | 0o111 if mode is not None and (real or "").lstrip("/") in self._executable else mode
+
     def _fail(self, path: str) -> None:
         """Raise the error that reading this path gave on the host, if it gave one."""
         if self._errors:
@@ -102,5 +109,5 @@ def load(path: str, destination: str, node: str | None = None) -> SnapshotHost:
             hint = "use the version that made it, or a newer one"
             raise InputError(f"{path} is a snapshot of format {about['format']}; this version reads {FORMAT}", hint)
 
-    unpack(path, destination, check)
-    return SnapshotHost(destination, path, node)
+    executable = unpack(path, destination, check)
+    return SnapshotHost(destination, path, node, executable)

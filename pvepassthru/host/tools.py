@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of a host that make boot loader and initramfs take changed files: run on it, or in its root by chroot."""
+"""Programs of a host that make boot loader and initramfs take changed files.
+
+They are run on the host itself. Those of another tree are whatever its maker put there, and chroot holds no program
+of root's: they are run on the owner's word only.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +34,13 @@ class Run(NamedTuple):
         return " ".join(self.command)
 
 
-def run(host: Host, command: tuple[str, ...]) -> Run:
+def run(host: Host, command: tuple[str, ...], *, chroot: bool = False) -> Run:
     """Run a program of the host to its end. Never raises.
 
-    With a root other than / it runs in that root by chroot, which only root can.
+    With a root other than / nothing is run; with `chroot` in that root by chroot, which only root can.
     """
+    if host.root and not chroot:
+        return Run(command, None, "in that host: programs of another tree are run only with --chroot")
     path = next((f"{folder}/{command[0]}" for folder in FOLDERS if host.exists(f"{folder}/{command[0]}")), None)
     if path is None:
         return Run(command, None, f"there is no {command[0]} on this host")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pvepassthru.host import modules as kernel_modules
+from pvepassthru.host.uses import CRITICAL
 from pvepassthru.model import vfio_ids
 from pvepassthru.model.modprobe import plain
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -215,13 +216,19 @@ def ids_hit_host(around: Surroundings) -> Iterator[Hit]:
             if needs:
                 what = sources.named(around, address)
                 message = f"vfio-pci's ids= has {one.id.text}, which is also {what}: {needs}"
-                way = "pvepassthru doctor --fix --for ADDRESS --method override"
-                yield Hit(option.where, message, f"take the id out, then: {APPLY}; tell another device of it by: {way}")
+                free = [f"--for {other}" for other in one.functions if not _uses(around, other)]
+                way = f"; then pvepassthru doctor --fix {free[0]} --method override" if free else ""
+                yield Hit(option.where, message, f"take the id out, then: update-initramfs -u -k all{way}")
 
 
 def _needs(around: Surroundings, address: str) -> str:
     """What the host itself needs a function for, in words; empty where nothing says that it does."""
     return next((use.detail for use in around.uses.critical(address) if use.kind != "doubt"), "")
+
+
+def _uses(around: Surroundings, address: str) -> bool:
+    """Whether the host uses a function, or that cannot be told, so that it is none to pass."""
+    return any(use.kind in {*CRITICAL, "network"} for use in around.uses.of(address))
 
 
 def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
@@ -230,8 +237,9 @@ def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
     Why it matters: their own driver came first at boot: PVE then has to take them from it while it uses them, which
     can hang with a GPU or leave it in a state that the guest cannot use.
 
-    How to fix: `softdep DRIVER pre: vfio-pci` in modprobe.d, so that vfio-pci comes first; or list vfio_pci in
-    /etc/initramfs-tools/modules. Then `update-initramfs -u -k all`, and reboot.
+    How to fix: `pvepassthru doctor --fix --for ADDRESS` has vfio-pci come first, and refuses what would cost the host
+    its disk or network. Where PVP131 finds an id of the host's own, mend that first: once vfio-pci comes before the
+    driver it takes that device, too.
     """
     option = _option(around)
     if not around.host.exists("/sys/bus/pci/drivers"):
@@ -240,24 +248,29 @@ def ids_not_taken(around: Surroundings) -> Iterator[Hit]:
     if _since_boot(around, option.where):
         raise NotApplicable("ids= was changed after the boot, so it is not in force yet")
     wanted = around.once(sources.wanted).whole
+    lost = {one.id.text for one in around.once(taken) if any(_needs(around, address) for address in one.functions)}
     for one in around.once(taken):
+        if one.id.text in lost:  # vfio-pci must not come first there; ids_hit_host tells
+            continue
         for address in one.functions:
             driver = around.inventory.driver(address)
-            if driver is None or driver == "pci-stub" or "vfio" in driver or _needs(around, address):
+            if driver is None or driver == "pci-stub" or "vfio" in driver:
                 continue
             if address not in wanted and any(other in wanted for other in one.functions):  # ids_take_more tells
                 continue
-            module = modules.of_driver(driver)
             message = f"{address} is in vfio-pci's ids=, but {driver} has it"
-            if modules.is_builtin(module):
-                hint = (
-                    f"{module} is built into the kernel and always comes first; PVE takes the device at the VM's start"
-                )
-            elif modules.loads_before("vfio_pci", module):
-                hint = f"the softdep is there: {APPLY}"
-            else:
-                hint = f"echo 'softdep {module} pre: vfio-pci' >> /etc/modprobe.d/pvepassthru.conf; {APPLY}"
-            yield Hit(option.where, message, hint)
+            yield Hit(option.where, message, _come_first(modules, address, modules.of_driver(driver), lost))
+
+
+def _come_first(modules: kernel_modules.Modules, address: str, module: str, lost: set[str]) -> str:
+    """What has vfio-pci come before a function's driver; `lost` are ids of what the host needs."""
+    if modules.is_builtin(module):
+        return f"{module} is built into the kernel and always comes first; PVE takes the device at the VM's start"
+    if lost:
+        return f"first take {listed(sorted(lost))} out of ids= (PVP131): vfio-pci would take the host's own"
+    if modules.loads_before("vfio_pci", module):
+        return f"the softdep is there: {APPLY}"
+    return f"pvepassthru doctor --fix --for {address}"
 
 
 def _since_boot(around: Surroundings, where: str) -> bool:

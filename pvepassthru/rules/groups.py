@@ -236,5 +236,5 @@ def two_drivers(around: Surroundings) -> Iterator[Hit]:
         raise NotApplicable("no driver for NVIDIA is loaded")
     if {"nouveau", "nvidia"} <= modules.loaded:
         message = "both nouveau and nvidia are loaded, and want the same GPUs"
-        hint = f"echo 'blacklist nouveau' >> /etc/modprobe.d/pvepassthru.conf; {APPLY}"
+        hint = f"echo 'blacklist nouveau' >> /etc/modprobe.d/nouveau.conf; {APPLY}"
         yield Hit("/sys/module/nouveau", message, hint)

@@ -190,7 +190,7 @@ def host_remapping(around: Surroundings) -> Iterator[Hit]:
 
 _UNSAFE_HINT = (
     "enable it in the firmware's setup or update the firmware; as a last resort: "
-    f"echo 'options vfio_iommu_type1 {UNSAFE}=1' >> /etc/modprobe.d/pvepassthru.conf"
+    "pvepassthru doctor --fix --unsafe-interrupts"
 )
 
 
@@ -242,7 +242,10 @@ def unsafe_interrupts(around: Surroundings) -> Iterator[Hit]:
     if not _allows_unsafe(around) and not (option and is_yes(option.value)):
         return
     where = option.where if option and option.where.startswith("/etc") else "/sys/module/vfio_iommu_type1"
-    said = f"VFIO gives devices away without interrupt remapping ({UNSAFE} is {shown(value or 'set')})"
+    if value is not None and not is_yes(value):
+        said = f"from the next boot on VFIO is to give devices away without interrupt remapping ({UNSAFE} is set)"
+    else:
+        said = f"VFIO gives devices away without interrupt remapping ({UNSAFE} is {shown(value or 'set')})"
     if _remaps(around):
         yield Hit(where, f"{said}, though this host's IOMMU remaps interrupts", f"remove {UNSAFE} and reboot")
     else:

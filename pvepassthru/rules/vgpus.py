@@ -8,7 +8,6 @@ from pvepassthru.model.pci import vmid_of_uuid
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, number, shown
 from pvepassthru.rules import sources
-from pvepassthru.rules.drivers import APPLY
 from pvepassthru.rules.kernel import is_yes
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Hit
@@ -92,7 +91,7 @@ def gvt_off(around: Surroundings) -> Iterator[Hit]:
     if not is_yes(value):
         _ = _gvt_able(around)
         message = f"i915 was loaded without enable_gvt=1, and {who} asks for GVT-g"
-        hint = f"echo 'options i915 enable_gvt=1' >> /etc/modprobe.d/pvepassthru.conf; {APPLY}"
+        hint = "pvepassthru doctor --fix --gvt"
         yield Hit("/sys/module/i915/parameters/enable_gvt", message, hint)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -141,7 +143,7 @@ def test_fix_and_undo(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--yes"]) == 0
     said = capsys.readouterr().out
     assert "files changed: 5; pvepassthru doctor --undo takes that back" in said
-    assert "run this yourself: update-grub (there is no update-grub on this host)" in said
+    assert "run this yourself: update-grub (in that host: programs of another tree are run only with --chroot)" in said
     assert said.endswith("a reboot is due\n")
     after = etc(root)
     assert after != before
@@ -176,7 +178,8 @@ def test_a_program_that_fails_is_run_again(
     codes = {"update-initramfs": 0, "update-grub": 127}
     ran: list[str] = []
 
-    def run(_host: Host, command: tuple[str, ...]) -> tools.Run:
+    def run(_host: Host, command: tuple[str, ...], *, chroot: bool = False) -> tools.Run:
+        assert not chroot
         ran.append(command[0])
         return tools.Run(command, codes[command[0]], "no \x1b[31mdisk\n")
 
@@ -196,6 +199,112 @@ def test_a_program_that_fails_is_run_again(
     assert (Host(root).text(boot.GRUB) or "") + "\n" == GRUB
     codes["update-initramfs"] = 0
     assert main(["--root", root, "doctor", "--undo"]) == 0
+    assert main(["--root", root, "doctor", "--undo"]) == 3
+
+
+def test_programs_of_another_tree_are_run_only_on_the_owners_word(
+    root: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody else made that tree, and chroot holds no program that root runs."""
+    ran: list[tuple[str, ...]] = []
+    os.chmod(tree.put(root, "/usr/sbin/update-initramfs", "#!/bin/sh\n"), 0o755)
+    file = str(tmp_path_factory.mktemp("snapshot") / "host.tar.xz")
+
+    def run(words: tuple[str, ...], **_more: object) -> CompletedProcess[bytes]:
+        ran.append(tuple(words))
+        return CompletedProcess(words, 0, b"")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: 0)
+        patch.setattr("subprocess.run", run)
+        assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
+        said = capsys.readouterr().out
+        assert "run this yourself: update-initramfs -u -k all (in that host: " in said
+        assert main(["--root", root, "doctor", "--undo"]) == 0
+        assert ran == []
+        assert main(["--root", root, "snapshot", "-o", file]) == 0
+        assert main(["--root", file, "doctor", "--fix", "--yes"]) == 0
+        assert main(["--root", file, "doctor", "--fix", "--yes", "--chroot"]) == 2
+        assert ran == []
+        assert main(["--root", root, "doctor", "--fix", "--yes", "--chroot"]) == 0
+    assert ran == [("chroot", root, "/usr/sbin/update-initramfs", "-u", "-k", "all")]
+    assert "no program of a snapshot is ever run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_whoever_interrupts_is_told_what_is_done(
+    root: str, number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_host: Host, command: tuple[str, ...], *, chroot: bool = False) -> tools.Run:
+        said = capsys.readouterr().out  # before the program has come to its end
+        assert "quiet" in said
+        assert "files changed: 2" in said or "the files are as before" in said
+        os.kill(os.getpid(), number)
+        return tools.Run(command, 0 if chroot else None, "")
+
+    before = {known: signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    monkeypatch.setattr(tools, "run", run)
+    for option, done in (("--fix", "the files are changed (pvepassthru doctor --undo"), ("--undo", "the files are as")):
+        try:
+            ended = main(["--root", root, "doctor", option, *(["--yes"] if option == "--fix" else [])])
+        except SystemExit as end:
+            ended = int(str(end.code))
+        assert ended == code
+        said = capsys.readouterr().err
+        assert f"interrupted: {done}" in said
+        assert "update-initramfs -u -k all and update-grub has not come to its end" in said
+    assert {known: signal.getsignal(known) for known in before} == before
+    assert (Host(root).text(boot.GRUB) or "") + "\n" == GRUB
+
+
+def test_a_signal_waits_until_the_files_are_changed(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    apply = changes.apply
+
+    def interrupted(*words: Any) -> Any:  # noqa: ANN401 - what apply takes
+        assert "+GRUB_CMDLINE_LINUX_DEFAULT" in capsys.readouterr().out
+        os.kill(os.getpid(), signal.SIGINT)
+        return apply(*words)
+
+    monkeypatch.setattr(changes, "apply", interrupted)
+    assert main(["--root", root, "doctor", "--fix", "--yes"]) == 130
+    assert "the files are changed" in capsys.readouterr().err
+    assert "intel_iommu=on" in (Host(root).text(boot.GRUB) or "")
+
+
+def test_nothing_to_do_is_not_all_well(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
+    tree.put(root, "/proc/cmdline", "intel_iommu=on Intel_iommu=on\n")
+    tree.put(root, boot.GRUB, 'GRUB_CMDLINE_LINUX_DEFAULT="quiet intel_iommu=on $(x)"\n')
+    capsys.readouterr()
+    assert main(["--root", root, "doctor", "--fix"]) == 0
+    assert (
+        "nothing to do in files that --fix writes; see the notes; pvepassthru doctor still finds PVP117"
+        in capsys.readouterr().out
+    )
+
+
+def test_vms_that_want_a_part_of_what_is_taken_are_told(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tree.put(root, "/etc/pve/nodes/pve/qemu-server/104.conf", "hostpci0: 0000:01:00.0,mdev=nvidia-63\n")
+    tree.put(root, "/etc/pve/nodes/pve/qemu-server/105.conf", "hostpci0: 0000:01:00.0\n")
+    tree.link(root, "/etc/pve/qemu-server", "/etc/pve/nodes/pve/qemu-server")
+    assert main(["--root", root, "doctor", "--fix", "--for", "01:00.0"]) == 0
+    said = capsys.readouterr().out
+    assert "note: VM 104 (hostpci0) wants a mediated device of what vfio-pci takes" in said
+    assert "VM 105" not in said
+
+
+def test_a_program_that_always_fails_does_not_keep_older_changes(
+    root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = etc(root)
+    assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
+    assert main(["--root", root, "doctor", "--fix", "--yes", "--for", "01:00.0"]) == 0
+    monkeypatch.setattr(tools, "run", lambda _host, command, chroot: tools.Run(command, 126 + chroot, ""))
+    assert [main(["--root", root, "doctor", "--undo"]) for _ in range(4)] == [5, 5, 5, 5]
+    assert "the next pvepassthru doctor --undo takes the change before" in capsys.readouterr().err
+    assert etc(root) == before
     assert main(["--root", root, "doctor", "--undo"]) == 3
 
 
@@ -224,6 +333,7 @@ def test_two_doctors_do_not_meet(
         ["--yes"],
         ["--for", "01:00.0"],
         ["--undo", "--yes"],
+        ["--chroot"],
         ["--fix", "--undo"],
         ["--fix", "--method", "other"],
         ["--fix", "--max-vfs", "igb"],

@@ -105,7 +105,9 @@ class Tree(NamedTuple):
         code = (
             "import sys; sys.path.insert(0, sys.argv.pop(1)); from pvepassthru.cli.main import main; sys.exit(main())"
         )
-        return self.inside(sys.executable, "-c", code, str(testbed.PROJECT), "--root", str(self.root), "doctor", *words)
+        return self.inside(
+            sys.executable, "-c", code, str(testbed.PROJECT), "--root", str(self.root), "doctor", "--chroot", *words
+        )
 
     def linux_arguments(self) -> str:
         """What the first entry of grub.cfg gives the kernel."""

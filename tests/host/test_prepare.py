@@ -330,6 +330,68 @@ def test_what_the_host_lives_on_is_not_taken(tmp_path: Path, devices: tuple[str,
     assert "is mounted on /" in caught.value.message
 
 
+@pytest.mark.parametrize("method", [None, "vfio-ids", "override", "blacklist"])
+def test_an_id_of_the_hosts_own_disk_in_ids_keeps_vfio_pci_from_coming_first(
+    tmp_path: Path, method: prepare.Method | None
+) -> None:
+    """It has had no effect so far, as nvme comes first; a softdep, or an early vfio-pci, would give it one."""
+    host = build(tmp_path, {"/etc/modprobe.d/v.conf": "options vfio-pci ids=144d:a80a\n"})
+    use_disk(tmp_path, "0000:04:00.0", "nvme0")
+    with pytest.raises(DeviceError, match=r"takes 0000:04:00.0 \(.*v.conf:1 has its id.* is mounted on /"):
+        plan(host, devices=("0000:02:00.0",), method=method)
+
+
+def test_a_parent_of_vgpus_in_use_is_not_taken(tmp_path: Path) -> None:
+    host = build(tmp_path)
+    gpu, vf, uuid = "0000:01:00.0", "0000:01:00.4", "00000000-0000-0000-0000-000000000101"
+    tree.link(tmp_path, f"/sys/bus/pci/devices/{gpu}/virtfn0", f"/sys/bus/pci/devices/{vf}")
+    tree.folder(tmp_path, f"/sys/bus/pci/devices/{vf}")
+    (note,) = [note for note in plan(host, devices=(gpu,)).notes if "VFs" in note]
+    assert note == f"the VFs of {gpu} (1) go with its driver: there are none after the next boot"
+    tree.folder(tmp_path, f"/sys/bus/pci/devices/{vf}/{uuid}")
+    with pytest.raises(DeviceError, match=f"takes {gpu} .*{vf} has mediated devices of VM 101"):
+        plan(host, devices=(gpu,))
+    os.rename(
+        tmp_path / f"sys/bus/pci/devices/{vf}/{uuid}",
+        tmp_path / f"sys/bus/pci/devices/{vf}/f715f63c-0d00-4007-9c5a-b07b0c6c05de",
+    )
+    with pytest.raises(DeviceError, match=f"takes {gpu} .*its VF {vf} has mediated devices"):
+        plan(host, devices=(gpu,))
+
+
+def test_what_is_built_in_cannot_be_kept_away_by_name(tmp_path: Path) -> None:
+    host = build(tmp_path, {"/lib/modules/6.5.13-5-pve/modules.builtin": "kernel/drivers/gpu/drm/nouveau/nouveau.ko\n"})
+    found = plan(host, devices=("0000:01:00.0",))
+    assert overrides.UDEV in after(found)
+    for method in ("blacklist", "vfio-ids"):
+        notes = plan(host, devices=("0000:01:00.0",), method=method).notes
+        assert f"nouveau is built into the kernel: {method} does not keep it from a device" in notes
+
+
+def test_needless_unsafe_interrupts_are_told(tmp_path: Path) -> None:
+    host = build(tmp_path, {"/proc/interrupts": " 24: 1 IR-PCI-MSI-0000:01:00.0 0-edge x\n"})
+    assert any("needless" in note for note in plan(host, unsafe_interrupts=True).notes)
+
+
+def test_vfs_of_no_driver_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no driver foo"):
+        plan(build(tmp_path), max_vfs=(("foo", 2),))
+
+
+def test_each_reason_is_said_once(tmp_path: Path) -> None:
+    found = plan(build(tmp_path), devices=("0000:01:00.0",))
+    (why,) = [change.why for change in found.changes if change.path == prepare.MODPROBE]
+    assert why == "vfio-pci takes 0000:01:00.0; before nouveau does"
+
+
+def test_what_else_is_lost_is_told(tmp_path: Path) -> None:
+    host = build(tmp_path)
+    tree.put(tmp_path, "/sys/bus/pci/devices/0000:05:00.0/class", "0x0c0330\n")
+    notes = plan(host, devices=("0000:05:00.0",), method="blacklist").notes
+    assert "nothing loads igb any more: 0000:05:00.0 loses it" in notes
+    assert any("0000:05:00.0 is a USB controller" in note for note in notes)
+
+
 def test_a_network_that_the_host_has_an_address_on_is_not_taken(tmp_path: Path) -> None:
     host = build(tmp_path)
     tree.folder(tmp_path, "/sys/bus/pci/devices/0000:02:00.0/net/eno2")

@@ -376,6 +376,19 @@ def test_modes_and_dates(folder: str) -> None:
     assert copy.read("/boot/initrd.img-6.8.12-4-pve") == b""
 
 
+def test_nothing_of_a_snapshot_can_be_executed(folder: str) -> None:
+    """But what rules are told of a file's mode is that of the host."""
+    root = f"{folder}/host"
+    tree.build(root)
+    for name, mode in (("run", 0o755), ("other", 0o644)):
+        os.chmod(tree.put(root, f"/etc/pve/qemu-server/{name}.conf", "#!/bin/sh\n"), mode)
+    copy = round_trip(root, folder)
+    for name, mode in (("run", 0o755), ("other", 0o644)):
+        path = f"/etc/pve/qemu-server/{name}.conf"
+        assert stat.S_IMODE(os.stat(copy.path(path)).st_mode) == 0o644
+        assert stat.S_IMODE(copy.mode(path) or 0) == mode
+
+
 def test_merged_usr(folder: str) -> None:
     """/lib is a link to usr/lib on Debian; both ways lead to the same files."""
     root = f"{folder}/host"

@@ -151,6 +151,13 @@ def test_unsafe_interrupts_are_told_apart_from_useless_ones(tmp_path: Path) -> N
     )
     assert useless.startswith("/etc/modprobe.d/pvepassthru.conf:1: ")
     assert "though this host's IOMMU remaps" in useless
+    files = {
+        MODPROBE: "options vfio_iommu_type1 allow_unsafe_interrupts=1\n",
+        "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts": "N\n",
+    }
+    _, (later,) = state_of(host(files), "PVP148", tmp_path / "c")
+    assert "from the next boot on VFIO is to give devices away" in later
+    assert " is N" not in later
     needed = {
         "proc/interrupts": healthy.INTERRUPTS.replace("IR-", ""),
         "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts": "Y\n",
@@ -202,6 +209,35 @@ def test_a_variant_driver_of_vfio_is_fine(tmp_path: Path) -> None:
 def test_the_softdep_is_not_asked_for_twice(tmp_path: Path) -> None:
     _, (text,) = state_of(host(drivers.ids(drivers.NVME, "softdep nvme pre: vfio-pci\n")), "PVP132", tmp_path)
     assert "the softdep is there" in text
+
+
+SPARE: dict[str, dict[str, Any]] = {"0000:05:00.0": {**drivers.SECOND, "driver": "nvme"}}
+
+
+def test_vfio_pci_is_not_told_to_come_first_where_it_would_take_the_hosts_own_disk(tmp_path: Path) -> None:
+    """Of two identical NVMe one carries the root file system: a softdep would leave the host without it."""
+    tree_ = host(drivers.ids(drivers.NVME), change=drivers.mounted("0000:02:00.0"), devices=SPARE)
+    assert codes(tree_, tmp_path / "1") == {"PVP131"}
+    _, (text,) = state_of(tree_, "PVP131", tmp_path / "2")
+    assert text.endswith("then pvepassthru doctor --fix --for 0000:05:00.0 --method override")
+
+
+@pytest.mark.parametrize("softdep", ["", "softdep nvme pre: vfio-pci\n"])
+def test_nor_where_another_id_is_the_hosts_own(tmp_path: Path, softdep: str) -> None:
+    devices = {"0000:05:00.0": {**SPARE["0000:05:00.0"], "device": "0xa80c"}}
+    files = drivers.ids(f"{drivers.NVME},144d:a80c", softdep)
+    tree_ = host(files, change=drivers.mounted("0000:02:00.0"), devices=devices)
+    _, (text,) = state_of(tree_, "PVP132", tmp_path)
+    assert "0000:05:00.0 is in vfio-pci's ids=, but nvme has it" in text
+    assert "first take 144d:a80a out of ids= (PVP131)" in text
+    assert "softdep" not in text
+    assert "update-initramfs" not in text
+
+
+def test_the_tool_orders_the_drivers_itself(tmp_path: Path) -> None:
+    """A line that the owner adds to the tool's own file would keep --undo from taking that back."""
+    _, (text,) = state_of(host(drivers.ids(drivers.NVME)), "PVP132", tmp_path)
+    assert text.endswith("; pvepassthru doctor --fix --for 0000:02:00.0")
 
 
 def test_functions_of_one_group_are_not_apart(tmp_path: Path) -> None:
@@ -279,7 +315,7 @@ def test_a_hint_adds_to_a_file_that_may_be_there(tmp_path: Path) -> None:
     """Beside what --fix, or another hint, has written to it already."""
     unremapped = host({"proc/interrupts": healthy.INTERRUPTS.replace("IR-", "")})
     _, (text,) = state_of(unremapped, "PVP147", tmp_path / "1")
-    assert ">> /etc/modprobe.d/pvepassthru.conf" in text
+    assert text.endswith("pvepassthru doctor --fix --unsafe-interrupts")
     _, (text,) = state_of(host(devices=sharing.pf(2)), "PVP156", tmp_path / "2")
     assert ">> /etc/sysfs.d/pvepassthru.conf" in text
 
