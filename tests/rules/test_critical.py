@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pvepassthru.cli.main import main
-from pvepassthru.rules import critical, gate, subject
+from pvepassthru.host import uses
+from pvepassthru.rules import gate, subject
 from tests import storage, tree
 from tests.rules.example import OFFERS, TYPES, VF, Tree
 
@@ -74,7 +75,7 @@ def test_parents_of_mediated_devices_stay_with_the_host(tmp_path: Path, monkeypa
 
     devices: dict[str, dict[str, Any]] = {"0000:41:00.0": {"mdev": {"types": TYPES}, "iommu_group": 4}}
     example = Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", devices, change=_mounted)
-    monkeypatch.setattr(critical, "_uses_of", refuse)
+    monkeypatch.setattr(uses, "read", refuse)
     assert _codes(example, tmp_path / "mdev") == []
     with pytest.raises(AssertionError):
         _codes(Tree("hostpci0: 41:00.0\n", devices, change=_mounted), tmp_path / "whole")
