@@ -12,6 +12,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from pvepassthru.host import commands
+from pvepassthru.host.commands import MASKED
+
 _MAC = re.compile(
     rb"(?<![0-9A-Fa-f])(?<![0-9A-Fa-f]{2}[:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4,}[0-9A-Fa-f]{2}(?![0-9A-Fa-f])"
 )
@@ -32,32 +35,16 @@ _SECRET = re.compile(
 """An assignment whose name says that its value is nobody's business; a quote that ends a longer text stays."""
 _SECRET_PROPERTY = re.compile(rb"(?i)\b(serial|wwn|password|secret|token|username|credential)=[^,\n]*")
 """Likewise, in a property string of PVE."""
-_SCRIPT = re.compile(rb"(?<![^\s\"'=@:+!|-])/(?!/)[^\s\"';]*")
-"""A path in a unit's command; the path of a URL, which may be a key, is none."""
 _GIVEN = re.compile(rb"(?i)\b(data|string|value)=(?!(?:[0-9]+|on|off)(?:[\s,]|$))[^\s,]+")
 """What QEMU's arguments give a guest or an object as text: `-object secret,data=`, `-fw_cfg string=`, `-smbios
 type=11,value=`; no numbers or flags."""
 _IN_URL = re.compile(rb"(?<=://)[^\s/@]+(?=@)")
 """Who somebody is, in a URL: `https://USER:PASSWORD@HOST`."""
-_MARKS = (b"sriov", b"SR-IOV", b"mdev", b"vfio")
-_COMMANDS = re.compile(rb"(&&|\|\||;)")
-_HARMLESS = re.compile(
-    rb"[\"'(]*(?::|echo|printf|tee|sudo|true|false|modprobe|insmod|-|-[necd]|w\+?|>>?|\||&|ALL|do|then|"
-    rb"/s?bin/(?:true|false|modprobe)|/usr/s?bin/(?:true|false|modprobe)|"
-    rb"[0-9]{1,5}[^\s\w]{0,4}|[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])[\"'),]*"
-)
-"""Words beside those that are about virtual functions: what writes, how many, to which function."""
-_ABOUT = re.compile(
-    rb"[\"'(]*[0-9]*[\"']*[>|&]*[\"']*(?:/[\w./:${}()*+%\\-]*|[\w./${}()-]+|[\w-]+@[\w.:\\-]*)"
-    rb"(?:\}?[\"']?=+[\"']?[0-9]{1,5})?[\"'),;&]*"
-)
-"""A path, a name, a unit with its instance, or what is set to a number."""
 _MDEVCTL = re.compile(rb'\s*(?:[{}\[\]],?|"(?:mdev_type|start)"\s*:\s*"[\w.-]*",?|"attrs"\s*:\s*\[\s*\]?,?)?\s*')
 """The lines of mdevctl's JSON that say of what type a device is, and when it is made."""
 _REASON = re.compile(rb"(?<![\w])([\"']?reason[\"']?[ \t]*:[ \t]+)(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\n]*)")
 _PARAMETER = re.compile(rb"(?<=\0)parm(?:type)?=[^\0]{1,300}|(?:(?<= )|\A)parmtype=[^\0]{1,300}")
 SIGNATURE = len(b"~Module signature appended~\n")
-MASKED = b"masked"
 
 VM_KEYS = frozenset(
     (
@@ -192,9 +179,9 @@ class Masks:
             words = line.split()
             goes_on = line.endswith(b"\\")
             if running:
-                lines.append(self._about(line))
+                lines.append(commands.about(self.words(line)))
             elif words[:1] in ([b"install"], [b"remove"]):
-                lines.append(b" ".join([*words[:2], self._about(b" ".join(words[2:]))]))
+                lines.append(b" ".join([*words[:2], commands.about(b" ".join(words[2:]))]))
                 running = True
             else:
                 lines.append(line)
@@ -206,21 +193,6 @@ class Masks:
         if self.full:
             return data
         return b"\n".join(line if _MDEVCTL.fullmatch(line) else b"" for line in data.split(b"\n"))
-
-    def _about(self, command: bytes, *, paths: bool = False) -> bytes:
-        """A command's words that are about virtual functions, mediated devices and modules; each other is masked.
-
-        With `paths` those that are a path are kept, too.
-        """
-        kept = []
-        for word in self.words(command).split():
-            about = any(mark in word for mark in _MARKS) or b"/sys/" in word
-            fine = _HARMLESS.fullmatch(word) or (about and not word.startswith(b"-") and _ABOUT.fullmatch(word))
-            if fine or word == b"\\":
-                kept.append(word)
-            else:
-                kept += (_SCRIPT.findall(word) if paths else []) or [MASKED]
-        return b" ".join(kept)
 
     def vm_config(self, data: bytes) -> bytes:
         """A VM config: without descriptions, snapshots, cloud-init's values, and what VM_KEYS does not have."""
@@ -326,26 +298,7 @@ class Masks:
         """
         if self.full:
             return data
-        return b"\n".join(self._maker(line) for line in data.split(b"\n"))
-
-    def _maker(self, line: bytes) -> bytes:
-        text = line.strip()
-        if not text or text[:1] in {b"#", b";"}:
-            return b"#" if line else b""
-        name, equals, rest = text.partition(b"=")
-        unit = bool(equals) and name.strip().startswith(b"Exec")
-        kept = []
-        for part in _COMMANDS.split(re.split(rb"\s#", rest if unit else text, maxsplit=1)[0]):
-            if _COMMANDS.fullmatch(part):
-                kept.append(part)
-            elif any(mark in part for mark in _MARKS):
-                kept.append(self._about(part, paths=unit))
-            elif unit:
-                kept.append(b" ".join(_SCRIPT.findall(part)))
-        told = b" ".join(part for part in kept if part)
-        if unit:
-            return b"%s=%s" % (name.strip(), told)
-        return told if any(mark in told for mark in _MARKS) else b"#"
+        return b"\n".join(commands.makers(self.words(line)) for line in data.split(b"\n"))
 
     def boot_time(self, data: bytes) -> bytes:
         """When the kernel booted, of /proc/stat."""
