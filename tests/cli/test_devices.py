@@ -249,3 +249,18 @@ def test_configs_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert output.out == ""
     assert main(["--root", root, "devices", "--vm", "101"]) == 0
     assert "no PCI function is of that kind" in capsys.readouterr().out
+
+
+def test_a_function_without_types_is_named(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(root, f"mdev types {AUDIO}", capsys).startswith(f"{AUDIO} offers no mdev or vGPU types: ")
+
+
+def test_a_link_whose_state_is_not_known(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A virtual function has the link of its physical function, and says only what it could have."""
+    tree.put(root, f"sys/bus/pci/devices/{VF}/max_link_speed", "16.0 GT/s PCIe\n")
+    tree.put(root, f"sys/bus/pci/devices/{VF}/max_link_width", "16\n")
+    tree.put(root, f"sys/bus/pci/devices/{VF}/current_link_speed", "Unknown\n")
+    tree.put(root, f"sys/bus/pci/devices/{VF}/current_link_width", "0\n")
+    text = said(root, f"devices {VF}", capsys)
+    assert "at most 16.0 GT/s x16" in text
+    assert "? GT/s" not in text

@@ -7,6 +7,7 @@ import errno
 import io
 import lzma
 import os
+import shutil
 import stat
 import tarfile
 import time
@@ -454,3 +455,10 @@ def test_what_is_odd(tmp_path: Path) -> None:
     assert not copy.exists("/etc/default/grub")
     assert not copy.exists("/etc/modules")
     assert copy.read("/etc/pve/qemu-server/100.conf").count(b"\n") == 1000
+
+
+def test_what_is_absent_stays_absent(folder: str) -> None:
+    """The rules say of a snapshot what they say of the host: that nothing can be told of reservations, here."""
+    tree.build(f"{folder}/host", {"devices": {}}, node="pve", configs={100: "memory: 1\n"})
+    shutil.rmtree(f"{folder}/host/run", ignore_errors=True)
+    assert not round_trip(f"{folder}/host", folder).exists("/run/qemu-server")

@@ -29,9 +29,9 @@ SHARED: dict[str, dict[str, Any]] = {
 }
 
 
-def _mounted(root: str) -> None:
+def _mounted(root: str, point: str = "/") -> None:
     storage.disk(root, SSD)
-    storage.mount(root, "259:1 / ext4 /dev/nvme0n1p1")
+    storage.mount(root, f"259:1 {point} ext4 /dev/nvme0n1p1")
 
 
 def _found(example: Tree, root: Path) -> list[Finding]:
@@ -226,3 +226,12 @@ def test_mediated_devices_of_a_vm_are_other_rules_business(tmp_path: Path) -> No
     instances = {"00000000-0000-0000-0000-000000000200": "nvidia-63"}
     example = Tree("hostpci0: 41:00.0\n", {"0000:41:00.0": {"mdev": {"types": TYPES, "instances": instances}}})
     assert _codes(example, tmp_path) == []
+
+
+@pytest.mark.parametrize("point, hint", [("/", "the host cannot do without it"), ("/mnt/x", "unmount it if")])
+def test_what_to_do_of_a_file_system(tmp_path: Path, point: str, hint: str) -> None:
+    """Nobody can unmount /, so nobody is told to."""
+    example = Tree("hostpci0: 02:00.0\n", change=lambda root: _mounted(root, point))
+    (finding,) = _found(example, tmp_path)
+    assert finding.code == "PVP240"
+    assert finding.hint.startswith(hint)
