@@ -309,9 +309,11 @@ def _takers(lack: Shortage) -> str:
 
 def _who(others: dict[int, tuple[str, Wish]]) -> str:
     """Words for other VMs, each with its entry: `0000:02:00.0 is passed to VM 200 (hostpci0)`."""
-    first, *more = _by_address(others)
-    words = [f"{first[0]} is passed to {_whom(first[1])}", *(f"{address} to {_whom(some)}" for address, some in more)]
-    return ", ".join(words)
+    words: list[str] = []
+    for address, some in _by_address(others):
+        first, *more = (f"VM {vmid} ({wish.key})" for vmid, (_, wish) in some.items())
+        words += [f"{address} {'to' if words else 'is passed to'} {first}", *more]
+    return listed(words)
 
 
 def _by_address(others: dict[int, tuple[str, Wish]]) -> list[tuple[str, dict[int, tuple[str, Wish]]]]:
