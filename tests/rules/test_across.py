@@ -168,7 +168,7 @@ def test_only_nodes_of_the_cluster_and_other_ones_count(tmp_path: Path) -> None:
         ("local:snippets/a/b", "it is not in the snippets of its storage"),
         ("nas:snippets/hook.pl", "there is no storage nas"),
         ("zfs:snippets/hook.pl", "storage zfs (zfspool) holds no files"),
-        ("/root/hook.pl", "it is no volume"),
+        ("/srv/hook.pl", "it is no volume"),
         ("away:snippets/hook.pl", None),  # not mounted here, or no such host
         ("local:snippets/good.pl", None),
     ],
