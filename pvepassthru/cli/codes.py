@@ -39,6 +39,11 @@ class Choice(NamedTuple):
         """Whether nothing is left out."""
         return not self.select and not self.ignore
 
+    def left_out(self, count: int) -> str:
+        """Words for findings that are not wanted, behind those for the others: `, 3 left out by --ignore`; or none."""
+        options = [option for option, words in (("--select", self.select), ("--ignore", self.ignore)) if words]
+        return f", {count} left out by {' and '.join(options)}" if count else ""
+
 
 def choice(select: Sequence[str] | None, ignore: Sequence[str] | None) -> Choice:
     """The choice that the words of --select and --ignore are, each a list with commas.

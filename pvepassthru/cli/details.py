@@ -141,8 +141,11 @@ def _link(one: dict[str, Any]) -> str:
     link = one["link"]
     if link is None:
         return "not read, since that would wake it" if one["power_state"] == "D3cold" else "-"
+    most = f"at most {link['max_speed'] or '?'} GT/s x{_value(link['max_width'])}"
+    if link["speed"] is None and not link["width"]:
+        return most if link["max_speed"] is not None or link["max_width"] else "-"
     now = f"{link['speed'] or '?'} GT/s x{_value(link['width'])}"
-    return f"{now}, of at most {link['max_speed'] or '?'} GT/s x{_value(link['max_width'])}"
+    return f"{now}, of {most}"
 
 
 def _region(one: dict[str, Any]) -> str:

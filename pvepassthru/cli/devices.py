@@ -13,14 +13,15 @@ from pvepassthru.cli import tables
 from pvepassthru.cli.details import detail, print_detail
 from pvepassthru.cli.owners import Owner, Owners
 from pvepassthru.cli.tables import Column, Node
-from pvepassthru.cli.words import print_json, vmid
+from pvepassthru.cli.words import print_error, print_json, vmid
+from pvepassthru.host import vms
 from pvepassthru.host.functions import KINDS, Function, function
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.host.pciids import PciIds
 from pvepassthru.model.errors import EXIT_FINE, NotFoundError, UsageError
 from pvepassthru.model.pci import is_address, is_selector, with_domain
-from pvepassthru.model.text import shown
-from pvepassthru.rules.subject import Surroundings
+from pvepassthru.model.text import listed, shown
+from pvepassthru.rules.subject import Surroundings, read_config
 
 if TYPE_CHECKING:
     import argparse
@@ -60,10 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Print the functions; returns 0. Raises UsageError, and NotFoundError for a function that is not there."""
+    """Print the functions; returns 0.
+
+    Raises UsageError, NotFoundError for a function or VM that is not there, InputError for a VM whose config cannot be
+    read.
+    """
     if args.address and (args.groups or args.tree or args.kind or args.driver or args.vm):
         raise UsageError("an ADDRESS goes with --json only", "leave the other options out")
     view = _View(host)
+    for note in _unread(host):
+        print_error(f"pvepassthru: note: {note}")
+    if args.vm:
+        read_config(host, args.vm, vms.config_path(args.vm))  # raises what is wrong with it
     if args.address:
         return _full(view, args)
     found = [view.function(address) for address in view.around.inventory.addresses() if view.wanted(address, args)]
@@ -78,6 +87,14 @@ def run(args: argparse.Namespace, host: Host) -> int:
     else:
         tables.print_table(COLUMNS, (view.cells(found_one) for found_one in found))
     return EXIT_FINE
+
+
+def _unread(host: Host) -> list[str]:
+    """What is said of VM configs that could not be read: without them nobody can tell whose a function is."""
+    unread = sorted(path for path in host.unreadable if path == vms.CONFIGS or path.startswith(f"{vms.CONFIGS}/"))
+    if not unread:
+        return []
+    return [f"cannot read {listed(unread, 4)}: VMs may be missing here; run this as root"]
 
 
 def _full(view: _View, args: argparse.Namespace) -> int:

@@ -58,9 +58,11 @@ def run(args: argparse.Namespace, host: Host) -> int:
     """Print types or instances; returns 0. Raises UsageError, NotFoundError, InputError."""
     inventory = Inventory(host)
     if args.action == "types":
-        rows = capacity(host, inventory, _functions(inventory, args.address))
+        addresses = _functions(inventory, args.address)
+        rows = capacity(host, inventory, addresses)
         names = ["address", "type", "name", "available", "used", "total", "vmids", "description"]
-        empty = "no function offers mdev or vGPU types: see that the vendor's driver is loaded and set up for them"
+        who = f"{addresses[0]} offers no" if args.address else "no function offers"
+        empty = f"{who} mdev or vGPU types: see that the vendor's driver is loaded and set up for them"
     else:
         rows = [*_instances(host, inventory), *_vgpus(host, inventory)]
         names = ["parent", "type", "uuid", "vmid", "index", "state"]

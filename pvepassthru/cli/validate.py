@@ -63,12 +63,13 @@ def run(args: argparse.Namespace, host: Host) -> int:
     asked = Asked(codes.choice(args.select, args.ignore), pending=not args.current, every=args.all)
     ids = _all(host) if args.all else list(dict.fromkeys(args.vmid))
     around = subjects.Surroundings(host)
-    judged, failures = _judge(around, ids, asked)
+    left: dict[int, int] = {}
+    judged, failures = _judge(around, ids, asked, left)
     for failure in failures:
         print_error(f"pvepassthru: {failure}")
     for note in _notes(silence.silences(around), judged, asked):
         print_error(f"pvepassthru: note: {note}")
-    _print(args, judged, failures, asked)
+    _print(args, judged, failures, asked, left)
     if failures:
         return failures[0].exit_code
     wrong = codes.fails((finding for _, found in judged for finding in found), args.fail_on)
@@ -76,7 +77,11 @@ def run(args: argparse.Namespace, host: Host) -> int:
 
 
 def _print(
-    args: argparse.Namespace, judged: list[tuple[Subject, list[Finding]]], failures: list[PassthruError], asked: Asked
+    args: argparse.Namespace,
+    judged: list[tuple[Subject, list[Finding]]],
+    failures: list[PassthruError],
+    asked: Asked,
+    left: dict[int, int],
 ) -> None:
     """Print what was found in the shape that was asked for."""
     if args.sarif:
@@ -90,10 +95,11 @@ def _print(
             print_json(shape(subject, found))
     elif judged or not failures:
         for subject, found in judged:
-            _print_vm(subject, found, devices=not args.all)
+            _print_vm(subject, found, asked.codes.left_out(left.get(subject.vmid, 0)), devices=not args.all)
         everything = [finding for _, found in judged for finding in found]
         missing = f"; {len(failures)} not checked" if failures else ""
-        print(f"{_count(len(judged), 'VM')} checked: {_counts(everything)}{missing}")
+        left_out = asked.codes.left_out(sum(left.values()))
+        print(f"{_count(len(judged), 'VM')} checked: {_counts(everything)}{left_out}{missing}")
 
 
 class Asked(NamedTuple):
@@ -107,12 +113,12 @@ class Asked(NamedTuple):
 
 
 def _judge(
-    around: Surroundings, ids: list[int], asked: Asked
+    around: Surroundings, ids: list[int], asked: Asked, left: dict[int, int]
 ) -> tuple[list[tuple[Subject, list[Finding]]], list[PassthruError]]:
     """The VMs with what the rules find, and the errors of those that cannot be judged.
 
-    With every VM of the node a config that cannot be read is a finding, and one that is gone is none. Raises
-    NotFoundError without PVE.
+    `left` gets the number of findings that --select and --ignore leave out, by VMID. With every VM of the node a config
+    that cannot be read is a finding, and one that is gone is none. Raises NotFoundError without PVE.
     """
     judged: list[tuple[Subject, list[Finding]]] = []
     failures: list[PassthruError] = []
@@ -126,7 +132,9 @@ def _judge(
         except InputError as error:
             failures.append(error)
         else:
-            found = [finding for finding in catalogue.findings(subject) if asked.codes.wants(finding.code)]
+            all_found = catalogue.findings(subject)
+            found = [finding for finding in all_found if asked.codes.wants(finding.code)]
+            left[number] = len(all_found) - len(found)
             judged.append((subject, silence.of_vm(silence.silences(around), subject, found)))
     return judged, failures
 
@@ -165,10 +173,10 @@ def _all(host: Host) -> list[int]:
     return found
 
 
-def _print_vm(subject: Subject, found: list[Finding], *, devices: bool) -> None:
+def _print_vm(subject: Subject, found: list[Finding], left_out: str, *, devices: bool) -> None:
     if not found and not devices:
         return
-    print(f"VM {subject.vmid}: {_counts(found)}")
+    print(f"VM {subject.vmid}: {_counts(found)}{left_out}")
     for device in subject.resolution.passed if devices else ():
         kind = f" mdev {device.mdev}" if device.mdev else f" vGPU type {device.nvidia}" if device.nvidia else ""
         choice = (

@@ -349,7 +349,8 @@ class Copy:
 
     def processes(self, vmids: set[int], ended: int | None) -> None:
         """Copy running VMs, and who has VFIO devices open, but not the VM `ended`."""
-        self.folder("/run/qemu-server")
+        if self.source.exists("/run/qemu-server"):  # else the snapshot would say that PVE has run here
+            self.folder("/run/qemu-server")
         gone = None if ended is None else vms.running_pid(self.source, ended)
         running = {name for name in self.source.names("/run/qemu-server") if name.endswith(".pid")}
         running.discard(f"{ended}.pid")

@@ -175,9 +175,10 @@ ROWS = (
     Row("/boot /boot/efi /boot/efi/loader /efi /efi/loader", "loader.conf", settings),
     Row("/boot/loader/entries /boot/efi/loader/entries /efi/loader/entries", "*.conf", settings),
     Row("/boot", "initrd.img-* vmlinuz-* config-* System.map-* initrd.img vmlinuz", nothing, "names and dates"),
-    Row("/run/modprobe.d /usr/local/lib/modprobe.d", "*.conf", settings, "options and blacklists"),
-    Row("/lib/modprobe.d /usr/lib/modprobe.d", "*.conf", settings),
-    Row("/etc/modprobe.d /etc/modules-load.d", "*", settings, "files that modprobe passes over, too"),
+    Row("/run/modprobe.d /usr/local/lib/modprobe.d", "*.conf", Masks.modprobe, "options and blacklists"),
+    Row("/lib/modprobe.d /usr/lib/modprobe.d", "*.conf", Masks.modprobe),
+    Row("/etc/modprobe.d", "*", Masks.modprobe, "files that modprobe passes over, too"),
+    Row("/etc/modules-load.d", "*", settings),
     Row("/etc", "modules", settings),
     Row("/etc/modules-load.d /usr/lib/modules-load.d /lib/modules-load.d /run/modules-load.d", "*.conf", settings),
     Row("/etc/initramfs-tools", "modules initramfs.conf", settings),
@@ -208,7 +209,7 @@ ROWS = (
     Row(
         "/usr/bin /usr/sbin", "nvidia-smi mdevctl grub-mkconfig proxmox-boot-tool update-grub update-initramfs", nothing
     ),
-    Row("/etc/mdevctl.d", "**", plain),
+    Row("/etc/mdevctl.d", "**", Masks.mdevctl, "types of mediated devices; no attributes"),
     Row("/var/lib/dpkg/info", "sysfsutils.list", nothing),
     Row("/var/lib/dkms/*/*", "*", nothing, "for which kernels DKMS has built"),
     Row("/lib/modules", "*", nothing),

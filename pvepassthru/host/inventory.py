@@ -110,6 +110,13 @@ class Inventory:
         """The address of a VF's physical function, or None when this is no VF."""
         return self._link(f"{DEVICES}/{address}/physfn")
 
+    def virtual_functions(self, address: str) -> tuple[str, ...]:
+        """The addresses of a PF's virtual functions, by their number; none of what has none."""
+        folder = f"{DEVICES}/{address}"
+        numbers = [name[6:] for name in self.host.names(folder) if name.startswith("virtfn") and name[6:].isdecimal()]
+        links = (self.host.link(f"{folder}/virtfn{number}") for number in sorted(numbers, key=int))
+        return tuple(link for link in links if link)
+
     # ---- IOMMU groups
 
     def iommu_present(self) -> bool | None:

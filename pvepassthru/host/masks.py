@@ -12,6 +12,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from pvepassthru.host import commands
+from pvepassthru.host.commands import MASKED
+
 _MAC = re.compile(
     rb"(?<![0-9A-Fa-f])(?<![0-9A-Fa-f]{2}[:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4,}[0-9A-Fa-f]{2}(?![0-9A-Fa-f])"
 )
@@ -32,13 +35,16 @@ _SECRET = re.compile(
 """An assignment whose name says that its value is nobody's business; a quote that ends a longer text stays."""
 _SECRET_PROPERTY = re.compile(rb"(?i)\b(serial|wwn|password|secret|token|username|credential)=[^,\n]*")
 """Likewise, in a property string of PVE."""
-_SCRIPT = re.compile(rb"(?<![^\s\"'=@:+!|-])/(?!/)[^\s\"';]*")
-"""A path in a unit's command; the path of a URL, which may be a key, is none."""
-_GIVEN = re.compile(rb"(?i)\b(data|string)=(?![0-9]+(?:[\s,]|$))[^\s,]+")
-"""What QEMU's arguments give a guest or an object as text: `-object secret,data=`, `-fw_cfg string=`; no numbers."""
+_GIVEN = re.compile(rb"(?i)\b(data|string|value)=(?!(?:[0-9]+|on|off)(?:[\s,]|$))[^\s,]+")
+"""What QEMU's arguments give a guest or an object as text: `-object secret,data=`, `-fw_cfg string=`, `-smbios
+type=11,value=`; no numbers or flags."""
+_IN_URL = re.compile(rb"(?<=://)[^\s/@]+(?=@)")
+"""Who somebody is, in a URL: `https://USER:PASSWORD@HOST`."""
+_MDEVCTL = re.compile(rb'\s*(?:[{}\[\]],?|"(?:mdev_type|start)"\s*:\s*"[\w.-]*",?|"attrs"\s*:\s*\[\s*\]?,?)?\s*')
+"""The lines of mdevctl's JSON that say of what type a device is, and when it is made."""
+_REASON = re.compile(rb"(?<![\w])([\"']?reason[\"']?[ \t]*:[ \t]+)(\"(?:[^\"\\]|\\.)*\"|'[^']*'|[^\n]*)")
 _PARAMETER = re.compile(rb"(?<=\0)parm(?:type)?=[^\0]{1,300}|(?:(?<= )|\A)parmtype=[^\0]{1,300}")
 SIGNATURE = len(b"~Module signature appended~\n")
-MASKED = b"masked"
 
 VM_KEYS = frozenset(
     (
@@ -132,7 +138,8 @@ class Masks:
         """A command line of a kernel or of QEMU: without IP addresses and the values of what is named as secret."""
         if self.full:
             return data
-        return _IPV6.sub(MASKED, _IPV4.sub(MASKED, _SECRET.sub(rb"\1=" + MASKED, data)))
+        data = _IN_URL.sub(MASKED, _SECRET.sub(rb"\1=" + MASKED, data))
+        return _IPV6.sub(MASKED, _IPV4.sub(MASKED, data))
 
     def settings(self, data: bytes) -> bytes:
         """A configuration file with `#` comments, without these, and else as `words`."""
@@ -141,8 +148,51 @@ class Masks:
         return b"\n".join(b"#" if line.lstrip().startswith(b"#") else self.words(line) for line in data.split(b"\n"))
 
     def yaml(self, data: bytes) -> bytes:
-        """A YAML file without comments on lines of their own."""
-        return self.settings(data)
+        """The policy, without comments on lines of their own and without what its `reason:` texts say.
+
+        A reason in flow style, `{code: ..., reason: ...}`, takes the rest of its line but the braces with it.
+        """
+        if self.full:
+            return data
+        lines, column = [], -1
+        for line in data.split(b"\n"):
+            if column >= 0 and (not line.strip() or len(line) - len(line.lstrip()) > column):
+                lines.append(b"#" if line else b"")  # a reason's next line
+                continue
+            found = _REASON.search(line)
+            column = found.start() if found else -1
+            if found:
+                tail = line[found.end() :] if found[2][:1] in {b'"', b"'"} else b""
+                ends = (b"}" if b"{" in line[: found.start()] else b"") + (
+                    b"]" if b"[" in line[: found.start()] and line.rstrip().endswith(b"]") else b""
+                )
+                line = line[: found.start()] + found[1] + MASKED + (tail or ends)  # noqa: PLW2901 - what is kept of it
+            lines.append(line)
+        return self.settings(b"\n".join(lines))
+
+    def modprobe(self, data: bytes) -> bytes:
+        """A file of modprobe.d: of the commands of `install` and `remove` only what is about modules."""
+        if self.full:
+            return data
+        lines, running = [], False
+        for line in self.settings(data).split(b"\n"):
+            words = line.split()
+            goes_on = line.endswith(b"\\")
+            if running:
+                lines.append(commands.about(self.words(line)))
+            elif words[:1] in ([b"install"], [b"remove"]):
+                lines.append(b" ".join([*words[:2], commands.about(b" ".join(words[2:]))]))
+                running = True
+            else:
+                lines.append(line)
+            running = running and goes_on
+        return b"\n".join(lines)
+
+    def mdevctl(self, data: bytes) -> bytes:
+        """A device that mdevctl makes: its type, and when it is made; no attributes, and nothing of scripts."""
+        if self.full:
+            return data
+        return b"\n".join(line if _MDEVCTL.fullmatch(line) else b"" for line in data.split(b"\n"))
 
     def vm_config(self, data: bytes) -> bytes:
         """A VM config: without descriptions, snapshots, cloud-init's values, and what VM_KEYS does not have."""
@@ -242,19 +292,13 @@ class Masks:
         return b"\0".join([*_PARAMETER.findall(data), end])
 
     def makers(self, data: bytes) -> bytes:
-        """A script, unit or table of any kind: the lines that make virtual functions, and what a unit starts."""
+        """A script, unit or table of any kind: the commands that make virtual functions, and what a unit starts.
+
+        Of these commands only the words that are about that; no comments, and nothing else of their lines.
+        """
         if self.full:
             return data
-        lines = []
-        for line in data.split(b"\n"):
-            name = line.lstrip().partition(b"=")[0].rstrip()
-            if any(word in line for word in (b"sriov", b"SR-IOV", b"mdev", b"vfio")):
-                lines.append(self.words(line))
-            elif name.startswith(b"Exec"):
-                lines.append(b"%s=%s" % (name, b" ".join(_SCRIPT.findall(line))))
-            else:
-                lines.append(b"#" if line else b"")
-        return b"\n".join(lines)
+        return b"\n".join(commands.makers(self.words(line)) for line in data.split(b"\n"))
 
     def boot_time(self, data: bytes) -> bytes:
         """When the kernel booted, of /proc/stat."""

@@ -224,6 +224,7 @@ class _Room:
         offers = {parent: self._offers(parent) for parent in device.addresses}
         names = sorted({name for types in offers.values() for name in types})
         where = listed(device.addresses)
+        verb = "has" if len(device.addresses) == 1 else "have"
         unreadable = next((parent for parent in device.addresses if kind in offers[parent]), None)
         if unreadable:
             message = f"PVE cannot read {unreadable}: its {readable(self.hardware, unreadable)} in sysfs is not usable"
@@ -231,11 +232,11 @@ class _Room:
         if names:
             near = nearest(kind, names)
             hint = f"write mdev={near} if that is meant; " if near else ""
-            message = f"{where} has no mdev type {shown(kind)}"
+            message = f"{where} {verb} no mdev type {shown(kind)}"
             return _problem("mdev-type-unknown", device, message, f"{hint}the types are {listed(names)}")
         vendor = sorted({number for parent in device.addresses for number in self.hardware.vgpu_creatable(parent)})
         hint = "load the driver that provides them, or name the device that has them"
         if vendor:
             hint = f"this one has NVIDIA's vendor vGPU types: mdev=nvidia-N with N one of {listed(vendor)}"
-        message = f"{where} has no mediated device types at all, so mdev={shown(kind)} cannot be created"
+        message = f"{where} {verb} no mediated device types at all, so mdev={shown(kind)} cannot be created"
         return _problem("mdev-unsupported", device, message, hint)

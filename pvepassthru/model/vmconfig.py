@@ -60,6 +60,16 @@ class Ignored(NamedTuple):
     """The whole line."""
 
 
+class Replaced(NamedTuple):
+    """A valid hostpci line that counts for nothing, since a later one of the same key has another value."""
+
+    key: str
+    line: int
+    value: str
+    by: int
+    """The later line."""
+
+
 class Section(NamedTuple):
     """The values of one section in force. Treat it as frozen."""
 
@@ -68,6 +78,7 @@ class Section(NamedTuple):
     """The hostpci entries in force, by index."""
     dropped: tuple[Dropped, ...]
     ignored: tuple[Ignored, ...]
+    replaced: tuple[Replaced, ...]
 
     def get(self, key: str) -> str | None:
         """The value in force, or None."""
@@ -119,6 +130,7 @@ class VmConfig(NamedTuple):
             entries | self.pending.entries,
             tuple(dropped for dropped in self.main.dropped if dropped.key not in changed),
             self.main.ignored,
+            tuple(replaced for replaced in self.main.replaced if replaced.key not in changed),
         )
 
 
@@ -130,6 +142,7 @@ class _Reader:
         self.entries: dict[int, HostpciEntry] = {}
         self.dropped: list[Dropped] = []
         self.ignored: list[Ignored] = []
+        self.replaced: list[Replaced] = []
 
     def set(self, key: str, text: str, line: int) -> None:
         """Take one `key: text` line over, or drop it."""
@@ -138,6 +151,9 @@ class _Reader:
         except PropertyError as error:
             self.dropped.append(Dropped(key, line, text, error.faults))
         else:
+            before = self.values.get(key)
+            if before and before.text != text and key in _HOSTPCI:
+                self.replaced.append(Replaced(key, before.line, before.text, line))
             self.values[key] = Value(text, line)
 
     def _check(self, key: str, text: str, line: int) -> None:
@@ -160,7 +176,7 @@ class _Reader:
 
     def section(self) -> Section:
         """What was collected."""
-        return Section(self.values, self.entries, tuple(self.dropped), tuple(self.ignored))
+        return Section(self.values, self.entries, tuple(self.dropped), tuple(self.ignored), tuple(self.replaced))
 
 
 def is_hostpci(key: str) -> bool:

@@ -11,6 +11,8 @@ from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules import (
     binding,
     competition,
+    config,
+    disks,
     drivers,
     functions,
     gate,
@@ -154,6 +156,8 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP275", "info", "own", gpus.companions, "no"),
     Rule("PVP276", "warning", "own", memory.large_bars, "no"),
     Rule("PVP277", "warning", "own", gpus.mixed_vgpus, "no"),
+    # ---- VM configs: text (rules/config.py)
+    Rule("PVP332", "warning", "own", config.replaced_line, hook="no"),
     # ---- VM configs: advice (rules/gpus.py, rules/guests.py, rules/memory.py)
     Rule("PVP340", "info", "own", gpus.on_i440fx, "no"),
     Rule("PVP341", "info", "own", gpus.without_pcie, "no"),
@@ -169,7 +173,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP351", "info", "own", guests.cpu_by_args, "no"),
     Rule("PVP352", "info", "own", guests.template, "no"),
     Rule("PVP353", "warning", "own", guests.usb_below, "no"),
-    Rule("PVP354", "error", "own", guests.disk_below, "no"),
+    Rule("PVP354", "error", "own", disks.disk_below, "no"),
     Rule("PVP360", "warning", "own", memory.balloon, "no"),
     Rule("PVP361", "error", "own", memory.too_much, "no"),
     Rule("PVP362", "warning", "own", memory.tight, "no"),
@@ -195,6 +199,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP433", "warning", "own", competition.pf_is_passed, hook="no"),
     Rule("PVP434", "warning", "own", competition.parent_is_passed, hook="no"),
     Rule("PVP435", "warning", "own", competition.backup_starts, hook="no"),
+    Rule("PVP436", "warning", "own", disks.disk_of_another, hook="no"),
     # ---- the cluster's files (rules/mappings.py)
     Rule("PVP412", "error", "pve", None, "no", mappings.drifted, "cluster"),
     of_host("PVP413", "warning", "cluster", mappings.in_two_mappings),

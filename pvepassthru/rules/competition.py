@@ -162,10 +162,10 @@ def pf_is_passed(subject: Subject) -> Iterator[Hit]:
         pairs = [(address, subject.inventory.physical_function(address)) for address in device.addresses]
         parents = tuple(dict.fromkeys(parent for _, parent in pairs if parent and parent not in device.addresses))
         others = _whole(wanted.others(subject.vmid, parents)) if len(device.alternatives) == 1 else {}
-        if others:
-            parent = next(iter(others.values()))[0]
-            message = f"the physical function of {device.addresses[0]}, {parent}, is passed to {_whom(others)}"
-            hint = f"pass another virtual function of {parent} to VM {listed(others)} instead"
+        for parent, some in _by_address(others):
+            vf = next(address for address, above in pairs if above == parent)
+            message = f"the physical function of {vf}, {parent}, is passed to {_whom(some)}"
+            hint = f"pass another virtual function of {parent} to VM {listed(some)} instead"
             yield _hit(subject, device, message, hint)
 
 
@@ -187,8 +187,8 @@ def parent_is_passed(subject: Subject) -> Iterator[Hit]:
         elif device.mdev and len(device.alternatives) == 1:
             others = _whole(wanted.others(subject.vmid, device.addresses))
             what = "is the parent of an mdev for this VM, and is passed whole to"
-        if others:
-            message = f"{next(iter(others.values()))[0]} {what} {_whom(others)}"
+        for address, some in _by_address(others):
+            message = f"{address} {what} {_whom(some)}"
             yield _hit(subject, device, message, "give all of them mediated devices, or the device to one VM alone")
 
 
@@ -206,7 +206,8 @@ def backup_starts(subject: Subject) -> Iterator[Hit]:
     wanted = _demand(subject)
     for device, others, jobs in _backups(subject, wanted):
         names = listed(shown(job.id) for job in jobs)
-        what = f"backup job {names} starts this VM, and VM {listed(others)} has {next(iter(others.values()))[0]} then"
+        having = listed(f"VM {listed(some)} has {address}" for address, some in _by_address(others))
+        what = f"backup job {names} starts this VM, and {having} then"
         hint = f"leave VM {subject.vmid} out of the job, or back it up by hand"
         yield _hit(subject, device, f"{what}: that backup fails", hint)
 
@@ -308,7 +309,19 @@ def _takers(lack: Shortage) -> str:
 
 def _who(others: dict[int, tuple[str, Wish]]) -> str:
     """Words for other VMs, each with its entry: `0000:02:00.0 is passed to VM 200 (hostpci0)`."""
-    return f"{next(iter(others.values()))[0]} is passed to {_whom(others)}"
+    words: list[str] = []
+    for address, some in _by_address(others):
+        first, *more = (f"VM {vmid} ({wish.key})" for vmid, (_, wish) in some.items())
+        words += [f"{address} {'to' if words else 'is passed to'} {first}", *more]
+    return listed(words)
+
+
+def _by_address(others: dict[int, tuple[str, Wish]]) -> list[tuple[str, dict[int, tuple[str, Wish]]]]:
+    """Other VMs by the function that they want, which may be another one for each."""
+    found: dict[str, dict[int, tuple[str, Wish]]] = {}
+    for vmid, (address, wish) in others.items():
+        found.setdefault(address, {})[vmid] = (address, wish)
+    return list(found.items())
 
 
 def _whom(others: dict[int, tuple[str, Wish]]) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pvepassthru.model.pci import MAX_INDEX
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import BLANKS, listed, shown
 from pvepassthru.model.vmconfig import BOM, is_hostpci
@@ -191,6 +192,23 @@ def ignored_line(subject: Subject) -> Iterator[Hit]:
         )
         hint = f"write {right}, or put # before it"
         yield Hit(subject.at(shown(ignored.key.strip()), ignored.line), message, hint)
+
+
+def replaced_line(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether each hostpci key stands once in the config, or each time with the same value.
+
+    Why it matters: PVE takes the last valid line of a key without a word, and the VM starts without the device of the
+    others.
+
+    How to fix: give the second device a free number, such as hostpci1, or remove the line that is not wanted.
+    """
+    for replaced in subject.section.replaced:
+        message = (
+            f'PVE passes over "{shown(replaced.value)}" without an error: line {replaced.by} has {replaced.key}, too'
+        )
+        free = next((index for index in range(MAX_INDEX + 1) if not subject.section.get(f"hostpci{index}")), None)
+        other = f"write hostpci{free} if both devices are wanted, else " if free is not None else ""
+        yield Hit(subject.at(replaced.key, replaced.line), message, f"{other}remove one of the two lines")
 
 
 def _slip(ignored: Ignored) -> tuple[list[str], str]:

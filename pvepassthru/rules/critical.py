@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 _WAY_OUT = "pass another device, or move this one to a slot with an IOMMU group of its own"
 
+_UNMOUNT = "unmount it if the host does not need it"
+_NEEDED = ("/", "/boot", "/boot/efi", "/efi", "/etc/pve", "/usr", "/var", "/var/lib", "/var/log")
+"""Where file systems are mounted that no running host lets go of."""
+
 
 class _Taken(NamedTuple):
     """A function that PVE would take from its driver for this VM."""
@@ -46,7 +50,11 @@ def mounted(subject: Subject) -> Iterator[Hit]:
     How to fix: pass another device, or unmount the file system first when the host does not need it (and see that
     /etc/fstab does not mount it again).
     """
-    return _uses(subject, "mount", f"unmount it if the host does not need it; else {_WAY_OUT}")
+    for taken, details in _told(subject, "mount"):
+        points = details.replace(" (", ",").replace(";", ",") + ","
+        needed = any(f" is mounted on {point}," in points for point in _NEEDED)
+        hint = f"the host cannot do without it: {_WAY_OUT}" if needed else f"{_UNMOUNT}; else {_WAY_OUT}"
+        yield _hit(subject, taken, f"PVE would take {taken.words} from the host: {details}", hint)
 
 
 def swapped(subject: Subject) -> Iterator[Hit]:
@@ -264,10 +272,7 @@ def _vfs(subject: Subject, address: str) -> list[str]:
         return []
     if subject.inventory.driver(address) == "vfio-pci":
         return []
-    folder = f"{DEVICES}/{address}"
-    numbers = [name[6:] for name in subject.host.names(folder) if name.startswith("virtfn") and name[6:].isdecimal()]
-    links = [subject.host.link(f"{folder}/virtfn{number}") for number in sorted(numbers, key=int)]
-    return [link for link in links if link]
+    return list(subject.inventory.virtual_functions(address))
 
 
 def _vf_uses(subject: Subject, vf: str) -> list[str]:

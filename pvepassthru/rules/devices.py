@@ -8,7 +8,7 @@ import os
 
 from pvepassthru.model.hostpci import ROMS
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.model.text import shown
+from pvepassthru.model.text import listed, shown
 from pvepassthru.rules.subject import Hit, chosen
 
 if TYPE_CHECKING:
@@ -79,9 +79,18 @@ def mdev_unsupported(subject: Subject) -> Iterator[Hit]:
     Why it matters: PVE cannot create the mediated device, and the start fails.
 
     How to fix: load the driver that provides the types (NVIDIA's vGPU host driver, or i915 with `i915.enable_gvt=1` and
-    kvmgt), or name the device that has them.
+    kvmgt), or name the device that has them: where a GPU's virtual functions do, one of these.
     """
-    return subject.problems("mdev-unsupported")
+    for hit in subject.problems("mdev-unsupported"):
+        vfs = [
+            vf
+            for device in subject.resolution.passed
+            if hit.where == subject.at(device.entry.key, device.entry.line)
+            for parent in device.addresses
+            for vf in subject.inventory.virtual_functions(parent)
+            if subject.inventory.has(vf, "mdev_supported_types") or subject.inventory.has(vf, "nvidia")
+        ]
+        yield hit._replace(hint=f"name one of its virtual functions: {listed(vfs, 4)}") if vfs else hit
 
 
 def mdev_type_unknown(subject: Subject) -> Iterator[Hit]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import itertools
 
-from pvepassthru.model import pci, property_string
+from pvepassthru.model import property_string
 from pvepassthru.model.property_string import Key, PropertyError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
+from pvepassthru.rules.disks import functions_in
 from pvepassthru.rules.gpus import class_of, display, whole
 from pvepassthru.rules.subject import Hit
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 _COMPUTE = 0x0302
 _USB = "/sys/bus/usb/devices"
 _USB_KEYS = {name: Key(default=name == "host") for name in ("host", "mapping", "usb3")}
-_DISKS = tuple(
-    f"{bus}{index}" for bus, most in (("ide", 4), ("sata", 6), ("scsi", 31), ("virtio", 16)) for index in range(most)
-)
 
 
 def no_efidisk(subject: Subject) -> Iterator[Hit]:
@@ -126,16 +124,11 @@ def template(subject: Subject) -> Iterator[Hit]:
 # ---- what hangs on a passed controller
 
 
-def _functions_in(path: str | None) -> list[str]:
-    """The PCI functions that a device's path in /sys goes through."""
-    return [part for part in (path or "").split("/") if pci.is_address(part)]
-
-
 def _usb_controllers(around: Surroundings) -> dict[str, str]:
     """The PCI function above each USB device, by the device's name, such as `1-2.3` or `usb1`."""
     found = {}
     for name in around.host.names(_USB):
-        if ":" not in name and (above := _functions_in(around.host.resolve(f"{_USB}/{name}"))):
+        if ":" not in name and (above := functions_in(around.host.resolve(f"{_USB}/{name}"))):
             found[name] = above[-1]
     return found
 
@@ -177,26 +170,4 @@ def usb_below(subject: Subject) -> Iterator[Hit]:
         if wanted and above and above <= passed:
             key = f"usb{index}"
             message = f"{key} takes {shown(wanted)} of {listed(sorted(above))}, a controller that the VM gets whole"
-            yield Hit(subject.at(key, subject.section.line(key)), message, f"remove {key}")
-
-
-def disk_below(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether a disk of the VM lies on a controller that the VM gets by hostpci.
-
-    Asked of disks that the config names by a path in /dev.
-
-    Why it matters: the controller takes the disk with it, so QEMU cannot open it and the start fails.
-
-    How to fix: remove the disk's line; the guest sees the disk on the passed controller.
-    """
-    passed = {address for device, functions in whole(subject) if device.bound_to_vfio for address in functions}
-    for key in _DISKS if passed else ():
-        volume = (subject.section.get(key) or "").split(",")[0].removeprefix("file=")
-        if not volume.startswith("/dev/"):
-            continue
-        real = volume if volume.count("/") == 2 else subject.host.resolve(volume) or volume
-        path = subject.host.resolve(f"/sys/class/block/{real.rpartition('/')[2]}")
-        above = _functions_in(path)[-1:]
-        if above and above[0] in passed:
-            message = f"{key} is {shown(volume)}, on {above[0]}, a controller that the VM gets whole"
             yield Hit(subject.at(key, subject.section.line(key)), message, f"remove {key}")

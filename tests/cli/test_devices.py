@@ -113,7 +113,7 @@ def test_vms(root: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("--driver nouveau", [GPU]),
         ("--driver none", ["0000:00:01.0", AUDIO]),
         ("--class gpu --driver i915", ["0000:00:02.0"]),
-        ("--vm 999", []),
+        ("--vm 101 --class nvme", []),
     ],
 )
 def test_filters(words: str, addresses: list[str], root: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,3 +230,37 @@ def test_vgpu_capacity(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = {row["type"]: row for row in rows(root, f"mdev types {VF}", capsys)}
     assert (found["nvidia-35"]["used"], found["nvidia-35"]["available"], found["nvidia-35"]["vmids"]) == (1, 0, [105])
     assert (found["nvidia-558"]["used"], found["nvidia-558"]["available"]) == (0, 1)
+
+
+def test_configs_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whose function is whose is not known then, and `-` alone would say that it is nobody's."""
+    root = tree.build(tmp_path, {"devices": DEVICES}, configs={100: "hostpci0: 01:00.0\n", 101: "memory: 1\n"})
+    path = "/etc/pve/qemu-server/100.conf"
+    os.unlink(f"{root}{path}")
+    os.mkdir(f"{root}{path}")
+    note = f"pvepassthru: note: cannot read {path}: VMs may be missing here; run this as root\n"
+    assert main(["--root", root, "devices"]) == 0
+    assert capsys.readouterr().err == note
+    assert main(["--root", root, "devices", "--vm", "100"]) == 4
+    assert "cannot read the config of VM 100" in capsys.readouterr().err
+    assert main(["--root", root, "devices", "--vm", "999"]) == 3
+    output = capsys.readouterr()
+    assert "there is no VM 999 on node" in output.err
+    assert output.out == ""
+    assert main(["--root", root, "devices", "--vm", "101"]) == 0
+    assert "no PCI function is of that kind" in capsys.readouterr().out
+
+
+def test_a_function_without_types_is_named(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(root, f"mdev types {AUDIO}", capsys).startswith(f"{AUDIO} offers no mdev or vGPU types: ")
+
+
+def test_a_link_whose_state_is_not_known(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A virtual function has the link of its physical function, and says only what it could have."""
+    tree.put(root, f"sys/bus/pci/devices/{VF}/max_link_speed", "16.0 GT/s PCIe\n")
+    tree.put(root, f"sys/bus/pci/devices/{VF}/max_link_width", "16\n")
+    tree.put(root, f"sys/bus/pci/devices/{VF}/current_link_speed", "Unknown\n")
+    tree.put(root, f"sys/bus/pci/devices/{VF}/current_link_width", "0\n")
+    text = said(root, f"devices {VF}", capsys)
+    assert "at most 16.0 GT/s x16" in text
+    assert "? GT/s" not in text

@@ -422,7 +422,7 @@ def test_silenced(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert answer["ok"] is True
     assert [(found["code"], found["silenced"]) for found in answer["findings"]] == [("PVP305", "a"), ("PVP310", "b")]
     assert _run(root, "100", "--ignore", "PVP305,PVP310") == 0
-    assert "1 VM checked: fine\n" in capsys.readouterr().out
+    assert "1 VM checked: fine, 2 left out by --ignore\n" in capsys.readouterr().out
 
 
 def test_notes_on_what_is_silenced_for_nothing(root: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -466,3 +466,19 @@ def test_the_loaded_modules(root: str, python: str) -> None:
     )
     slow = {"dataclasses", "hashlib", "inspect", "logging", "pathlib", "rich", "subprocess", "tempfile"}
     assert not (slow | {"filelock", "urllib", "yaml"}) & set(done.stderr.split())
+
+
+def test_what_is_left_out_is_counted(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else errors that were asked away would read as if there were none."""
+    assert _run(root, "100", "--ignore", "PVP2,PVP3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (lines[0], lines[-1]) == (
+        "VM 100: fine, 2 left out by --ignore",
+        "1 VM checked: fine, 2 left out by --ignore",
+    )
+    assert _run(root, "100", "--select", "PVP305", "--ignore", "PVP310") == 1
+    assert "VM 100: 1 error, 1 left out by --select and --ignore" in capsys.readouterr().out
+    assert _run(root, "--all", "--ignore", "PVP2,PVP3") == 0
+    assert "left out by --ignore" in capsys.readouterr().out
+    assert _run(root, "1000", "--ignore", "PVP2") == 0
+    assert "left out" not in capsys.readouterr().out

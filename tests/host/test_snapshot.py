@@ -7,6 +7,7 @@ import errno
 import io
 import lzma
 import os
+import shutil
 import stat
 import tarfile
 import time
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvepassthru.host import archive, collector, snapshot
+from pvepassthru.host import archive, collector, policy, snapshot
 from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.host.masks import Masks
@@ -63,6 +64,7 @@ CONFIG = f"""#description SECRETdescription
 # SECRETcomment
 args: -device vfio-pci,host=01:00.0 -drive file=x,password=SECRETargs -netdev user,hostfwd=tcp:203.0.113.77:22-:22
 args: -object secret,id=one,data=SECRETobject -fw_cfg name=opt/ignition,string=SECRETignition
+args: -smbios type=11,value=SECREToem
 cipassword: SECRETcipassword
 ciuser: SECRETciuser
 cipasswrd: SECRETmistyped
@@ -101,13 +103,22 @@ FILES = {
     "    ring0_addr: 203.0.113.30\n  }\n}\n",
     "/etc/pve/datacenter.cfg": "#SECRETdatacenter\nhttp_proxy: http://SECRET:SECRET@203.0.113.40\n"
     "migration: secure,network=203.0.113.0/24\n",
-    "/etc/pvepassthru.yaml": "# SECRETpolicy\ndefaults:\n  gate: warn\n",
+    "/etc/pvepassthru.yaml": "# SECRETpolicy\ndefaults:\n  gate: warn\nsilence:\n"
+    "  - code: PVP273\n    reason: SECRETreason\n      SECRETmore\n"
+    "  - {code: PVP274, reason: 'SECRETflow, x', vm: 100}\n",
     "/etc/default/grub": '# SECRETgrub\nGRUB_CMDLINE_LINUX="intel_iommu=on ip=203.0.113.50::203.0.113.1 '
     f'rd.iscsi.password=SECRETiscsi ifname=lan:{MAC}"\n',
     "/boot/grub/grub.cfg": "password_pbkdf2 root grub.pbkdf2.SECRETgrub\nmenuentry 'Proxmox' {\n"
     " linux /vmlinuz quiet\n}\n",
     "/etc/kernel/cmdline": "root=ZFS=rpool/ROOT/pve-1 rd.luks.key=SECRETluks\n",
-    "/etc/modprobe.d/vfio.conf": "# SECRETmodprobe\noptions vfio-pci ids=10de:2204\n",
+    "/etc/modprobe.d/vfio.conf": "# SECRETmodprobe\noptions vfio-pci ids=10de:2204\n"
+    "install nouveau /bin/false\ninstall lan curl -u me:SECRETinstall https://x; "
+    "/sbin/modprobe --ignore-install lan \\\n SECRETlast\n",
+    "/etc/crontab": "@reboot root curl -u joe:SECRETcron https://x ; "
+    "echo 4 > /sys/class/net/lan/device/sriov_numvfs # SECRET\n",
+    "/etc/rc.local": "mysql -pSECRETrc && echo '4'>/sys/class/net/lan/device/sriov_numvfs\n# SECRET sriov_numvfs\n"
+    "curl -H Authorization:SECRETsriov_numvfs https://me:SECRET@x/sriov_numvfs\n",
+    "/etc/mdevctl.d/0000:41:00.0/one": '{\n  "mdev_type": "nvidia-63",\n  "attrs": [{"x": "SECRETattribute"}]\n}\n',
     "/etc/network/interfaces": "iface vmbr0 inet static\n  address 203.0.113.60/24\n  wpa-psk SECRETpsk\n",
     "/etc/systemd/system/vfs.service": "[Service]\nEnvironment=KEY=SECRETunit\n"
     "ExecStart=/usr/local/sbin/vfs --pw SECRETcli\nExecStartPost=/usr/bin/curl https://hooks.example/services/SECRETurl\n",
@@ -164,7 +175,8 @@ def test_a_full_snapshot_has_them(folder: str) -> None:
     taken(f"{folder}/host", f"{folder}/host.tar.xz", full=True)
     content = unpacked(f"{folder}/host.tar.xz")
     words = ("args cipassword ciuser mistyped sshkey smbios disk serial tag pending storage key job ha mapping entry "
-             "grub iscsi luks modprobe unit script share nvme run insnapshot policy")  # fmt: skip
+             "grub iscsi luks modprobe reason flow install cron rc attribute oem "
+             "unit script share nvme run insnapshot policy")  # fmt: skip
     assert [word for word in words.split() if f"SECRET{word}".encode() not in content] == []
     assert b"SECRETproduct" not in content  # no rule reads it
     assert b"SECRETenvironment" not in content
@@ -187,7 +199,11 @@ def test_what_is_left_says_the_same(folder: str) -> None:
     assert "intel_iommu=on" in text
     assert text.count('"') == 2
     assert copy.text("/proc/cmdline") == "BOOT_IMAGE=/vmlinuz intel_iommu=on ip=masked rd.iscsi.password=masked"
-    assert "sriov_numvfs" in (copy.text("/usr/local/sbin/vfs") or "")
+    for path in ("/usr/local/sbin/vfs", "/etc/crontab", "/etc/rc.local"):
+        assert "/sys/class/net/lan/device/sriov_numvfs" in (copy.text(path) or "")
+        assert "4" in (copy.text(path) or "")
+    assert "install nouveau /bin/false\ninstall lan masked" in (copy.text("/etc/modprobe.d/vfio.conf") or "")
+    assert [entry.code for entry in policy.read(copy).silence] == ["PVP273", "PVP274"]
     assert "/var/lib/vz" in (copy.text("/etc/pve/storage.cfg") or "")
     (name,) = copy.names("/sys/class/net")
     digits = (copy.text(f"/sys/class/net/{name}/address") or "").replace(":", "")
@@ -201,9 +217,10 @@ def test_what_is_left_says_the_same(folder: str) -> None:
 def test_masks_take_anything(data: bytes) -> None:
     masks = Masks()
     for name in ("plain", "words", "settings", "vm_config", "storage", "sections", "pools", "corosync", "grub_menu",
-                 "udev", "gpu", "dm_uuid", "mounts", "route", "route6", "serial", "makers", "qemu"):  # fmt: skip
+                 "udev", "gpu", "dm_uuid", "mounts", "route", "route6", "serial", "makers", "qemu", "yaml",
+                 "modprobe", "mdevctl"):  # fmt: skip
         assert isinstance(getattr(masks, name)(data), bytes)
-    for name in ("settings", "vm_config", "storage", "sections", "makers", "mounts"):
+    for name in ("settings", "vm_config", "storage", "sections", "makers", "mounts", "yaml", "modprobe", "mdevctl"):
         assert getattr(masks, name)(data).count(b"\n") == data.count(b"\n")
 
 
@@ -451,3 +468,10 @@ def test_what_is_odd(tmp_path: Path) -> None:
     assert not copy.exists("/etc/default/grub")
     assert not copy.exists("/etc/modules")
     assert copy.read("/etc/pve/qemu-server/100.conf").count(b"\n") == 1000
+
+
+def test_what_is_absent_stays_absent(folder: str) -> None:
+    """The rules say of a snapshot what they say of the host: that nothing can be told of reservations, here."""
+    tree.build(f"{folder}/host", {"devices": {}}, node="pve", configs={100: "memory: 1\n"})
+    shutil.rmtree(f"{folder}/host/run", ignore_errors=True)
+    assert not round_trip(f"{folder}/host", folder).exists("/run/qemu-server")

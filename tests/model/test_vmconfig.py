@@ -113,3 +113,15 @@ def test_mapping_positions_and_bad_lines() -> None:
     assert gpu.on("a") == gpu.entries
     assert gpu.on("A") == ()
     assert [(bad.line, bad.name) for bad in mappings.bad_lines] == [(4, "gpu"), (6, "gpu"), (9, "nic")]
+
+
+def test_a_later_line_of_a_key_replaces_the_earlier_one() -> None:
+    """Of hostpci keys that is remembered, unless the value is the same or pending changes set the key anew."""
+    config = vmconfig.parse(
+        b"memory: 1\nmemory: 2\nhostpci0: 01:00.0\nhostpci1: 03:00.0\nhostpci0: 02:00.0\nhostpci1: 03:00.0\n"
+    )
+    assert config.main.replaced == (vmconfig.Replaced("hostpci0", 3, "01:00.0", 5),)
+    assert config.main.entries[0].host == "02:00.0"
+    later = vmconfig.parse(b"hostpci0: 01:00.0\nhostpci0: 02:00.0\nhostpci0: junk=1\n[PENDING]\nhostpci0: 04:00.0\n")
+    assert [replaced.by for replaced in later.main.replaced] == [2]
+    assert later.effective().replaced == ()

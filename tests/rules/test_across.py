@@ -13,6 +13,7 @@ from pvepassthru.rules import catalogue
 from pvepassthru.rules.subject import Surroundings
 from tests import tree
 from tests.rules.example import SSD, VFS, Tree
+from tests.rules.examples import across
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -304,3 +305,48 @@ def test_programs_that_have_a_gpu_open(node: str, told: bool, tmp_path: Path) ->
     found = Tree("hostpci0: 01:00.0\n", {"0000:01:00.0": {"driver": "nvidia"}}, change=change).findings(tmp_path)
     assert _codes(found) == (["PVP291"] if told else [])
     assert not told or f"process 4711 (holder) has {node} open" in _mine(found)[0].message
+
+
+def _disks(config: str, others: dict[int, str], root: Path) -> list[str]:
+    change = across.EXAMPLES["PVP436"][0].change
+    return [one.message for one in Tree(config, others=others, change=change).findings(root) if one.code == "PVP436"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "virtio3: file=/dev/nvme0n1,size=1G",
+        "efidisk0: /dev/nvme0n1p1,efitype=4m",
+        "sata5: size=1G,file=/dev/nvme0n1",
+        "[PENDING]\nide0: /dev/nvme0n1",
+    ],
+)
+def test_another_vms_disk_on_a_passed_controller(tmp_path: Path, line: str) -> None:
+    (message,) = _disks("hostpci0: 02:00.0\n", {200: f"{line}\n"}, tmp_path)
+    assert message.startswith("0000:02:00.0 has a disk of VM 200 (")
+
+
+@pytest.mark.parametrize(
+    "config, other",
+    [
+        ("hostpci0: 01:00\n", "scsi0: /dev/nvme0n1\n"),
+        ("hostpci0: 02:00.0,driver=keep\n", "scsi0: /dev/nvme0n1\n"),
+        ("hostpci0: 02:00.0\n", "scsi0: /dev/nvme0n1\ntemplate: 1\n"),
+        ("hostpci0: 02:00.0\n", "scsi0: /dev/nvme9n1\n"),
+        ("hostpci0: 02:00.0\n", "scsi0: local:/dev/nvme0n1\n"),
+        ("hostpci0: 02:00.0\n", "scsi0: /dev/nvme0n1\n[PENDING]\ndelete: scsi0\n"),
+        ("hostpci0: 02:00.0\nscsi0: /dev/nvme0n1\n", "memory: 1\n"),
+    ],
+)
+def test_disks_that_stay(tmp_path: Path, config: str, other: str) -> None:
+    assert _disks(config, {200: other}, tmp_path) == []
+
+
+def test_each_vm_is_named_with_the_address_that_it_has(tmp_path: Path) -> None:
+    """A VM that has a list of devices may share another one with each of the others."""
+    others = {200: "hostpci0: 01:00.0\n", 201: "hostpci2: 02:00.0\n", 202: "hostpci0: 02:00.0\n"}
+    found = Tree("hostpci0: 02:00.0;01:00.0\n", others=others).findings(tmp_path)
+    (message,) = (one.message for one in found if one.code == "PVP426")
+    assert message.startswith(
+        "0000:01:00.0 is passed to VM 200 (hostpci0), 0000:02:00.0 to VM 201 (hostpci2), VM 202 (hostpci0) too"
+    )

@@ -18,6 +18,7 @@ from pvepassthru.rules import catalogue, gate
 from pvepassthru.rules import subject as subjects
 from tests import rom_images, tree
 from tests.host.machine import memory_folder, unprivileged
+from tests.rules.example import Tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -536,3 +537,16 @@ def test_kept_driver_with_mdev_says_what_happens(tmp_path: Path) -> None:
     assert "PVE itself creates no mediated device nvidia-65: the hook does" in finding.message
     assert "without the hook the start fails" in finding.message
     assert "remove" not in finding.hint
+
+
+def test_a_pf_whose_vfs_have_the_types(tmp_path: Path) -> None:
+    """There the driver is loaded, and the VFs are what is to be named."""
+
+    def change(root: str) -> None:
+        for number, vf in enumerate(("0000:a1:00.4", "0000:a1:00.5")):
+            tree.link(root, f"{tree.DEVICES}/0000:01:00.0/virtfn{number}", f"{tree.DEVICES}/{vf}")
+
+    found = Tree("hostpci0: 01:00.0,mdev=nvidia-35\n", change=change).findings(tmp_path)
+    assert [(one.code, one.hint) for one in found] == [
+        ("PVP210", "name one of its virtual functions: 0000:a1:00.4, 0000:a1:00.5")
+    ]

@@ -47,6 +47,19 @@ def _nodes(*names: str) -> Callable[[str], object]:
     return lambda root: [tree.folder(root, f"etc/pve/nodes/{name}/qemu-server") for name in names]
 
 
+def _nvme(address: str) -> Callable[[str], object]:
+    """Make an NVMe disk with a partition below a function."""
+
+    def change(root: str) -> None:
+        below = f"sys/bus/pci/devices/{address}/nvme/nvme0/nvme0n1"
+        tree.put(root, f"{below}/nvme0n1p1/partition", "1\n")
+        tree.link(root, "sys/class/block/nvme0n1", below)
+        tree.link(root, "sys/class/block/nvme0n1p1", f"{below}/nvme0n1p1")
+        tree.put(root, "dev/nvme0n1p1", "")
+
+    return change
+
+
 def _ha(rules: str = "", group: str = "", **files: str) -> dict[str, str | bytes]:
     resource = "vm: 100\n\tstate started\n" + (f"\tgroup {group}\n" if group else "")
     found = {"etc/pve/ha/resources.cfg": resource, **{f"etc/pve/ha/{name}.cfg": text for name, text in files.items()}}
@@ -114,6 +127,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
             others={200: BOOT + "hostpci0: a1:00.4,mdev=nvidia-35\n"},
         ),
         Tree("hostpci0: a1:00.4,mdev=nvidia-35\n", files={"etc/pve/jobs.cfg": JOB}, others={200: BOOT + PLAIN}),
+    ),
+    "PVP436": (
+        Tree(PLAIN, others={200: "scsi0: /dev/nvme0n1p1,size=1T\n"}, change=_nvme("0000:02:00.0")),
+        Tree(PLAIN, others={200: "scsi0: /dev/nvme0n1p1,size=1T\n"}, change=_nvme("0000:04:00.0")),
     ),
     "PVP450": (
         Tree(KEEPS, KEPT, mapping=_on("pve"), files=_ha(group="gpu", groups=GROUP), change=_nodes("pve2", "pve3")),

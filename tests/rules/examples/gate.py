@@ -157,6 +157,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     ),
     "PVP328": (Tree("vga: none\nhostpci0: 02:00.0,legacy-igd=1\n"), Tree(f"{IGD}\n")),
     "PVP330": (Tree("hostpci0: 02:00.0\n", change=_config_loop), PLAIN),
+    "PVP332": (
+        Tree("hostpci0: 01:00\nhostpci0: 02:00.0\n"),
+        Tree("hostpci0: 02:00.0\nhostpci0: 02:00.0\n[PENDING]\nhostpci0: 0000:02:00.0\n"),
+    ),
     "PVP331": (Tree("this is no config\n"), Tree("name: a\nthis is no config\n")),
     "PVP401": (Tree("hostpci0: mapping=sdd\n", mapping=SSD), Tree("hostpci0: mapping=ssd\n", mapping=SSD)),
     "PVP402": (
