@@ -124,6 +124,8 @@ def load(host: Host, path: str) -> tuple[dict[str, Any], dict[int, dict[str, Any
             return {}, {}, ()
         why = "it is a link that leads nowhere" if dangling else error.strerror
         raise InputError(f"cannot read the policy {path}: {why}", way_out(error)) from error
+    if not stat.S_ISREG(info.st_mode):  # an empty FIFO would pass for no policy
+        raise InputError(f"cannot read the policy {path}: it is no plain file", "make it a file, or remove it")
     if not is_own(info) or info.st_mode & 0o022:
         raise UnsafeError(
             f"the policy {path} (user {info.st_uid}, mode {stat.S_IMODE(info.st_mode):04o}) can be written by others "

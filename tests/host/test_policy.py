@@ -198,6 +198,13 @@ def test_unreadable_file(host: Host) -> None:
         policy.of(host, 100)
 
 
+def test_a_fifo_is_no_policy(host: Host) -> None:
+    """One without a writer reads as an empty file, which would pass for no policy."""
+    os.mkfifo(host.path(NODE), 0o600)
+    with pytest.raises(InputError, match="it is no plain file"):
+        policy.read(host)
+
+
 def test_dangling_link_is_not_absent(host: Host) -> None:
     os.symlink("pvepassthru.yaml.disabled", host.path(NODE))
     with pytest.raises(InputError, match=f"cannot read the policy {NODE}: it is a link that leads nowhere"):
