@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
         for name in (name for name, _ in node.value if name.tag != MERGE):
             key = self.construct_object(name, deep=True)
             if key in keys:  # a TypeError for what can be no key
-                raise yaml.constructor.ConstructorError(problem=f"{key} is there twice", problem_mark=node.start_mark)
+                raise yaml.constructor.ConstructorError(problem=f"{key} is there twice", problem_mark=name.start_mark)
             keys.add(key)
         return super().construct_mapping(node, deep)
 
@@ -46,5 +46,8 @@ def loads(data: bytes) -> object:
     """The value of a YAML text. Raises ValueError, with the reason on one line."""
     try:
         return yaml.load(data, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:  # whose own words quote the text in several lines
+        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(" ".join(f"{place}{error.problem or error.context}".split())) from error
     except (yaml.YAMLError, *NOT_YAML) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error

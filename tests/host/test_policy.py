@@ -139,7 +139,8 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
 @pytest.mark.parametrize(
     "text,sentence",
     [
-        ("gate: [", "is not valid YAML"),
+        ("gate: [", "is not valid YAML: line 1: .*expected the node content"),
+        ("vms: {}\nsilence:\n- a: b: c", "is not valid YAML: line 3: mapping values are not allowed here"),
         ("- a list", "must be a mapping"),
         ("vms: 7", "vms must be a mapping"),
         ("defaults: {gate: perhaps}", "defaults has the gate 'perhaps'; use one of enforce, warn, off"),
@@ -161,7 +162,7 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
         ("vms: {1O0: {gate: off}}", "vms has 1O0, which is no VMID"),
         ("vms: {101: {gate: wran}}", "vms.101 has the gate 'wran'"),
         ("vms: {100: {gate: off}, '100': {gate: warn}}", "vms has 100 twice"),
-        ("defaults: {gate: off}\nvms: {}\ndefaults: {gate: warn}", "defaults is there twice"),
+        ("defaults: {gate: off}\nvms: {}\ndefaults: {gate: warn}", "line 3: defaults is there twice"),
         ("vms: {101: off}", "vms.101 must be a mapping"),
         ("silence: {code: PVP310, reason: x}", "silence must be a list, not dict; begin each entry with `-`"),
         ("silence: [PVP310]", "silence entry 1 must be a mapping"),
