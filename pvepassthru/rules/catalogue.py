@@ -38,10 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    from pvepassthru.rules.rule import Step
     from pvepassthru.rules.subject import Hit, Subject, Surroundings
 
-SEEN_FROM_HOST: dict[str, tuple[Callable[[Surroundings], Iterator[Hit]], Step]] = {
+SEEN_FROM_HOST: dict[str, tuple[Callable[[Surroundings], Iterator[Hit]], str]] = {
     "PVP101": (kernel.no_iommu, "firmware"),
     "PVP102": (drivers.no_vfio_pci, "modules"),
     "PVP103": (services.reservations_unreadable, "PVE services"),

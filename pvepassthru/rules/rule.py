@@ -16,22 +16,8 @@ if TYPE_CHECKING:
     Hook = Literal["refuses", "warns", "itself", "no"]
     """What the hook does with a rule: `refuses` the start on its errors, `warns` of what it finds, has checked it
     `itself` before it asks the rules and refuses, or does `no`t ask it."""
-    Step = Literal[
-        "firmware",
-        "kernel command line",
-        "modules",
-        "initramfs",
-        "interrupt remapping",
-        "groups",
-        "GPU",
-        "SR-IOV",
-        "mediated devices",
-        "PVE services",
-        "cluster",
-    ]
-    """The chapter's steps, by which `doctor` groups what it says; STEPS has their order."""
 
-STEPS: tuple[Step, ...] = (
+STEPS = (
     "firmware",
     "kernel command line",
     "modules",
@@ -44,6 +30,7 @@ STEPS: tuple[Step, ...] = (
     "PVE services",
     "cluster",
 )
+"""The steps of PVE's chapter, by which `doctor` groups what it says, in their order."""
 
 
 class Unknown(Exception):  # noqa: N818 - no error: what the rule reads is not there
@@ -66,8 +53,8 @@ class Rule(NamedTuple):
     on_host: Callable[[Surroundings], Iterator[Hit]] | None = None
     """What it finds of the host, for `doctor`; may raise Unknown and NotApplicable. Its docstring is the explanation
     of a rule without `check`."""
-    step: Step | None = None
-    """Where `doctor` shows it; every rule with `on_host` has one."""
+    step: str | None = None
+    """Where `doctor` shows it, one of STEPS; every rule with `on_host` has one."""
 
     @property
     def gate(self) -> bool:
@@ -82,7 +69,7 @@ class Rule(NamedTuple):
         return "\n".join(line.strip() for line in lines)
 
 
-def of_host(code: str, severity: Severity, step: Step, check: Callable[[Surroundings], Iterator[Hit]]) -> Rule:
+def of_host(code: str, severity: Severity, step: str, check: Callable[[Surroundings], Iterator[Hit]]) -> Rule:
     """A rule on the host alone, which the hook does not ask."""
     return Rule(code, severity, "own", None, "no", check, step)
 
