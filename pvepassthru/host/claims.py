@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OWN = "this device is the host's own"
 OVERRIDE = "--method override takes only what is asked for"
-USB = "0x0c03"
+USB = "0c03"
 """The PCI class of USB controllers."""
 IDS = "take that id out of ids= first"
 
@@ -77,7 +77,7 @@ def notes(inventory: Inventory, taken: Iterable[str]) -> list[str]:
         uuids = [uuid for one in (address, *vfs) for uuid in inventory.mdevs_of(one)]
         if uuids:
             found.append(f"{address} has mediated devices, gone after the next boot: {listed(uuids, 4)}")
-        if (inventory.attribute(address, "class") or "").startswith(USB):
+        if inventory.pci_class(address).startswith(USB):
             found.append(f"{address} is a USB controller: the host loses what is plugged in there, keyboards too")
     return found
 

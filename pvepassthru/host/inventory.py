@@ -78,6 +78,14 @@ class Inventory:
             self._text[path] = self.host.text(path)
         return self._text[path]
 
+    def pci_class(self, address: str) -> str:
+        """A function's class code in lower-case hex, base, sub class and interface (030000); empty if it has none."""
+        return (self.attribute(address, "class") or "").removeprefix("0x").lower()
+
+    def is_bridge(self, address: str) -> bool:
+        """Whether a function is a bridge, by its class or its bus: it goes to no VM with its group."""
+        return self.has(address, "pci_bus") or self.pci_class(address).startswith("06")
+
     def has(self, address: str, name: str) -> bool:
         """Whether a function has this file or folder (`pci_bus` marks bridges, `nvidia` NVIDIA's vendor vGPU)."""
         return self.host.exists(f"{DEVICES}/{address}/{name}")

@@ -21,6 +21,7 @@ from pvepassthru.model.cmdline import same_name
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.modprobe import plain
 from pvepassthru.model.pci import is_address, is_selector, slot, with_domain
+from pvepassthru.model.problem import plain_id
 from pvepassthru.model.text import listed
 from pvepassthru.model.text import number as number_of
 
@@ -232,7 +233,7 @@ class _Planner:
             address
             for address in self.inventory.addresses()
             if self.inventory.attribute(address, "vendor") == "0x8086"
-            and (self.inventory.attribute(address, "class") or "").startswith("0x03")
+            and self.inventory.pci_class(address).startswith("03")
         ]
         if not display:
             raise UsageError(
@@ -258,7 +259,7 @@ class _Planner:
                 )
             found += here
         for address in found:
-            if (self.inventory.attribute(address, "class") or "").startswith("0x06"):
+            if self.inventory.pci_class(address).startswith("06"):
                 raise UsageError(f"{address} is a bridge, which no VM can get", "name the device behind it")
             if self.inventory.physical_function(address):
                 raise UsageError(
@@ -321,8 +322,7 @@ class _Planner:
                 self._note(f"{listed(left)} of the same slot as {address} stays as it is; {whole}")
 
     def _id(self, address: str) -> str | None:
-        vendor, device = (self.inventory.attribute(address, name) for name in ("vendor", "device"))
-        return f"{vendor[2:]}:{device[2:]}" if vendor and device else None
+        return plain_id(self.inventory, address, "vendor", "device")
 
     def _twins(self, devices: tuple[str, ...]) -> dict[str, str]:
         """Functions that are not asked for and have the id of one that is, each with that one."""

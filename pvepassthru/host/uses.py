@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CRITICAL = frozenset({"mount", "swap", "lvm", "zfs", "md", "route", "bridge", "doubt"})
 """Kinds of use without which the host may be lost. The others are worth a warning: they may be a guest's."""
 POOLS = "/proc/spl/kstat/zfs"
-_FOLDERS = ((BLOCKS, ("0x01", "0x0c03")), (NETS, "0x02"))
+_FOLDERS = ((BLOCKS, ("01", "0c03")), (NETS, "02"))
 """Folders without which nothing is known of functions of these classes: storage and USB, network."""
 _OF_LABELS = ("/dev/", labels.UDEV)
 """What matters only where a ZFS pool is imported: the kernel tells of all else that it uses."""
@@ -84,7 +84,7 @@ class Uses:
         if address not in self._of:
             found = {use for name in self._blocks.on(address) for use in _telling(list(self._block(name)))}
             found |= {use for name in self._nets.on(address) for use in self._net(name)}
-            kind = self.inventory.attribute(address, "class") or ""
+            kind = self.inventory.pci_class(address)
             folders = [folder for folder, kinds in _FOLDERS if kind.startswith(kinds)]
             found |= {self._doubt(folder) for folder in folders if folder in self.host.unreadable}
             self._of[address] = tuple(sorted(found))

@@ -49,9 +49,9 @@ def bridge(subject: Subject) -> Iterator[Hit]:
     How to fix: name the device behind the bridge.
     """
     for device, address in _bound(subject):
-        kind = (subject.inventory.attribute(address, "class") or "")[:6].lower()
-        if kind.startswith("0x06") and kind != "0x0680":  # "other": NVSwitches are of that class
-            yield _hit(subject, device, f"{address} is a bridge (class {kind[2:]})", "name the device behind it")
+        kind = subject.inventory.pci_class(address)[:4]
+        if kind.startswith("06") and kind != "0680":  # "other": NVSwitches are of that class
+            yield _hit(subject, device, f"{address} is a bridge (class {kind})", "name the device behind it")
 
 
 def overridden(subject: Subject) -> Iterator[Hit]:
@@ -95,7 +95,7 @@ def group_shared(subject: Subject) -> Iterator[Hit]:
             for mate in subject.inventory.group_members(address)
             if mate not in mine
             and mate.partition(".")[0] not in slots
-            and not _is_bridge(subject, mate)
+            and not subject.inventory.is_bridge(mate)
             and (driver := subject.inventory.driver(mate)) is not None
             and "vfio" not in driver
             and not (wanted and wanted.others(subject.vmid, (mate,)))
@@ -105,11 +105,6 @@ def group_shared(subject: Subject) -> Iterator[Hit]:
         if lost:
             message = f"with {address} PVE takes all of IOMMU group {group} from the host: {listed(lost)}"
             yield _hit(subject, device, message, "move the card to a slot with a group of its own")
-
-
-def _is_bridge(subject: Subject, address: str) -> bool:
-    kind = subject.inventory.attribute(address, "class") or ""
-    return kind.startswith("0x06") or subject.inventory.has(address, "pci_bus")
 
 
 def in_use_on_host(subject: Subject) -> Iterator[Hit]:

@@ -148,7 +148,7 @@ def _fitting(around: Surroundings, wanted: VfioId) -> tuple[str, ...]:
         address
         for address in around.inventory.addresses()
         if not around.inventory.has(address, "pci_bus")
-        and wanted.fits(*sources.ids(around, address), sources.pci_class(around, address))
+        and wanted.fits(*sources.ids(around, address), around.inventory.pci_class(address))
     )
 
 

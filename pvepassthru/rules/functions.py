@@ -22,7 +22,7 @@ CONFIG_HEADER = 64
 """Bytes of a function's configuration space that everybody can read."""
 ALL_ONES = b"\xff".decode("utf-8", "surrogateescape") * CONFIG_HEADER
 """What they are, as text, when the function does not answer."""
-_RESET_BY_DRIVERS = ("0x06", "0x0c03", "0x0106", "0x0403")
+_RESET_BY_DRIVERS = ("06", "0c03", "0106", "0403")
 """Bridges, which nobody passes, and controllers whose drivers begin with a reset of their own."""
 _NO_FLAGS = " 0x0000000000000000"
 _BARS = 6
@@ -95,7 +95,7 @@ def no_reset(subject: Subject) -> Iterator[Hit]:
     covered = _covered(subject)
     for device, address in _functions(subject):
         methods = subject.inventory.attribute(address, "reset_method")
-        if methods or (subject.inventory.attribute(address, "class") or "").startswith(_RESET_BY_DRIVERS):
+        if methods or subject.inventory.pci_class(address).startswith(_RESET_BY_DRIVERS):
             continue
         if methods is None and (
             subject.inventory.has(address, "reset")

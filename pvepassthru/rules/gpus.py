@@ -26,7 +26,6 @@ VGA = 0x0300
 _COMPUTE = 0x0302
 """A GPU without outputs ("3D controller")."""
 _COMPANIONS = {0x0403: "audio", 0x0C03: "USB", 0x0C80: "USB-C"}
-_CLASS = Pattern(r"0x([0-9a-f]{6})", ASCII)
 _ADDRESS_LINE = Pattern(r"( *)[0-9a-f]+-[0-9a-f]+ : (.*)", ASCII)
 FRAMEBUFFERS = {"BOOTFB", "efifb", "vesafb", "simplefb", "simple-framebuffer", "simpledrm", "efidrm", "vesadrm"}
 """What the kernel calls the picture memory that the firmware set up, until a real driver takes the GPU over."""
@@ -44,8 +43,11 @@ def whole(subject: Subject) -> Iterator[tuple[Passed, tuple[str, ...]]]:
 
 def class_of(subject: Subject, address: str) -> int | None:
     """The class of a function, base and sub class (0x0300 of a VGA controller); None if it does not say."""
-    found = _CLASS.fullmatch(subject.inventory.attribute(address, "class") or "")
-    return int(found[1], 16) >> 8 if found else None
+    text = subject.inventory.pci_class(address)
+    try:
+        return int(text, 16) >> 8 if len(text) == 6 else None
+    except ValueError:
+        return None
 
 
 def _classes(subject: Subject) -> list[tuple[Passed, str, int | None]]:

@@ -39,11 +39,6 @@ def _need_groups(around: Surroundings) -> dict[int, tuple[str, ...]]:
     return found
 
 
-def is_bridge(around: Surroundings, address: str) -> bool:
-    """Whether a function is a bridge, which goes to no VM with its group."""
-    return around.inventory.has(address, "pci_bus") or sources.pci_class(around, address).startswith("06")
-
-
 def shared_group(around: Surroundings) -> Iterator[Hit]:
     """What it checks: whether the devices that people pass through have IOMMU groups of their own.
 
@@ -55,7 +50,7 @@ def shared_group(around: Surroundings) -> Iterator[Hit]:
     the firmware's setup, or update it. `pvepassthru devices --groups` shows all groups.
     """
     for group, members in _need_groups(around).items():
-        devices = [address for address in members if not is_bridge(around, address)]
+        devices = [address for address in members if not around.inventory.is_bridge(address)]
         candidates = [address for address in devices if sources.is_candidate(around, address)]
         if candidates and len({_device(around, address) for address in devices}) > 1:
             words = listed([sources.named(around, address) for address in devices], 8)
@@ -109,7 +104,7 @@ def vf_groups(around: Surroundings) -> Iterator[Hit]:
         raise NotApplicable("there is no virtual function")
     for group, members in _need_groups(around).items():
         here = [address for address in members if address in vfs]
-        others = [address for address in members if address not in vfs and not is_bridge(around, address)]
+        others = [address for address in members if address not in vfs and not around.inventory.is_bridge(address)]
         if here and len(here) + len(others) > 1:
             message = f"IOMMU group {group} holds {listed(here, 4)} with {listed([*others, *here[1:]], 4)}"
             yield Hit(
@@ -209,7 +204,7 @@ def only_gpu(around: Surroundings) -> Iterator[Hit]:
     GPU.
     """
     gpus = [
-        address for address in around.inventory.addresses() if sources.pci_class(around, address).startswith("0300")
+        address for address in around.inventory.addresses() if around.inventory.pci_class(address).startswith("0300")
     ]
     if not gpus:
         raise NotApplicable("there is no VGA device")

@@ -224,11 +224,12 @@ def not_booted(around: Surroundings) -> Iterator[Hit]:
     if boot.configured is None:
         raise Unknown(boot.trouble or "it cannot be told what configures the command line")
     configured = boot.configured.line
-    missing = [word.text for word in _relevant(configured) if not _has(line, word)]
+    missing = [word for word in _relevant(configured) if not _has(line, word)]
     extra = [word.text for word in _relevant(line) if not _has(configured, word)]
     if missing:
-        message = f"{shown(listed(missing))} is configured, but the running kernel did not get it"
-        yield Hit(boot.files[0] if boot.files else CMDLINE, message, f"{_apply(boot)}, then reboot")
+        message = f"{shown(listed(word.text for word in missing))} is configured, but the running kernel did not get it"
+        where = next(origin.where for origin in boot.configured.origins if origin.parameter == missing[0])
+        yield Hit(where, message, f"{_apply(boot)}, then reboot")
     if extra:
         message = f"the running kernel has {shown(listed(extra))}, which is configured no more"
         yield Hit(CMDLINE, message, f"add it {_way(boot)}, if it is to stay")

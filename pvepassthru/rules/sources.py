@@ -91,14 +91,9 @@ def booted(around: Surroundings) -> int | None:
     return None
 
 
-def pci_class(around: Surroundings, address: str) -> str:
-    """A function's class code in six hex digits, such as 030000; empty when it cannot be told."""
-    return (around.inventory.attribute(address, "class") or "").removeprefix("0x").lower()
-
-
 def is_candidate(around: Surroundings, address: str) -> bool:
     """Whether people pass such a device through."""
-    return pci_class(around, address).startswith(CANDIDATES)
+    return around.inventory.pci_class(address).startswith(CANDIDATES)
 
 
 def ids(around: Surroundings, address: str) -> tuple[str, str, str, str]:

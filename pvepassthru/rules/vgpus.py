@@ -125,7 +125,7 @@ def _vgpu_wanted(around: Surroundings) -> tuple[str, tuple[str, ...]]:
         address
         for address in around.inventory.addresses()
         if around.inventory.driver(address) == "nvidia"
-        and sources.pci_class(around, address).startswith("03")
+        and around.inventory.pci_class(address).startswith("03")
         and not around.inventory.physical_function(address)
     )
     if not gpus:

@@ -361,6 +361,16 @@ def test_systemd_boot_without_proxmox_boot_tool_is_not_told_to_run_it(tmp_path: 
     assert text.endswith("write the entries of systemd-boot anew, then reboot")
 
 
+def test_a_parameter_that_was_not_booted_is_told_where_it_is_written(tmp_path: Path) -> None:
+    files = {
+        "proc/cmdline": "quiet\n",
+        "etc/default/grub": healthy.grub("quiet"),
+        "etc/default/grub.d/pt.cfg": 'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX iommu=pt"\n',
+    }
+    found = [finding.where for finding in host(files).host_findings(tmp_path) if finding.code == "PVP119"]
+    assert found == ["/etc/default/grub.d/pt.cfg:1"]
+
+
 # ---- what is fine
 
 
