@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from tests.kernel import guest
 from tests.kernel.checks import check, holds
 from tests.scenarios import forked
 from tests.scenarios.recovery import locked
@@ -265,6 +266,49 @@ def limited_time(world: World) -> None:
     check("still there", list(world.mdevs()), [OURS])
     check("next time", _states(world, "--limit", "60"), {100: "recovered"})
     said(world.run("recover", "--limit", "0", code=2), "no time")
+
+
+def many_dead(world: World) -> None:
+    """After a crash of fifty VMs one run gives everything back, two at once share the work, and none is in the way."""
+    world.configure(capacity=64)
+    before = world.state()
+    for vmid in range(100, 150):
+        world.pve.define(vmid, mdev(1, parent=(PARENT, OTHER)[vmid % 2]))
+        forked.ran(forked.forked(forked.hook(world, "pre-start", vmid)))
+    check("instances", len(world.mdevs()), 50)
+    begin = time.monotonic()
+    pids = []
+    for _ in range(2):
+        pids.append(os.fork())
+        if not pids[-1]:
+            code = 1
+            try:
+                code = forked.recover(world, "--quiet", "--limit", "240")()
+            finally:
+                os._exit(code)
+    check("exit codes", [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids], [0, 0])
+    seconds = time.monotonic() - begin
+    holds(f"within two minutes: {seconds:.1f} s", seconds < 120)
+    check("as before", world.state(), before)
+
+
+def slow_removal(world: World) -> None:
+    """A driver that takes longer than recover may hold PVE's lock: the lock is let go in time, the rest comes later."""
+    world.pve.define(100, ONE)
+    check("prepared", world.hook(100, "pre-start").code, 0)
+    world.configure(delay_ms=10_000)
+    begin = time.monotonic()
+    outcome = _json(world, "recover", code=1)["vms"][0]
+    seconds = time.monotonic() - begin
+    world.configure(delay_ms=0)
+    holds(f"before a start's patience is over: {seconds:.1f} s", seconds < 9.5)
+    check("kept", (outcome["state"], len(outcome["kept"])), ("kept", 1))
+    said(outcome["kept"][0], STEP, "a removal is under way")
+    with locked(world, 100):
+        check("nobody has PVE's lock", world.kept(100), [f"mdev {PARENT}/{OURS} tbmdev-1"])
+    holds("the removal ends", guest.wait_for(lambda: not world.host.exists(f"{PCI}/{PARENT}/{OURS}"), 15))
+    check("later", _states(world), {100: "recovered"})
+    check("gone", (world.mdevs(), world.journals()), ({}, []))
 
 
 def broken_policy(world: World) -> None:

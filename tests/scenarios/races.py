@@ -216,8 +216,10 @@ def lives(world: World, make_pve: Callable[[], Pve], vmids: Iterable[int], worke
 
         return call
 
-    children(worker(wanted[index::workers]) for index in range(workers))
-    os.close(stop[1])
+    try:
+        children(worker(wanted[index::workers]) for index in range(workers))
+    finally:
+        os.close(stop[1])
     with os.fdopen(seen[0]) as reader:
         states = reader.read().split()
     for pid in watching:
