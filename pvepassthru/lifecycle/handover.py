@@ -117,13 +117,12 @@ def carried(work: Work, wanted: Handover) -> set[int]:
 
 def take(work: Work, wanted: Handover) -> None:
     """Take the functions from the host. Raises DeviceError and BusyError, and what was done is in the journal."""
-    for function in wanted.functions:
-        if function.passed:
-            reserve.reserve(work, function.address)
     plans = [(function, wanted.policy(function)) for function in wanted.functions]
-    for function, policy in plans:
-        if function.passed:
-            drivers.note(work, function.address, rescan=policy.rescan)
+    passed = [(function.address, policy) for function, policy in plans if function.passed]
+    for address, _ in passed:
+        reserve.reserve(work, address)
+    for address, policy in passed:
+        drivers.note(work, address, rescan=policy.rescan)
     moving = [(function, policy) for function, policy in plans if _moves(work, wanted, function, policy)]
     if not wanted.backup:
         services.stop(work, wanted.services())
@@ -132,6 +131,11 @@ def take(work: Work, wanted: Handover) -> None:
     _look_for_users(work, wanted, [function.address for function, _ in moving])
     for function, policy in plans:
         _apply(work, function, policy)
+    _move(work, moving)
+
+
+def _move(work: Work, moving: Collection[tuple[Function, DevicePolicy]]) -> None:
+    """Take functions from their drivers and bind them to VFIO's: each thing to all before the next."""
     for function, policy in moving:
         drivers.unbind(work, function.address, policy.seconds)
     for function, policy in moving:
