@@ -7,8 +7,8 @@ read it back. Unbound, the dummy console takes over. Measured on Linux 6.1 and 6
 drivers/tty/vt/vt.c, drivers/video/fbdev/core/fbcon.c.
 
 The firmware's picture is a platform device, which sysfb makes at boot. A kernel from 6.0 on removes it for good when
-vfio-pci takes the VGA device that was the boot display. Read in Linux drivers/firmware/sysfb.c, drivers/video/aperture.c
-and drivers/vfio/pci/vfio_pci_core.c; the testbed has no firmware that shows a picture.
+vfio-pci takes the VGA device that was the boot display. Read in Linux drivers/firmware/sysfb.c,
+drivers/video/aperture.c and drivers/vfio/pci/vfio_pci_core.c; the testbed has no firmware that shows a picture.
 """
 
 from __future__ import annotations
