@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONTROLS = ("bind", "new_id", "remove_id", "unbind")
 """The files of a driver."""
-OF_DRIVER = (sim_mdev.TYPES, sim_mdev.VENDOR)
+OF_DRIVER = (sim_mdev.TYPES, sim_mdev.VENDOR, "drm", "sound")
 """What a function shows only while its driver is bound."""
 
 
