@@ -123,8 +123,7 @@ def _set_reset(work: Work, address: str, policy: DevicePolicy) -> None:
     if after == before:
         work.journal.found(RESET, address)
         return
-    work.journal.gone(RESET, address)
-    step = work.journal.intend(RESET, address, before, after)
+    step = _intend(work, RESET, address, before, after)
     try:
         _write(work, address, path, after, policy.seconds)
     except OSError as error:
@@ -197,8 +196,7 @@ def _set_d3cold(work: Work, address: str, policy: DevicePolicy) -> None:
     if before == after:
         work.journal.found(D3COLD, address)
         return
-    work.journal.gone(D3COLD, address)
-    step = work.journal.intend(D3COLD, address, before, after)
+    step = _intend(work, D3COLD, address, before, after)
     try:
         _write(work, address, path, after, policy.seconds)
     except OSError as error:
@@ -238,8 +236,7 @@ def _resize(work: Work, address: str, bar: int, size: int, seconds: float) -> No
     if before == size:
         work.journal.found(BAR, target)
         return
-    work.journal.gone(BAR, target)
-    step = work.journal.intend(BAR, target, str(before), str(size))
+    step = _intend(work, BAR, target, str(before), str(size))
     _write_size(work, address, bar, size, seconds)
     now = _size(work, address, bar)
     if now != size:
@@ -294,6 +291,15 @@ def _size(work: Work, address: str, bar: int) -> int | None:
 
 
 # ---- what all of them need
+
+
+def _intend(work: Work, kind: str, target: str, now: str, after: str) -> Step:
+    """Note a deed. What an earlier start found, and whose value still stands, is what will be given back."""
+    old = work.journal.of(kind, target)
+    step = work.journal.intend(kind, target, old.before if old and old.after == now else now, after)
+    if old:
+        work.journal.undone(old, "replaced")
+    return step
 
 
 def _in_use(work: Work, address: str) -> str | None:

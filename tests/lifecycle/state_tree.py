@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvepassthru.host import state
 from pvepassthru.host.deadline import Deadline
@@ -16,6 +15,9 @@ from pvepassthru.model.policy import Policies
 from tests import tree
 from tests.kernel import machine
 from tests.scenarios.world import JOURNALS, PCI
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 VMID = 100
 GPU, AUDIO, NIC = "0000:01:00.0", "0000:01:00.1", "0000:05:00.0"

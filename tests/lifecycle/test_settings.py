@@ -34,14 +34,19 @@ def bench() -> Iterator[Bench]:
         yield Bench(Path(folder))
 
 
-def apply(bench: Bench, address: str = NIC, **device: object) -> None:
-    settings.apply(bench.work(), functions(address)[0], DevicePolicy()._replace(**device))
+def apply(bench: Bench, address: str = NIC, *, reset_method: str | None = None, d3cold: bool | None = None) -> None:
+    device_policy = DevicePolicy(reset_method=reset_method, d3cold=d3cold)
+    settings.apply(bench.work(), functions(address)[0], device_policy)
 
 
 def undo(bench: Bench) -> list[str | None]:
     """Undo the journal as undo.py does, and return why each step was kept."""
     work = bench.work()
-    kinds = {settings.RESET: settings.undo_reset, settings.D3COLD: settings.undo_d3cold, settings.BAR: settings.undo_bar}
+    kinds = {
+        settings.RESET: settings.undo_reset,
+        settings.D3COLD: settings.undo_d3cold,
+        settings.BAR: settings.undo_bar,
+    }
     found = []
     for step in reversed(work.journal.steps):
         why = kinds[step.kind](work, step)
