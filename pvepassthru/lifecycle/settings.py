@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 
-from pvepassthru.host import holders, locks, neighbours, slow, state
+from pvepassthru.host import holders, locks, neighbours, quarantine, slow, state
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.lifecycle import reserve
@@ -251,6 +251,8 @@ def _undo_bar(work: Work, step: Step, address: str, bar: int) -> str | None:
     why = _in_use(work, address)
     if why:
         return why
+    if quarantine.standing(work.host, address):
+        return f"{address} is in quarantine"
     driver = work.host.link(f"{DEVICES}/{address}/driver")
     if driver is not None and "vfio" not in driver:
         return f"{driver} has {address}, and the kernel resizes only what no driver has"

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pvepassthru.host import quarantine
 from pvepassthru.lifecycle import settings
 from pvepassthru.model import bars
 from pvepassthru.model.errors import DeviceError
 from pvepassthru.model.policy import DevicePolicy
 from tests import tree
 from tests.host.machine import memory_folder
-from tests.lifecycle.state_tree import AUDIO, GPU, NIC, RESOURCE, Bench, functions
+from tests.lifecycle.state_tree import AUDIO, DEAD, GPU, NIC, RESOURCE, Bench, functions
 from tests.scenarios.world import PCI
 
 if TYPE_CHECKING:
@@ -292,6 +293,16 @@ def test_bar_of_a_function_that_the_host_has(bench: Bench) -> None:
     assert kept is not None
     assert "bochs-drm has" in kept
     assert size(bench) == 2 * GB
+
+
+def test_bar_of_a_function_in_quarantine(bench: Bench) -> None:
+    resizable(bench)
+    resize(bench, (0, 2 * GB))
+    bench.take(GPU, "vfio-pci")
+    bench.put(f"{PCI}/{GPU}/config", DEAD)
+    quarantine.put(bench.host, GPU, 100, "it fell")
+    assert undo(bench) == [f"{GPU} is in quarantine"]
+    assert bench.host.link(f"{PCI}/{GPU}/driver") == "vfio-pci"
 
 
 def test_bar_as_it_is(bench: Bench) -> None:
