@@ -62,6 +62,7 @@ RULES: tuple[Rule, ...] = (
     # ---- the host: IOMMU, kernel, modules, services (rules/kernel.py and its fellows)
     of_host("PVP106", "error", "PVE services", services.no_pmxcfs),
     of_host("PVP107", "info", "PVE services", services.stale_reservations),
+    of_host("PVP180", "info", "PVE services", services.no_recover_timer),
     of_host("PVP110", "error", "firmware", kernel.no_virtualization),
     of_host("PVP111", "error", "firmware", kernel.no_kvm),
     of_host("PVP112", "error", "firmware", kernel.no_iommu_table),
