@@ -52,14 +52,16 @@ NONE = frozenset({"", "(null)"})
 # ---- doing
 
 
-def unbind(work: Work, address: str, seconds: float) -> None:
-    """Take a function from its driver, if it has one.
+def unbind(work: Work, address: str, seconds: float, *, always: bool = False) -> None:
+    """Take a function from its driver, if it has one; with `always` a step is noted of one without, too.
 
     Raises DeviceError when the kernel refuses, BusyError when it does not finish within so many seconds.
     """
     with _lock(work, address, LOCK_WAIT) as lock:
         driver = current(work.host, address)
         if driver is None:
+            if always and work.journal.of(UNBIND_KIND, address) is None:
+                work.journal.done(work.journal.intend(UNBIND_KIND, address, None, None))
             return
         work.journal.gone(KIND, address)
         work.journal.gone(UNBIND_KIND, address)
@@ -120,6 +122,9 @@ def undo_note(work: Work, step: Step) -> str | None:
     """Look whether a function that a VM had still answers; one that does not goes into quarantine. Returns None."""
     from pvepassthru.lifecycle import health  # noqa: PLC0415 - as in _release
 
+    if "vfio" not in (current(work.host, step.target) or ""):
+        return None  # undo_bind looked at it, or it never got so far
+
     def look() -> None:
         health.look(work, step.target, rescan=_may_rescan(work, step.target))
 
@@ -168,6 +173,8 @@ def undo_override(work: Work, step: Step) -> str | None:
     Returns None when nothing of it remains, else why it was kept. Raises BusyError, DeviceError.
     """
     await_writes(work, step, UNDO_LOCK_WAIT)
+    if _is_kept(work, step.target):
+        return f"{step.after} still has it"
     if override(work.host, step.target) != step.after:
         return None
     return _while_ours(work, step, lambda: _restore(work, step))
@@ -192,6 +199,8 @@ def undo_unbind(work: Work, step: Step) -> str | None:
     """
     await_writes(work, step, UNDO_LOCK_WAIT)
     address = step.target
+    if _is_kept(work, address):
+        return "VFIO still has it"
     if step.before is None or current(work.host, address) is not None or not work.host.exists(f"{DEVICES}/{address}"):
         return None
     return _while_ours(work, step, lambda: _give_back(work, step, step.before or ""))
@@ -228,6 +237,12 @@ def _pin(work: Work, address: str, driver: str) -> None:
     with _lock(work, address, UNDO_LOCK_WAIT) as lock:
         what = f"cannot set driver_override of {address}"
         _write(work, f"{DEVICES}/{address}/driver_override", driver + "\n", what, lock=lock)
+
+
+def _is_kept(work: Work, address: str) -> bool:
+    """Whether the step that bound a function could not be undone: those before it wait for that one."""
+    bound = work.journal.of(KIND, address)
+    return bound is not None and current(work.host, address) == bound.after
 
 
 def await_writes(work: Work, step: Step, most: float = LOCK_WAIT) -> None:

@@ -131,13 +131,14 @@ def take(work: Work, wanted: Handover) -> None:
     _look_for_users(work, wanted, [function.address for function, _ in moving])
     for function, policy in plans:
         _apply(work, function, policy)
-    _move(work, moving)
+    _move(work, wanted, moving)
 
 
-def _move(work: Work, moving: Collection[tuple[Function, DevicePolicy]]) -> None:
+def _move(work: Work, wanted: Handover, moving: Collection[tuple[Function, DevicePolicy]]) -> None:
     """Take functions from their drivers and bind them to VFIO's: each thing to all before the next."""
     for function, policy in moving:
-        drivers.unbind(work, function.address, policy.seconds)
+        named = _target(wanted, function) not in {"stay", "former"}
+        drivers.unbind(work, function.address, policy.seconds, always=named)
     for function, policy in moving:
         _resize(work, function, policy)
     for function, policy in moving:
@@ -145,7 +146,9 @@ def _move(work: Work, moving: Collection[tuple[Function, DevicePolicy]]) -> None
     for function, policy in moving:
         had = work.journal.of(drivers.UNBIND_KIND, function.address)
         drivers.bind(work, function.address, policy.driver, policy.seconds)
-        work.voice.say(f"bound {function.address} to {policy.driver}{f' (was {had.before})' if had else ''}")
+        work.voice.say(
+            f"bound {function.address} to {policy.driver}{f' (was {had.before})' if had and had.before else ''}"
+        )
 
 
 def complete(work: Work, wanted: Handover) -> None:

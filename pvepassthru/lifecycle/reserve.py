@@ -49,7 +49,9 @@ def while_ours(work: Work, functions: Iterable[str], what: str, deed: Callable[[
     deed, and BusyError.
     """
     wanted = sorted(functions)
-    new = [function for function in wanted if reservations.own(work.host, function, work.vmid) is None]
+    absent = [function for function in wanted if reservations.own(work.host, function, work.vmid) is None]
+    if not absent:
+        return deed()
     try:
         reservations.reserve(work.host, wanted, work.vmid, int(work.deadline.seconds), work.deadline)
     except DeviceError as error:
@@ -57,5 +59,7 @@ def while_ours(work: Work, functions: Iterable[str], what: str, deed: Callable[[
     try:
         return deed()
     finally:
+        # what a step of the journal reserved is let go with that step
+        new = [function for function in absent if work.journal.of(KIND, function) is None]
         if new:
             reservations.release(work.host, new, work.vmid, work.deadline)

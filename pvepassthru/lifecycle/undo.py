@@ -31,6 +31,11 @@ WORDS = {
     "override": "driver_override {after} of {target}",
     "driver": "binding {target} to {after}",
     "health": "a look at {target} after the stop",
+    "console": "taking the console {target} off a GPU",
+    "framebuffer": "unbinding {before} from {target}",
+    "reset_method": "reset_method {after!r} of {target}",
+    "d3cold": "d3cold_allowed {after} of {target}",
+    "bar": "{after} bytes of {target}",
 }
 """Kind of step to words for what it made."""
 

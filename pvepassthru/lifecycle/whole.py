@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pvepassthru.lifecycle import drivers, services
+from pvepassthru.lifecycle import console, drivers, services, settings
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 
 UNDO: dict[str, Callable[[Work, Step], str | None]] = {
     services.KIND: services.undo,
+    console.KIND: console.undo_console,
+    console.FRAMEBUFFER: console.undo_framebuffer,
     drivers.UNBIND_KIND: drivers.undo_unbind,
     drivers.OVERRIDE_KIND: drivers.undo_override,
     drivers.KIND: drivers.undo_bind,
     drivers.HEALTH_KIND: drivers.undo_note,
+    settings.RESET: settings.undo_reset,
+    settings.D3COLD: settings.undo_d3cold,
+    settings.BAR: settings.undo_bar,
 }
 """As undo.UNDO."""

@@ -229,8 +229,8 @@ def points(makers: list[str], how: str, *, every: bool) -> list[int]:
     return found
 
 
-def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bool = True) -> int:
-    """Kill a phase at every change, and go on; returns how many crashes there were.
+def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bool = True, stride: int = 1) -> int:
+    """Kill a phase at every change, or each `stride`-th, and go on; returns how many crashes there were.
 
     `how`: `before` a change, then recover; `after` it, then the next start, which meets the same states; or `spared`:
     before a change of its child, which lives on, then either in turn.
@@ -238,7 +238,7 @@ def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bo
     before = warm_up(world, situation)
     makers = changes(world, situation, phase).changes
     as_before(world, before, "without a crash")
-    numbers = points(makers, how, every=every)
+    numbers = points(makers, how, every=every)[::stride]
     holds(f"makes changes: {makers}", numbers)
     for number, way in zip(numbers, itertools.cycle(WAYS[how]), strict=False):
         kill = Kill(phase, number, after=how == "after", spare_child=how == "spared")
