@@ -39,7 +39,7 @@ COMMANDS = {
     "mdev": "mediated device types and instances",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
-    "release": "give back what a VM that does not run still holds",
+    "release": "give back what a VM that does not run still holds, or end a quarantine",
     "snapshot": "this host in a file, for others to look at",
     "demo": "the life of some VMs on a simulated host",
 }

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.words import print_json
-from pvepassthru.host import state, vms
+from pvepassthru.host import quarantine, state, vms
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.orphans import orphans as look
 from pvepassthru.lifecycle.undo import describe
@@ -26,11 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Print every journal and every orphan; returns 0. Raises PassthruError when they cannot be listed."""
+    """Print every journal, orphan and quarantine; returns 0. Raises PassthruError when they cannot be listed."""
     rows = [row for vmid in state.journals(host) if (row := _row(host, vmid)) is not None]
     orphans = look(host)
+    quarantines = quarantine.listed(host)
     if args.json:
-        print_json({"journals": rows, "orphans": [orphan._asdict() for orphan in orphans]})
+        found = {"journals": rows, "orphans": [orphan._asdict() for orphan in orphans]}
+        print_json({**found, "quarantines": [quarantined._asdict() for quarantined in quarantines]})
         return 0
     for row in rows:
         since = "" if row["age"] is None else f"; last written {words_for(row['age'])} ago"
@@ -41,7 +43,9 @@ def run(args: argparse.Namespace, host: Host) -> int:
             print(f"  line {line} of {state.journal_path(row['vmid'])} is damaged and was passed over")
     for orphan in orphans:
         print(f"in no journal: {one_line(orphan.what)}; {one_line(orphan.hint)}")
-    if not rows and not orphans:
+    for quarantined in quarantines:
+        print(f"in quarantine: {one_line(quarantined.why)}; pvepassthru release {quarantined.address}")
+    if not rows and not orphans and not quarantines:
         print("nothing held: no journal is open, and nothing looks left behind")
     return 0
 

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 
-from pvepassthru.host import reservations, vms
+from pvepassthru.host import reservations, users, vms
 from pvepassthru.host.host import MAX_FILE
 from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.model.hostpci import ROMS
@@ -52,7 +52,7 @@ ATTRIBUTES = frozenset(
 """Of a function: files whose text is copied."""
 CONTROLS = frozenset({"create", "remove", "reset", "rom"})
 """Files that are empty in the copy, since they can only be written, or cost something to read."""
-OPENED = ("/dev/vfio/", "/dev/dri/", "/dev/snd/", "/dev/nvidia")
+OPENED = ("/dev/vfio/", *users.NODES)
 """Nodes of devices; who has one open is copied."""
 FOLDERS = frozenset({"mdev_supported_types", "nvidia", "pci_bus", "vfio-dev"})
 PLAIN = (

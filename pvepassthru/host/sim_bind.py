@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from pvepassthru.host import sim_mdev, sim_vfio
+from pvepassthru.host import sim_display, sim_mdev, sim_vfio
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.host.sim_tree import DRIVERS, STASH, DeviceLockedError
 from pvepassthru.model.record import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONTROLS = ("bind", "new_id", "remove_id", "unbind")
 """The files of a driver."""
-OF_DRIVER = (sim_mdev.TYPES, sim_mdev.VENDOR)
+OF_DRIVER = (sim_mdev.TYPES, sim_mdev.VENDOR, "drm", "sound")
 """What a function shows only while its driver is bound."""
 
 
@@ -93,6 +93,7 @@ def probe(tree: Tree, address: str, driver: str) -> int:
     tree.connect(f"{DRIVERS}/{driver}/{address}", folder)
     if driver == "vfio-pci":
         sim_vfio.add_nodes(tree, folder)
+    sim_display.driver_came(tree, folder, driver)
     for name in OF_DRIVER:
         stash = f"{STASH}/{address}/{driver}/{name}"
         if name in sim_mdev.made_by(tree, folder, driver):
@@ -144,6 +145,7 @@ def start_detach(tree: Tree, address: str) -> Entry:
         tree.remove(f"{DRIVERS}/{driver}/{address}")
         tree.remove(f"{folder}/driver")
         sim_mdev.unlist_parent(tree, folder)
+        sim_display.disappear(tree, folder)
     return {"address": address, "driver": driver, "vfs": vfs}
 
 

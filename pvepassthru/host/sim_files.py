@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 
-from pvepassthru.host import sim_bind, sim_mdev, sim_pci, sim_sriov
+from pvepassthru.host import sim_bind, sim_display, sim_mdev, sim_pci, sim_sriov
 from pvepassthru.host.sim_number import parse_switch
 from pvepassthru.host.sim_tree import DRIVERS, fail
 from pvepassthru.model.pci import is_address, is_uuid
@@ -40,19 +40,14 @@ def write(tree: Tree, path: str, value: str) -> Entry | None:
     driver = _driver(tree, head)
     if driver is not None and name in sim_bind.CONTROLS:
         return _write_driver(tree, driver, name, value)
+    if sim_display.write(tree, head, name, value):
+        return None
     folder = tree.disk.resolve(head)
     if folder is None:
         fail(errno.ENOENT, path)
     if _is_function(tree, folder):
         return _write_function(tree, folder, name, value)
-    parent, _, own = folder.rpartition("/")
-    if _is_function(tree, parent):
-        return _write_below_function(tree, folder, name, value)
-    function, _, types = parent.rpartition("/")
-    if name == "create" and types == sim_mdev.TYPES and _is_function(tree, function):
-        return sim_mdev.create(tree, function, own, value)
-    store(tree, f"{folder}/{name}", value)
-    return None
+    return _write_below(tree, folder, name, value)
 
 
 def _is_function(tree: Tree, folder: str) -> bool:
@@ -99,15 +94,30 @@ def _write_function(tree: Tree, folder: str, name: str, value: str) -> Entry | N
             sim_pci.rescan(tree, value, path, folder.rpartition("/")[0] + "/")
         return None
     operations = {
+        "d3cold_allowed": sim_pci.set_d3cold,
         "driver_override": sim_pci.set_override,
         "reset": sim_pci.reset,
         "reset_method": sim_pci.set_reset_method,
         "sriov_drivers_autoprobe": sim_sriov.set_autoprobe,
     }
-    if name not in operations:
+    if name.startswith("resource") and name.endswith("_resize"):
+        sim_pci.resize(tree, folder, name, value)
+    elif name not in operations:
         store(tree, path, value)
     elif value:
         operations[name](tree, folder, value)
+    return None
+
+
+def _write_below(tree: Tree, folder: str, name: str, value: str) -> Entry | None:
+    """Write to a file of a folder that is no function's own."""
+    parent, _, own = folder.rpartition("/")
+    if _is_function(tree, parent):
+        return _write_below_function(tree, folder, name, value)
+    function, _, types = parent.rpartition("/")
+    if name == "create" and types == sim_mdev.TYPES and _is_function(tree, function):
+        return sim_mdev.create(tree, function, own, value)
+    store(tree, f"{folder}/{name}", value)
     return None
 
 
@@ -117,6 +127,8 @@ def _write_below_function(tree: Tree, folder: str, name: str, value: str) -> Ent
         return sim_mdev.remove(tree, folder, value)
     if name == "current_vgpu_type" and own == sim_mdev.VENDOR:
         sim_mdev.set_vgpu(tree, function, value)
+    elif name == "control" and own == "power":
+        sim_pci.set_power(tree, function, value)
     else:
         store(tree, f"{folder}/{name}", value)
     return None

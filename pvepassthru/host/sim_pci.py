@@ -13,6 +13,7 @@ from pvepassthru.host import sim_bind, sim_vfio
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.host.sim_number import parse_integer
 from pvepassthru.host.sim_tree import DRIVERS, STASH, fail
+from pvepassthru.model import bars
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -151,6 +152,63 @@ def set_reset_method(tree: Tree, folder: str, value: str) -> None:
     tree.file(path, " ".join(methods))
 
 
+def set_d3cold(tree: Tree, folder: str, value: str) -> None:
+    """Write to d3cold_allowed: any number but 0 is 1. Raises OSError: EINVAL."""
+    path = f"{folder}/d3cold_allowed"
+    tree.file(path, "1" if _number(value, path) else "0")
+
+
+def _number(value: str, path: str) -> int:
+    """As parse_integer, for attributes whose code turns every mistake into EINVAL."""
+    try:
+        return parse_integer(value, path)
+    except OSError:
+        fail(errno.EINVAL, path)
+
+
+def set_power(tree: Tree, function: str, value: str) -> None:
+    """Write to power/control: `on` wakes the function, `auto` lets it sleep when it likes. Raises OSError: EINVAL."""
+    path = f"{function}/power/control"
+    word = value.removesuffix("\n")
+    if word not in {"on", "auto"}:
+        fail(errno.EINVAL, path)
+    tree.file(path, word)
+    if word == "on" and tree.text(f"{function}/power/runtime_status") == "suspended":
+        tree.file(f"{function}/power/runtime_status", "active")
+        tree.file(f"{function}/power_state", "D0")
+        _revive(tree, function)
+
+
+def _revive(tree: Tree, folder: str) -> None:
+    """Let the configuration space read what the settings say it does when the function is awake."""
+    config = tree.settings.config(folder.rpartition("/")[2])
+    if config is not None:
+        tree.file(f"{folder}/config", config.decode("utf-8", "surrogateescape"))
+
+
+def resize(tree: Tree, folder: str, name: str, value: str) -> None:
+    """Write to resourceN_resize: the size as a bit number, 0 is 1 MB. Raises OSError.
+
+    The BAR stays at its address here. Source: drivers/pci/pci-sysfs.c, drivers/pci/setup-res.c.
+    """
+    path, address = f"{folder}/{name}", folder.rpartition("/")[2]
+    bit = _number(value, path)
+    tree.check_unlocked(address)
+    if tree.driver(folder):
+        fail(errno.EBUSY, path)
+    size = bars.MEGABYTE << min(bit, 63)
+    if size not in bars.sizes(tree.text(path) or ""):
+        fail(errno.EINVAL, path)
+    room = tree.settings.bar_room(address)
+    if room is not None and size > room:
+        fail(errno.ENOSPC, path)
+    lines = (tree.text(f"{folder}/resource") or "").split("\n")
+    bar = int(name[len("resource") : -len("_resize")])
+    start, _, flags = lines[bar].split()
+    lines[bar] = f"{start} 0x{int(start, 16) + size - 1:016x} {flags}"
+    tree.file(f"{folder}/resource", "\n".join(lines))
+
+
 # ---- removal and rescan
 
 
@@ -199,6 +257,9 @@ def rescan(tree: Tree, value: str, path: str, below: str = "/sys/") -> None:
     for address in sorted(back, key=lambda name: len(tree.recall("removed", name)["folder"])):
         removed = tree.recall("removed", address)
         folder = removed["folder"]
+        revived = tree.settings.config(address)
+        if revived is None and _is_dead(tree, f"{STASH}/{address}/removed"):
+            continue
         tree.move(f"{STASH}/{address}/removed", folder)
         tree.know(address, folder)
         if folder != f"{DEVICES}/{address}":
@@ -206,4 +267,12 @@ def rescan(tree: Tree, value: str, path: str, below: str = "/sys/") -> None:
         if removed["group"] is not None:
             tree.connect(f"{sim_vfio.GROUPS}/{removed['group']}/devices/{address}", folder)
         tree.remember("removed", address, None)
+        if revived is not None:
+            _revive(tree, folder)
         sim_bind.attach_any(tree, address)
+
+
+def _is_dead(tree: Tree, folder: str) -> bool:
+    """Whether a function's configuration space reads 0xFF everywhere: the kernel finds nothing there."""
+    text = tree.text(f"{folder}/config") or "?"
+    return not text.encode("utf-8", "surrogateescape").strip(b"\xff")

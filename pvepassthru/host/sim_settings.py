@@ -10,12 +10,16 @@ A driver listed here is loaded. D may have:
 - `ids`: the devices that it matches, each "VENDOR:DEVICE" in hex;
 - `sriov`: whether it can create VFs (default true, but never for vfio-pci), and `removes_vfs`: whether unbinding it
   from a PF removes the VFs (default false);
+- `framebuffer`: whether binding it gives a function a frame buffer, and the host a console on it (default false);
 - `mdev`: binding it makes the device an mdev parent, M below;
 - `vgpu`: binding it gives a function that is no PF the folder `nvidia` of the vendor vGPU interface, G below.
 
 A may have:
 
 - `driver`: the driver that binds it by itself (default: the one that it was first seen bound to);
+- `config`: the start of its configuration space, in hex, when it is woken or looked for again (default: as it is; a
+  rescan does not find what reads 0xFF everywhere);
+- `bar_room`: the bytes of the largest BAR that the bridge above has room for (default: no limit);
 - `vf`: of a PF: `vendor` and `device` of its VFs ("0x...", default: the PF's vendor and its sriov_vf_device), `driver`,
   which binds them by itself (default none), `offset` and `stride` (default: sriov_offset and sriov_stride, else 16, 1);
 - `mdev`: M, over what its driver has; `vgpu`: G, for a PF, over what its driver has.
@@ -107,6 +111,20 @@ class Settings:
     def native(self, address: str) -> str | None:
         """The driver that binds a function by itself, if the settings say so."""
         return self._devices.get(address, {}).get("driver")
+
+    def framebuffer(self, driver: str) -> bool:
+        """Whether a driver makes a frame buffer of a function."""
+        return bool(self._drivers.get(driver, {}).get("framebuffer", False))
+
+    def config(self, address: str) -> bytes | None:
+        """The start of a function's configuration space after a wake-up or rescan, if the settings say so."""
+        text = self._devices.get(address, {}).get("config")
+        return None if text is None else bytes.fromhex(text)
+
+    def bar_room(self, address: str) -> int | None:
+        """The bytes of the largest BAR that there is room for, if the settings say so."""
+        room = self._devices.get(address, {}).get("bar_room")
+        return None if room is None else int(room)
 
     def vf(self, pf: str) -> VfSpec:
         """What the VFs of a PF are, as far as the settings say so."""

@@ -40,7 +40,7 @@ class Step(NamedTuple):
 
     number: int
     kind: str
-    """What was done: mdev.KIND, vgpu.KIND or vgpu.RESERVE_KIND; undo.UNDO knows how to undo it."""
+    """What was done, such as mdev.KIND; undo.undoing knows what undoes it."""
     target: str
     before: str | None
     after: str | None
@@ -96,6 +96,21 @@ class Journal:
         """Note that nothing of a step remains. It counts even where it cannot be written: undoing looks again."""
         self._steps.pop(step.number, None)
         self._append({"n": step.number, "undone": how})
+
+    def amend(self, step: Step, before: str | None) -> None:
+        """Note another value to give back for a step that is done; the later line of a number is the one that counts.
+
+        Raises PassthruError when it cannot be written.
+        """
+        step = step._replace(before=before)
+        self._append({"n": step.number, "do": step.kind, "target": step.target, "before": before, "after": step.after})
+        self._steps[step.number] = step
+        self.done(step)
+
+    def of(self, kind: str, target: str) -> Step | None:
+        """The last step of this kind on `target` that is not undone, or None."""
+        found = [step for step in self.steps if (step.kind, step.target) == (kind, target)]
+        return found[-1] if found else None
 
     def gone(self, kind: str, target: str) -> None:
         """Note that nothing remains of the steps of this kind on `target`: somebody else has undone them."""

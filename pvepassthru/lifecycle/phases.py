@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pvepassthru.host import policy, vms
 from pvepassthru.host.deadline import Deadline
-from pvepassthru.lifecycle import mdev, vgpu
+from pvepassthru.lifecycle import mdev, reserve, vgpu
 from pvepassthru.lifecycle.undo import describe, tell_damage, undo_all
 from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
@@ -19,6 +19,7 @@ from pvepassthru.rules import subject as subjects
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from pvepassthru.lifecycle.handover import Handover
     from pvepassthru.lifecycle.undo import Kept
     from pvepassthru.lifecycle.work import Work
     from pvepassthru.model.finding import Finding
@@ -57,13 +58,17 @@ def pre_start(work: Work, start: Start) -> None:
             "pre-start is for a VM that is not running",
         )
     try:
-        _prepare(work, start)
+        taken = _prepare(work, start)
         start.finish()
     except BaseException:
         start.finish()
         for kept in undo_all(work._replace(deadline=Deadline(UNDO_BUDGET), patience=0)):
             work.voice.warn(_kept_sentence(kept))
         raise
+    if taken is not None:
+        from pvepassthru.lifecycle import handover  # noqa: PLC0415 - loaded already
+
+        handover.complete(work, taken)
 
 
 def post_start(work: Work) -> None:
@@ -114,7 +119,8 @@ def wants(subject: Subject) -> tuple[Want, ...]:
     return tuple(found)
 
 
-def _prepare(work: Work, start: Start) -> None:
+def _prepare(work: Work, start: Start) -> Handover | None:
+    """Check and prepare; returns what was taken from the host as a whole."""
     path = config_path(work.vmid, start.environment)
     pending = start.pending and path == vms.config_path(work.vmid)  # a migration target starts the main section
     subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
@@ -122,11 +128,13 @@ def _prepare(work: Work, start: Start) -> None:
     policies = Policies() if subject.config.template else policy.read(work.host, cached=True)
     allowed = policies.of(work.vmid)
     work = work._replace(deadline=work.deadline.raised(allowed.pre_start_seconds))
+    whole = _whole(subject, policies)
     if work.journal.exists:
-        _settle(work, needed)
+        _settle(work, needed, whole)
         subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
+        whole = _whole(subject, policies)
     if subject.config.template:
-        return
+        return None
     try:
         _judge(work, subject, allowed.gate, policies.silence)
         for want in needed:
@@ -134,15 +142,29 @@ def _prepare(work: Work, start: Start) -> None:
                 mdev.create(work, want)
             else:
                 vgpu.set_type(work, want)
+        if whole is not None:
+            from pvepassthru.lifecycle import handover  # noqa: PLC0415 - loaded already
+
+            handover.take(work, whole)
     except DeviceError:
         if subject.section.get("lock") == "backup":
             work.voice.warn(
                 f"a backup starts VM {work.vmid}, which was stopped, with its devices; see when the backup job runs"
             )
         raise
+    return whole
 
 
-def _settle(work: Work, needed: tuple[Want, ...]) -> None:
+def _whole(subject: Subject, policies: Policies) -> Handover | None:
+    """What the start takes from the host as a whole; VMs with mediated devices only do not pay for it."""
+    if subject.config.template or all(device.mdev or device.nvidia for device in subject.resolution.passed):
+        return None
+    from pvepassthru.lifecycle import handover  # noqa: PLC0415 - see above
+
+    return handover.plan(subject, policies)
+
+
+def _settle(work: Work, needed: tuple[Want, ...], whole: Handover | None) -> None:
     """Carry over what this start needs of a left-over journal and undo the rest.
 
     A write that outlived its hook has ended then. Raises DeviceError when a step that cannot be undone stands in the
@@ -155,13 +177,18 @@ def _settle(work: Work, needed: tuple[Want, ...]) -> None:
         for step in work.journal.steps
         for want in needed
         if (step.kind == want.kind and step.after == want.type and _is_target(step.target, want))
-        or (step.kind == vgpu.RESERVE_KIND and want.kind == vgpu.KIND and step.target in want.candidates)
+        or (step.kind == reserve.KIND and want.kind == vgpu.KIND and step.target in want.candidates)
     }
     for step in work.journal.steps:
         if step.number in spare:
             (mdev if step.kind == mdev.KIND else vgpu).await_writes(work, step)
+    if whole is not None:
+        from pvepassthru.lifecycle import handover  # noqa: PLC0415 - loaded already
+
+        spare |= handover.carried(work, whole)
     for kept in undo_all(work, spare):
-        if any(_stands_in_the_way(kept.step.target, want) for want in needed):
+        target = kept.step.target
+        if any(_stands_in_the_way(target, want) for want in needed) or (whole and whole.has(target)):
             raise DeviceError(
                 f"cannot undo {describe(kept.step)} of an earlier start: {kept.why}",
                 f"end what holds it, then: pvepassthru recover {work.vmid}",

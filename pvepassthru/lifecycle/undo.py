@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pvepassthru.host import state
-from pvepassthru.lifecycle import mdev, vgpu
+from pvepassthru.lifecycle import mdev, reserve, vgpu
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
@@ -17,15 +17,27 @@ if TYPE_CHECKING:
 UNDO: dict[str, Callable[[Work, Step], str | None]] = {
     mdev.KIND: mdev.undo,
     vgpu.KIND: vgpu.undo_type,
-    vgpu.RESERVE_KIND: vgpu.undo_reserve,
+    reserve.KIND: reserve.undo,
 }
-"""Kind of step to what undoes it; each returns None when nothing of it remains, else why it was kept."""
+"""Kind of step to what undoes it; each returns None when nothing of it remains, else why it was kept. More kinds, those
+of functions that a VM gets as a whole, are in whole.UNDO."""
 
 WORDS = {
     mdev.KIND: "mdev {after} {target}",
     vgpu.KIND: "vGPU type {after} on {target}",
-    vgpu.RESERVE_KIND: "the reservation of {target}",
+    reserve.KIND: "the reservation of {target}",
+    "service": "the stop of {target}",
+    "unbind": "taking {target} from {before}",
+    "override": "driver_override {after} of {target}",
+    "driver": "binding {target} to {after}",
+    "health": "a look at {target} after the stop",
+    "console": "taking the console {target} off a GPU",
+    "framebuffer": "unbinding {before} from {target}",
+    "reset_method": "reset_method {after!r} of {target}",
+    "d3cold": "d3cold_allowed {after} of {target}",
+    "bar": "{after} bytes of {target}",
 }
+"""Kind of step to words for what it made."""
 
 
 class Kept(NamedTuple):
@@ -38,7 +50,7 @@ class Kept(NamedTuple):
 def describe(step: Step) -> str:
     """Words for what a step made."""
     return WORDS.get(step.kind, "a step of unknown kind {kind} on {target}").format(
-        kind=step.kind, target=step.target, after=step.after
+        kind=step.kind, target=step.target, before=step.before, after=step.after
     )
 
 
@@ -64,7 +76,8 @@ def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
             continue
         one = undo_step(work, step)
         if one is None:
-            _note(work, step)
+            if step in work.journal.steps:  # a step may have to be noted where it was undone, under a lock
+                _note(work, step)
         else:
             kept.append(one)
     if not work.journal.steps and work.journal.exists:
@@ -84,8 +97,17 @@ def undo_step(work: Work, step: Step) -> Kept | None:
     return None if why is None else Kept(step, why)
 
 
+def undoing(kind: str) -> Callable[[Work, Step], str | None] | None:
+    """What undoes steps of this kind, or None: this version does not know it."""
+    if kind in UNDO:
+        return UNDO[kind]
+    from pvepassthru.lifecycle import whole  # noqa: PLC0415 - VMs with mediated devices only do not pay for it
+
+    return whole.UNDO.get(kind)
+
+
 def _undo(work: Work, step: Step) -> str | None:
-    undo = UNDO.get(step.kind)
+    undo = undoing(step.kind)
     if undo is None:
         return f"this version does not know steps of kind {step.kind}; recover with the version that wrote it"
     try:

@@ -6,10 +6,11 @@ A VF belongs to the VM that PVE's reservation file names; the number alone says 
 
 from __future__ import annotations
 
-from pvepassthru.host import holders, locks, reservations, slow, state
+from pvepassthru.host import holders, locks, slow, state
 from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.host.host import ABSENT
 from pvepassthru.host.inventory import DEVICES, Inventory
+from pvepassthru.lifecycle import reserve
 from pvepassthru.model.errors import BusyError, DeviceError
 from pvepassthru.model.record import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pvepassthru.lifecycle.work import Want, Work
 
 KIND = "vgpu"
-RESERVE_KIND = "reserve"
 GPU_LOCK_WAIT = 10.0
 """Seconds for an undo to wait for another VM's work on the same GPU."""
 RESET_WAIT = 10.0
@@ -35,7 +35,7 @@ def set_type(work: Work, want: Want) -> None:
     (function,) = want.candidates
     host = work.host
     with _gpu_lock(work, function) as lock:
-        reserve(work, function)
+        reserve.reserve(work, function)
         current = _current(host, function)
         if current is None:
             raise DeviceError(
@@ -66,17 +66,6 @@ def set_type(work: Work, want: Want) -> None:
     work.voice.say(f"set vGPU type {want.type} on {function}")
 
 
-def reserve(work: Work, function: str) -> None:
-    """Reserve a function in PVE's file for longer than this phase can last, and journal it."""
-    if any(step.kind == RESERVE_KIND and step.target == function for step in work.journal.steps):
-        reservations.reserve(work.host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
-        return
-    before = reservations.own(work.host, function, work.vmid)
-    step = work.journal.intend(RESERVE_KIND, function, before, str(work.vmid))
-    reservations.reserve(work.host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
-    work.journal.done(step)
-
-
 def undo_type(work: Work, step: Step) -> str | None:
     """Write 0 where `set_type` wrote a type, if the VF can be reserved for this VM and nobody has it open.
 
@@ -88,16 +77,7 @@ def undo_type(work: Work, step: Step) -> str | None:
         await_writes(work, step)
     if _current(host, function) != step.after:
         return None  # 0 already, gone with its driver, or another VM's by now
-    before = reservations.own(host, function, work.vmid)
-    try:
-        reservations.reserve(host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
-    except DeviceError as error:
-        return f"the VF is no longer this VM's: {error.message}"
-    try:
-        return _undo_reserved(work, step)
-    finally:
-        if before is None:
-            reservations.release(host, [function], work.vmid, work.deadline)
+    return reserve.while_ours(work, [function], "the VF", lambda: _undo_reserved(work, step))
 
 
 def _undo_reserved(work: Work, step: Step) -> str | None:
@@ -136,14 +116,6 @@ def _reset(work: Work, step: Step) -> str | None:
 def await_writes(work: Work, step: Step) -> None:
     """Wait for a write that outlived its hook. Raises BusyError."""
     _gpu_lock(work, step.target, GPU_LOCK_WAIT).release()
-
-
-def undo_reserve(work: Work, step: Step) -> str | None:
-    """Drop the reservation that `reserve` made, unless the VM had one before or runs with it. Returns None."""
-    held = reservations.own(work.host, step.target, work.vmid)
-    if step.before is None and not (held or "").startswith("pid:"):  # PVE's own, of the VM's QEMU
-        reservations.release(work.host, [step.target], work.vmid, work.deadline)
-    return None
 
 
 def _gpu_lock(work: Work, function: str, most: float | None = None) -> Lock:

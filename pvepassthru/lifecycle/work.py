@@ -49,3 +49,15 @@ class Want(NamedTuple):
     """Addresses of the parents, or of the one VF, in PVE's order."""
     uuid: str
     """The instance's UUID, which PVE derives from entry and VM; empty for a vGPU type."""
+
+
+class Function(NamedTuple):
+    """A PCI function that a start takes from the host as a whole."""
+
+    address: str
+    entry: int
+    """Index of the hostpci entry that names it, or with whose function it shares an IOMMU group."""
+    mapping: str | None
+    """The mapping by which that entry names it, or None."""
+    passed: bool
+    """Whether the VM gets it; else it is a member of the group that PVE takes along."""

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices of which a fault is known, by vendor and device id as sysfs has them without 0x.
 
-Sources: the device table of the module vendor-reset; Linux drivers/pci/quirks.c.
+Sources: the device table of the module vendor-reset (device-db.h); Linux drivers/pci/quirks.c; reports in the forums of
+Proxmox and Level1Techs and in the trackers of the kernel and of ROCm, of devices that read 0xFF after a reset.
 """
 
 from __future__ import annotations
@@ -18,6 +19,16 @@ _AMD_FAMILIES = {
     "Navi 12": "7360 7362",
 }
 _VENDOR_RESET = {f"1002:{word}": family for family, words in _AMD_FAMILIES.items() for word in words.split()}
+_LOST = {
+    "1002:7550": "RX 9070",
+    "1002:7590": "Navi 44",
+    "1002:15bf": "the GPU of Phoenix",
+    "1002:164e": "the GPU of Raphael",
+    "10de:2c05": "RTX 5070 Ti",
+    "1002:740f": "Instinct 740f",
+    "1002:75a3": "MI355X",
+}
+"""What people reported to fall off the bus for good."""
 _NO_FLR = frozenset({"1022:149c", "8086:1502", "8086:1503"})
 
 
@@ -36,3 +47,18 @@ def hangs_on(device_id: str) -> str | None:
     ):
         return "bus"
     return "flr" if device_id in _NO_FLR else None
+
+
+def lost_until_reboot(device_id: str) -> str | None:
+    """The name of a device that was reported to stay off the bus, once it fell off, until the host reboots; or None."""
+    return _LOST.get(device_id)
+
+
+def reset_methods(device_id: str, offered: tuple[str, ...]) -> tuple[str, ...]:
+    """The reset methods that suit a device best, of those that the kernel offers, which may be all.
+
+    The vendor's own goes before all others where the module vendor-reset brings it; what hangs the device is left out.
+    """
+    if vendor_reset(device_id) and "device_specific" in offered:
+        return ("device_specific",)
+    return tuple([method for method in offered if method != hangs_on(device_id)])

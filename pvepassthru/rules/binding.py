@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pvepassthru.host import holders
+from pvepassthru.host import holders, users
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pvepassthru.model.passed import Passed
     from pvepassthru.rules.subject import Subject, Surroundings
 
-_USED_BY_PROGRAMS = ("/dev/dri/", "/dev/snd/", "/dev/nvidia")
 _NO_OVERRIDE = frozenset({"", "(null)"})
 
 
@@ -110,57 +109,36 @@ def group_shared(subject: Subject) -> Iterator[Hit]:
 def in_use_on_host(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether no program of the host has the device open that the VM gets.
 
-    Graphics, sound and NVIDIA's device nodes are looked at, for functions that a driver of the host has.
+    Graphics, sound, disks, USB devices and NVIDIA's nodes are looked at, for functions that a driver of the host has.
 
     Why it matters: PVE takes the driver away under that program; the unbinding waits for it, or crashes the driver.
 
     How to fix: stop the program, which is a display manager or a monitoring service as a rule.
     """
-    nodes = [(device, address, name) for device, address in _bound(subject) for name in _nodes(subject, address)]
+    nodes = [
+        (device, address, name)
+        for device, address in _bound(subject)
+        for name in users.nodes(subject.inventory, address)
+    ]
     if not nodes:
         return
     opened = subject.around.once(_opened)
     told: set[str] = set()
     for device, address, name in nodes:
-        users = tuple(sorted({user for node, held in opened.items() if _is_node(node, name) for user in held}))
-        if users and address not in told:
+        held = users.of(name, opened)
+        if held and address not in told:
             told.add(address)
-            message = f"{address} is in use on the host: {holders.describe(users)} has {name} open"
+            message = f"{address} is in use on the host: {holders.describe(held)} has {name} open"
             yield _hit(subject, device, message, "stop that program before the VM starts")
 
 
 def _opened(around: Surroundings) -> dict[str, tuple[Holder, ...]]:
     """The nodes that programs have open; none when the processes cannot be listed, of which PVP104 tells."""
     try:
-        return holders.opened(around.host, _USED_BY_PROGRAMS)
+        return users.opened(around.host)
     except PassthruError:
         around.host.names("/proc")
         return {}
-
-
-def _nodes(subject: Subject, address: str) -> list[str]:
-    """The device nodes through which programs use a function that a driver of the host has; of sound the card."""
-    driver = subject.inventory.driver(address)
-    if driver is None or "vfio" in driver:
-        return []
-    folder = f"{DEVICES}/{address}"
-    found = [f"/dev/dri/{name}" for name in subject.host.names(f"{folder}/drm") if name[:1] in "cr"]
-    found += [f"/dev/snd/C{name[4:]}" for name in subject.host.names(f"{folder}/sound") if number(name[4:]) is not None]
-    if driver == "nvidia":
-        for line in (subject.host.text(f"/proc/driver/nvidia/gpus/{address}/information") or "").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "Device Minor" and number(value.strip()) is not None:
-                found.append(f"/dev/nvidia{value.strip()}")
-    return found
-
-
-def _is_node(node: str, name: str) -> bool:
-    """Whether an open node is the one of this name; of sound card 1 `/dev/snd/C1` stands for pcmC1D0p and its like."""
-    if not name.startswith("/dev/snd/C"):
-        return node == name
-    card = node.rpartition("/")[2].partition("C")[2]
-    digits = card[: len(card) - len(card.lstrip("0123456789"))]
-    return node.startswith("/dev/snd/") and digits == name.removeprefix("/dev/snd/C")
 
 
 def shaky_driver(subject: Subject) -> Iterator[Hit]:

@@ -6,6 +6,7 @@ Sources: behaviour of qemu-server; QEMU's vfio-pci and the kernel's vfio_pci_cor
 
 from __future__ import annotations
 
+from pvepassthru.host import displays
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model import machine, pci, property_string
 from pvepassthru.model.pattern import ASCII, Pattern
@@ -26,9 +27,6 @@ VGA = 0x0300
 _COMPUTE = 0x0302
 """A GPU without outputs ("3D controller")."""
 _COMPANIONS = {0x0403: "audio", 0x0C03: "USB", 0x0C80: "USB-C"}
-_ADDRESS_LINE = Pattern(r"( *)[0-9a-f]+-[0-9a-f]+ : (.*)", ASCII)
-FRAMEBUFFERS = {"BOOTFB", "efifb", "vesafb", "simplefb", "simple-framebuffer", "simpledrm", "efidrm", "vesadrm"}
-"""What the kernel calls the picture memory that the firmware set up, until a real driver takes the GPU over."""
 _RELEASE = "add initcall_blacklist=sysfb_init to the kernel command line and reboot"
 _VGPU_NAME = Pattern(r"(?:(?:NVIDIA|GRID) )*([A-Za-z0-9 ]+)-(?:[0-9]+-)?[0-9]+([QABC])[0-9A-Z]*", ASCII)
 _OLD_Q35 = Pattern(r"pc-q35-([0-9]+)\..*", ASCII)
@@ -260,21 +258,7 @@ def boot_gpu(subject: Subject) -> Iterator[Hit]:
 
 def _framebuffers(around: Surroundings) -> dict[str, str]:
     """The functions in whose BARs the firmware's picture lies, each with its name in /proc/iomem."""
-    found = {}
-    parents: list[tuple[int, str]] = []
-    for line in (around.host.text("/proc/iomem") or "").split("\n"):
-        match = _ADDRESS_LINE.fullmatch(line)
-        if not match:
-            continue
-        depth, name = len(match[1]), match[2]
-        while parents and parents[-1][0] >= depth:
-            parents.pop()
-        if name in FRAMEBUFFERS:
-            owner = next((parent for _, parent in reversed(parents) if pci.is_address(parent)), None)
-            if owner:
-                found[owner] = name
-        parents.append((depth, name))
-    return found
+    return displays.firmware_pictures(around.host)
 
 
 def framebuffer(subject: Subject) -> Iterator[Hit]:

@@ -41,6 +41,7 @@ PARENTS = ("0000:03:00.0", "0000:04:00.0")
 PHYSICAL_FUNCTION = "0000:02:00.0"
 DRIVEN = (*PARENTS, "0000:05:00.0", "0000:07:01.0")
 """The functions that have a driver of the host in the tests; the PF and the other functions have none."""
+GPU_DRIVERS = {"0000:01:00.0": "bochs-drm", "0000:01:00.1": "snd_hda_intel"}
 DEFAULTS = {"capacity": "4", "full_errno": "28", "exclusive": "N", "delay_ms": "0", "core_count": "0"}
 """The test driver's parameters as it is loaded without any; core_count needs it loaded anew."""
 FOLDERS = (
@@ -88,6 +89,16 @@ def load_drivers() -> None:
     subprocess.run(["modprobe", "-a", "mdev", "vfio_iommu_type1", "vfio-pci", "e1000e", "nvme"], check=True)
     if os.path.exists(f"{PCI}/{PHYSICAL_FUNCTION}/driver"):
         write(f"{PCI}/{PHYSICAL_FUNCTION}/driver/unbind", PHYSICAL_FUNCTION)
+
+
+def drive_gpu() -> None:
+    """Give the display and the audio function their drivers of the host, bochs-drm and snd_hda_intel."""
+    subprocess.run(["modprobe", "-a", "bochs", "snd-hda-intel"], check=True)
+    for address, driver in GPU_DRIVERS.items():
+        if link(f"{PCI}/{address}/driver") != driver:
+            write(PROBE, address)
+        if link(f"{PCI}/{address}/driver") != driver:
+            raise AssertionError(f"{address} has driver {link(f'{PCI}/{address}/driver')} and not {driver}")
 
 
 def load_tbmdev(**parameters: object) -> None:
@@ -145,8 +156,8 @@ def reset_machine() -> None:
 
 
 def _drop_drivers() -> None:
-    for driver in ("vfio-pci", "tbvgpu", "nvme"):
-        for name in os.listdir(f"{DRIVERS}/{driver}"):
+    for driver in ("vfio-pci", "tbvgpu", "nvme", *GPU_DRIVERS.values()):
+        for name in os.listdir(f"{DRIVERS}/{driver}") if os.path.exists(f"{DRIVERS}/{driver}") else ():
             if ":" in name:
                 write(f"{DRIVERS}/{driver}/unbind", name)
     for name in os.listdir(PCI):

@@ -24,7 +24,7 @@ FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "machine.json")
 ATTRIBUTES = (
     *("vendor", "device", "class", "revision", "subsystem_vendor", "subsystem_device", "driver_override"),
     *("reset_method", "sriov_totalvfs", "sriov_numvfs", "sriov_offset", "sriov_stride", "sriov_vf_device"),
-    *("sriov_drivers_autoprobe", "ari_enabled"),
+    *("sriov_drivers_autoprobe", "ari_enabled", "d3cold_allowed"),
 )
 TYPE_FILES = ("name", "device_api", "description", "available_instances")
 DRIVERS = ("e1000e", "nvme", "pcieport", "tbmdev", "tbvgpu", "vfio-pci", "virtio-pci")
@@ -71,6 +71,12 @@ def build(root: Path, description: dict[str, Any]) -> None:
         (sys_folder / folder).mkdir(parents=True)
     for name in ("bus/pci/drivers_probe", "bus/pci/rescan"):
         (sys_folder / name).touch()
+    console = sys_folder / "class/vtconsole/vtcon0"  # the one that is always there
+    console.mkdir(parents=True)
+    (console / "name").write_text("(S) dummy device\n", encoding="ascii")
+    (console / "bind").write_text("1\n", encoding="ascii")
+    for name in ("efi-framebuffer", "simple-framebuffer", "vesa-framebuffer"):
+        (sys_folder / "bus/platform/drivers" / name).mkdir(parents=True)
     for name in description["drivers"]:
         folder = sys_folder / "bus/pci/drivers" / name
         folder.mkdir()
@@ -86,6 +92,9 @@ def _add(root: Path, address: str, device: dict[str, Any]) -> None:
     for name, value in device["attributes"].items():
         (folder / name).write_text(value + "\n", encoding="utf-8")
     (folder / "remove").touch()
+    (folder / "power").mkdir()
+    for name, value in (("control", "on"), ("runtime_status", "active")):
+        (folder / "power" / name).write_text(value + "\n", encoding="ascii")
     if device["reset"]:
         (folder / "reset").touch()
     if device["bridge"]:

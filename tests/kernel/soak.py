@@ -20,13 +20,13 @@ from tests.scenarios.counts import FULL, NOTE, VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-SUITES = ("lifecycle_crash", "lifecycle_race")
+SUITES = ("lifecycle_crash", "lifecycle_race", "lifecycle_handover")
 PAGE = os.path.join(testbed.PROJECT, "docs", "soak.md")
 INTRODUCTION = """# Soak
 
 `./dev soak` runs the crash and race tests of the hook on every real kernel that this Debian has, with full counts: each
 change that a hook makes is a point where it is killed, then come rounds that are killed at random, and many VMs that
-want four instances. `./dev test` runs the same with small counts. Both fail unless afterwards sysfs, drivers, PVE's
+want four instances; and a network card and a GPU are handed over and given back a hundred times each. `./dev test` runs the same with small counts. Both fail unless afterwards sysfs, drivers, PVE's
 reservation file and the journals are as before, and what belongs to others was not touched.
 
 A round: a VM with one mdev, with two on two parents, with a vendor vGPU, or one whose start fails half way; its

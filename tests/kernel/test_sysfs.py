@@ -11,13 +11,13 @@ import pytest
 
 from pvepassthru.host.sim import SimHost
 from pvepassthru.host.sim_settings import tbmdev_settings
-from tests.kernel import guest, machine, runner, sysfs_mdev, sysfs_pci
+from tests.kernel import guest, machine, runner, sysfs_display, sysfs_mdev, sysfs_pci, sysfs_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-CASES = [case for suite in (sysfs_mdev, sysfs_pci) for case in runner.tests_of(suite)]
+CASES = [case for suite in (sysfs_display, sysfs_mdev, sysfs_pci, sysfs_settings) for case in runner.tests_of(suite)]
 
 
 class SimMachine:
@@ -33,7 +33,7 @@ class SimMachine:
     def configure(self, **parameters: int) -> None:
         self._parameters.update(parameters)
         settings: dict[str, Any] = tbmdev_settings(**self._parameters)
-        settings["drivers"]["nvme"] = {}
+        settings["drivers"] |= {"nvme": {}, "bochs-drm": {"framebuffer": True}}
         self.host.configure(settings)
 
     @contextmanager

@@ -25,10 +25,12 @@ class Counts(NamedTuple):
     vms: int
     """That race for four instances."""
     seed: int
+    handovers: int = 5
+    """Starts and stops of a network card, and of a GPU."""
 
 
 SMALL = Counts(4, 32, 0)
-FULL = Counts(100, 64, 0)
+FULL = Counts(100, 64, 0, 100)
 
 
 def counts() -> Counts:

@@ -19,7 +19,7 @@ from pvepassthru.model.errors import DeviceError
 from tests.kernel import killed
 from tests.kernel.checks import check, holds
 from tests.scenarios.forked import VMID, forked, hook, ran, recover
-from tests.scenarios.world import MDEVS, OTHER, PARENT, PARENTS, RESERVATIONS, VFS, mdev
+from tests.scenarios.world import AUDIO, GPU, HOST_DRIVERS, MDEVS, NIC, OTHER, PARENT, PARENTS, RESERVATIONS, VFS, mdev
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ class Situation(NamedTuple):
 
     config: str
     made: tuple[str, ...]
-    """What its start makes: an mdev's uuid, or the address of a VF."""
+    """What its start makes: an mdev's uuid, or the address of a VF with a type, or of a function on vfio-pci."""
     fails: bool = False
     """Whether its start fails half way, so that it undoes itself."""
 
@@ -54,6 +54,8 @@ SITUATIONS = {
         (f"00000000-0000-0000-0000-{VMID:012d}", f"00000001-0000-0000-0000-{VMID:012d}"),
     ),
     "vgpu": Situation(f"hostpci0: {VFS[0]},mdev=nvidia-100\n", (VFS[0],)),
+    "nic": Situation(f"hostpci0: {NIC}\n", (NIC,)),
+    "gpu": Situation(f"hostpci0: {GPU[:-2]}\n", (GPU, AUDIO)),
     "fails": Situation(mdev(1, 1, 2), (), fails=True),
 }
 
@@ -64,14 +66,17 @@ SITUATIONS = {
 def furnish(world: World, config: str) -> None:
     """Put things of others beside the VM with this config, which must stay whatever happens.
 
-    They are an instance on each parent, a reserved VF with its vGPU type set, and a reservation.
+    They are an instance on each parent, a reserved VF with its vGPU type set, and a reservation. The GPU has drivers of
+    the host, to which the policy gives it back.
     """
     world.make_vfs(2)
+    world.drive_gpu()
+    world.policy(f"devices:\n  '{GPU[:-2]}': {{give_back: former}}\n")
     for number, parent in enumerate(PARENTS):
         world.create(1, f"f0f0f0f0-0000-0000-0000-00000000000{number}", parent)
     world.set_vgpu(VFS[1], "101")
     later = int(time.time()) + 100_000
-    world.pve.cluster.put(RESERVATIONS, f"{VFS[1]} {NEIGHBOUR} time:{later}\n0000:05:00.0 900 time:{later}\n")
+    world.pve.cluster.put(RESERVATIONS, f"{VFS[1]} {NEIGHBOUR} time:{later}\n0000:07:02.0 900 time:{later}\n")
     world.pve.reserved().reserve([VFS[1]], NEIGHBOUR, timeout=100_000)  # in PVE's own order and form
     world.pve.define(VMID, config)
     with world.pve._locked(VMID):  # makes PVE's lock file, which stays
@@ -98,7 +103,7 @@ def _files(folder: str, root: str) -> Iterator[tuple[str, str]]:
                 if path != SIMULATION:
                     yield from _files(entry.path, root)
             elif not path.startswith(OWN_LOCKS) or not path.endswith(".lock"):
-                with open(entry.path, encoding="utf-8") as file:
+                with open(entry.path, encoding="utf-8", errors="replace") as file:
                     yield path, file.read()
 
 
@@ -117,7 +122,8 @@ def as_before(world: World, before: dict[str, Any], words: str) -> None:
 
 def started(world: World, situation: Situation) -> None:
     """Check that what the VM needs is there."""
-    there = {**world.mdevs(), **world.vgpus()}
+    bound = [address for address in HOST_DRIVERS if world.driver(address) == "vfio-pci"]
+    there = {*world.mdevs(), *world.vgpus(), *bound}
     holds(f"{situation.made} made: {there}", all(name in there for name in situation.made))
 
 
@@ -223,8 +229,8 @@ def points(makers: list[str], how: str, *, every: bool) -> list[int]:
     return found
 
 
-def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bool = True) -> int:
-    """Kill a phase at every change, and go on; returns how many crashes there were.
+def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bool = True, stride: int = 1) -> int:
+    """Kill a phase at every change, or each `stride`-th, and go on; returns how many crashes there were.
 
     `how`: `before` a change, then recover; `after` it, then the next start, which meets the same states; or `spared`:
     before a change of its child, which lives on, then either in turn.
@@ -232,7 +238,7 @@ def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bo
     before = warm_up(world, situation)
     makers = changes(world, situation, phase).changes
     as_before(world, before, "without a crash")
-    numbers = points(makers, how, every=every)
+    numbers = points(makers, how, every=every)[::stride]
     holds(f"makes changes: {makers}", numbers)
     for number, way in zip(numbers, itertools.cycle(WAYS[how]), strict=False):
         kill = Kill(phase, number, after=how == "after", spare_child=how == "spared")

@@ -35,8 +35,12 @@ if TYPE_CHECKING:
 PCI, MDEVS, PARENTS, PF = guest.PCI, guest.MDEVS, guest.PARENTS, guest.PHYSICAL_FUNCTION
 PARENT, OTHER = PARENTS
 NIC = "0000:05:00.0"
+GPU, AUDIO = "0000:01:00.0", "0000:01:00.1"
+"""One slot and one IOMMU group; `drive_gpu` gives them drivers of the host."""
+HOST_DRIVERS = {NIC: "e1000e", GPU: "bochs-drm", AUDIO: "snd_hda_intel"}
+POLICY = "/etc/pvepassthru.yaml"
 VFS = tuple(f"0000:02:00.{function}" for function in range(1, 5))
-DRIVEN = (*PARENTS, PF, *VFS, NIC)
+DRIVEN = (*PARENTS, PF, *VFS, NIC, GPU, AUDIO)
 """The functions whose drivers `state` shows."""
 JOURNALS = "/run/pvepassthru"
 RESERVATIONS = "/run/qemu-server/pci-id-reservations"
@@ -101,6 +105,29 @@ class World:
     def make_vfs(self, count: int) -> tuple[str, ...]:
         """Make VFs with the vendor vGPU interface, and return their addresses."""
         raise NotImplementedError  # SimWorld and GuestWorld each do it in their own way
+
+    def drive_gpu(self) -> None:
+        """Give the display and the audio function their drivers of the host."""
+        raise NotImplementedError  # SimWorld and GuestWorld each do it in their own way
+
+    def opened(self, node: str) -> AbstractContextManager[int]:
+        """Have a process of the host, whose pid is given, hold a device node (`/dev/dri/card0`) open."""
+        raise NotImplementedError  # SimWorld and GuestWorld each do it in their own way
+
+    def policy(self, text: str) -> None:
+        """Write the node's policy file."""
+        path = f"{self.root}{POLICY}"
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(path, 0o644)
+
+    def driver(self, address: str) -> str | None:
+        """The driver that has a function."""
+        return self.host.link(f"{PCI}/{address}/driver")
+
+    def override(self, address: str) -> str | None:
+        """A function's driver_override as it reads."""
+        return self.host.text(f"{PCI}/{address}/driver_override")
 
     def create(self, units: int, uuid: str, parent: str = PARENT) -> None:
         """Create an instance as somebody else. Raises OSError."""
@@ -180,6 +207,17 @@ class World:
             "journals": self.journals(),
             "drivers": {name: host.link(f"{PCI}/{name}/driver") for name in DRIVEN},
             "overrides": {name: host.text(f"{PCI}/{name}/driver_override") for name in DRIVEN},
+            "reset methods": {name: host.text(f"{PCI}/{name}/reset_method") for name in (NIC, GPU)},
+            "d3cold": {name: host.text(f"{PCI}/{name}/d3cold_allowed") for name in (NIC, GPU)},
+            "consoles": self.consoles(),
+        }
+
+    def consoles(self) -> dict[str, str | None]:
+        """The drivers of consoles, each with whether it is bound."""
+        folder = "/sys/class/vtconsole"
+        return {
+            self.host.text(f"{folder}/{name}/name") or name: self.host.text(f"{folder}/{name}/bind")
+            for name in self.host.names(folder)
         }
 
     # ---- programs
@@ -259,6 +297,9 @@ class SimWorld(World):
         (root / "usr/share/kvm").mkdir(parents=True)
         self.host = SimHost(str(root))
         self._parameters: dict[str, int] = {}
+        self._gpu = False
+        self.devices: dict[str, dict[str, object]] = {}
+        """More settings of the simulation for devices, which `configure` sets."""
         self.configure()
         self.pve = Pve(str(root), node=self.node, hook=[self.python, "-I", SCRIPT], write=self.host.write)
         self.environment = {}
@@ -268,22 +309,38 @@ class SimWorld(World):
         self._parameters.update(parameters)
         settings: dict[str, Any] = tbmdev_settings(**self._parameters)
         settings["drivers"]["nvme"] = {}
+        if self._gpu:
+            settings["devices"] = {address: {"driver": HOST_DRIVERS[address]} for address in (GPU, AUDIO)}
+            settings["drivers"].update({HOST_DRIVERS[GPU]: {"framebuffer": True}, HOST_DRIVERS[AUDIO]: {}})
+        for address, more in self.devices.items():
+            settings.setdefault("devices", {}).setdefault(address, {}).update(more)
         host = self.host
         if not isinstance(host, SimHost):
             raise TypeError("a simulated world has a simulated host")
         host.configure(settings)
 
-    @contextmanager
-    def held(self, device: str) -> Iterator[int]:
+    def drive_gpu(self) -> None:
+        """As World.drive_gpu; while they have them the functions have folders for their device nodes."""
+        self._gpu = True
+        self.configure()
+        for address, name in ((GPU, "drm"), (AUDIO, "sound")):
+            self.host.write("/sys/bus/pci/drivers_probe", address)
+            os.makedirs(f"{self.root}{PCI}/{address}/{name}/card0", exist_ok=True)
+
+    def held(self, device: str) -> AbstractContextManager[int]:
         """As World.held: a process that is only its traces in /proc."""
         folder = f"{MDEVS}/{device}" if "-" in device else f"{PCI}/{device}"
-        group = self.host.link(f"{folder}/iommu_group")
+        return self.opened(f"/dev/vfio/{self.host.link(f'{folder}/iommu_group')}")
+
+    @contextmanager
+    def opened(self, node: str) -> Iterator[int]:
+        """As World.opened: a process that is only its traces in /proc."""
         pid = 4242
         process = f"{self.root}/proc/{pid}"
         os.makedirs(f"{process}/fd")
         with open(f"{process}/comm", "w", encoding="ascii") as file:
             file.write("holder\n")
-        os.symlink(f"/dev/vfio/{group}", f"{process}/fd/7")
+        os.symlink(node, f"{process}/fd/7")
         try:
             yield pid
         finally:
@@ -329,6 +386,21 @@ class GuestWorld(World):
         with guest.held(device) as holder:
             yield holder.pid
 
+    def drive_gpu(self) -> None:
+        """As World.drive_gpu."""
+        guest.drive_gpu()
+
+    @contextmanager
+    def opened(self, node: str) -> Iterator[int]:
+        """As World.opened: a real process."""
+        with open(node, "rb", buffering=0) as file:
+            sleeper = subprocess.Popen(["sleep", "600"], pass_fds=[file.fileno()])
+        try:
+            yield sleeper.pid
+        finally:
+            sleeper.kill()
+            sleeper.wait()
+
     def make_vfs(self, count: int) -> tuple[str, ...]:
         """As World.make_vfs."""
         return tuple(guest.make_vfs(count, vgpu=True))
@@ -347,6 +419,8 @@ def reset_guest() -> None:
     guest.reset_machine()
     for folder in (JOURNALS, "/run/qemu-server", "/etc/pve/mapping", f"/etc/pve/nodes/{guest.NODE}/qemu-server"):
         shutil.rmtree(folder, ignore_errors=True)
+    if os.path.exists(POLICY):
+        os.unlink(POLICY)
     guest.make_tree()
 
 

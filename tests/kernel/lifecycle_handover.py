@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A GPU of two functions and a network card handed over and given back through the installed hook on a real kernel.
+
+Their drivers are the host's own: bochs-drm, snd_hda_intel, e1000e. Each start's QEMU opens what it gets through VFIO.
+Rounds: 5 each, in the soak as many as it says.
+"""
+
+from __future__ import annotations
+
+import time
+
+from tests.kernel.checks import check, holds
+from tests.scenarios import crashes, handover
+from tests.scenarios.counts import counts, note
+from tests.scenarios.crashes import SITUATIONS
+from tests.scenarios.forked import forked, hook
+from tests.scenarios.world import HOST_DRIVERS, NIC, GuestWorld, prepare_guest, reset_guest, said
+
+prepare, setup = prepare_guest, reset_guest
+SUITE_LIMIT = 1500.0
+TEST_LIMIT = 900.0
+
+
+def test_nic() -> None:
+    note("rounds", counts().handovers)
+    handover.nic(GuestWorld(), counts().handovers)
+
+
+def test_gpu() -> None:
+    note("rounds", counts().handovers)
+    handover.gpu(GuestWorld(), counts().handovers)
+
+
+def test_gpu_stays() -> None:
+    handover.gpu_stays(GuestWorld())
+
+
+def test_group_mates() -> None:
+    handover.group_mates(GuestWorld())
+
+
+def test_identical_devices() -> None:
+    handover.identical_devices(GuestWorld())
+
+
+def test_override_of_others() -> None:
+    handover.override_of_others(GuestWorld())
+
+
+def test_id_that_pve_left() -> None:
+    handover.id_that_pve_left(GuestWorld())
+
+
+def test_open_on_the_host() -> None:
+    handover.open_on_the_host(GuestWorld())
+
+
+def test_start_fails_after_the_hook() -> None:
+    handover.start_fails_after_the_hook(GuestWorld())
+
+
+def test_held_after_the_stop() -> None:
+    handover.held_after_the_stop(GuestWorld())
+
+
+def test_a_group_held_open_before_the_stop() -> None:
+    """Another process than the VM's has the function open through VFIO: nothing is taken from it, and nothing hangs."""
+    world = GuestWorld()
+    world.pve.define(100, handover.ONE_NIC)
+    before = world.state()
+    went_on = forked(hook(world, "pre-start"))
+    check("pre-start", went_on.code, 0)
+    with world.held(NIC) as pid, world.impatient():
+        begin = time.monotonic()
+        said(world.hook(100, "post-stop"), f"kept binding {NIC} to vfio-pci", f"process {pid} (")
+        holds("in time", time.monotonic() - begin < 20)
+        check("still with VFIO", world.driver(NIC), "vfio-pci")
+    said(world.run("recover"), "VM 100: recovered")
+    check("as before", world.state(), before)
+
+
+def test_killed() -> None:
+    """At a sample of the changes of a start and a stop, with each kind of kill in turn; the soak has the rest by chance."""
+    world = GuestWorld()
+    for name in ("nic", "gpu"):
+        situation = SITUATIONS[name]
+        if name == "nic":
+            crashes.furnish(world, situation.config)
+        world.pve.define(crashes.VMID, situation.config)
+        for phase in ("pre-start", "post-stop"):
+            for how in crashes.WAYS:
+                number = crashes.sweep(world, situation, phase, how, stride=6 if name == "nic" else 12)
+                note(f"{name} {phase} killed {how}", number)
+    check("all given back", {one: world.driver(one) for one in HOST_DRIVERS}, HOST_DRIVERS)
