@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from bench import hosts
 from bench.measure import BenchError, Program, Row, in_turns
+from pvepassthru.host.sim import SimHost
 from tests.kernel import testbed
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 - a pri
 """Where the trees lie: in memory, as a real host's /sys and /run do."""
 NOTHING_LIMIT = 1.2
 MDEV_LIMIT = 3.0
+GPU_LIMIT = 4.0
 READ_LIMIT = 5.0
 ONE_VM_LIMIT = 10.0
 ONE_VM_FUNCTIONS = 200
@@ -86,15 +88,35 @@ def hook_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> I
             if os.path.lexists(instance):
                 raise BenchError("post-stop left the mdev: the next round would measure something else")
 
+        def give_back(python: str = python) -> None:
+            check_gpu(root)
+            subprocess.run(
+                [python, "-I", HOOK, "102", "post-stop"], env=environment, stdout=subprocess.DEVNULL, check=True
+            )
+            host = SimHost(root)  # a display stays with vfio-pci, and the next round would have nothing to do
+            for address, driver in hosts.GPU.items():
+                host.write("/sys/bus/pci/drivers/vfio-pci/unbind", address)
+                host.write(f"/sys/bus/pci/drivers/{driver}/bind", address)
+
         programs = [
             Program([python, "-I", "-c", "pass"]),
             Program([python, "-I", HOOK, "100", "pre-start"], environment),
             Program([python, "-I", HOOK, "101", "pre-start"], environment, undo),
+            Program([python, "-I", HOOK, "102", "pre-start"], environment, give_back),
         ]
-        nothing, plain, mdev = in_turns(programs, rounds)
+        nothing, plain, mdev, gpu = in_turns(programs, rounds)
         baseline = "python3 -I -c pass"
         yield Row("pre-start of a VM without hostpci", version, plain, baseline, nothing, NOTHING_LIMIT)
         yield Row("pre-start with one mdev", version, mdev, baseline, nothing, MDEV_LIMIT)
+        yield Row("pre-start of a GPU with two functions", version, gpu, baseline, nothing, GPU_LIMIT)
+
+
+def check_gpu(root: str) -> None:
+    """Make sure that the GPU's functions have vfio-pci. Raises BenchError."""
+    for one in hosts.GPU:
+        found = os.path.basename(os.readlink(f"{root}/sys/bus/pci/devices/{one}/driver"))
+        if found != "vfio-pci":
+            raise BenchError(f"{one} has {found} and not vfio-pci: something else would be measured")
 
 
 def validate_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> Iterator[Row]:

@@ -80,7 +80,7 @@ def test_a_group_held_open_before_the_stop() -> None:
 
 
 def test_killed() -> None:
-    """At a sample of the changes of a start and a stop, with each kind of kill in turn; the soak has the rest by chance."""
+    """At a sample of the changes of a start and a stop, with each kind of kill; the soak meets others by chance."""
     world = GuestWorld()
     for name in ("nic", "gpu"):
         situation = SITUATIONS[name]

@@ -229,7 +229,9 @@ def points(makers: list[str], how: str, *, every: bool) -> list[int]:
     return found
 
 
-def sweep(world: World, situation: Situation, phase: str, how: str, *, every: bool = True, stride: int = 1) -> int:
+def sweep(  # noqa: PLR0913 - what varies is by keyword
+    world: World, situation: Situation, phase: str, how: str, *, every: bool = True, stride: int = 1
+) -> int:
     """Kill a phase at every change, or each `stride`-th, and go on; returns how many crashes there were.
 
     `how`: `before` a change, then recover; `after` it, then the next start, which meets the same states; or `spared`:
