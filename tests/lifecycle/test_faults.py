@@ -45,7 +45,7 @@ class Faults:
 
     @contextmanager
     def at(self, number: int, fault: int | str, times: int = 1) -> Iterator[None]:
-        """For as long as the `with` lasts, that write fails, or so many; they count over forked processes, in a file."""
+        """For as long as the `with` lasts, that write fails, or so many from it on, counted in a file."""
         count = f"{self.folder}/count"
         release = f"{self.folder}/release"
         for path in (count, release):
