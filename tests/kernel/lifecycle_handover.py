@@ -13,7 +13,7 @@ from tests.kernel.checks import check, holds
 from tests.scenarios import crashes, handover
 from tests.scenarios.counts import counts, note
 from tests.scenarios.crashes import SITUATIONS
-from tests.scenarios.forked import forked, hook
+from tests.scenarios.forked import VMID, forked, hook
 from tests.scenarios.world import HOST_DRIVERS, NIC, GuestWorld, prepare_guest, reset_guest, said
 
 prepare, setup = prepare_guest, reset_guest
@@ -86,7 +86,7 @@ def test_killed() -> None:
         situation = SITUATIONS[name]
         if name == "nic":
             crashes.furnish(world, situation.config)
-        world.pve.define(crashes.VMID, situation.config)
+        world.pve.define(VMID, situation.config)
         for phase in ("pre-start", "post-stop"):
             for how in crashes.WAYS:
                 number = crashes.sweep(world, situation, phase, how, stride=6 if name == "nic" else 12)

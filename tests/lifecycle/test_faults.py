@@ -20,7 +20,7 @@ from pvepassthru.lifecycle import drivers
 from tests.kernel.checks import check, holds
 from tests.scenarios import crashes
 from tests.scenarios.forked import VMID, forked, hook, ran, recover
-from tests.scenarios.world import AUDIO, GPU, NIC
+from tests.scenarios.world import AUDIO, GPU, HOST_DRIVERS, NIC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ class Faults:
                     return
             real(host, path, value)
 
-        sim.SimHost.write = write  # type: ignore[method-assign]
+        sim.SimHost.write = write  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:
@@ -166,7 +166,7 @@ def test_a_write_of_a_start_never_returns(world: SimWorld, faults: Faults, numbe
         stuck = (GPU, AUDIO, NIC)[(number - 1) % 3]
         for address in (GPU, AUDIO, NIC):
             if address != stuck:
-                check(f"{address}, {words}", world.driver(address), crashes.HOST_DRIVERS[address])
+                check(f"{address}, {words}", world.driver(address), HOST_DRIVERS[address])
         holds(f"kept: {words}", world.journals() and all(stuck in step for step in world.kept(VMID)))
     ran(forked(recover(world)))
     crashes.as_before(world, before, words)
