@@ -2,8 +2,8 @@
 """The part of the benchmark that runs in the guest, on a real kernel.
 
 One pre-start with 8 mdevs against 8 times `mdevctl start`; and what the hook does to bind a network card to vfio-pci,
-with its journal and locks but without the start of an interpreter, against `driverctl set-override`. Run by bench/run.py
-through tests/kernel/testbed.py; writes the numbers of its rows as JSON to /share/bench.json.
+with its journal and locks but without the start of an interpreter, against `driverctl set-override`. Run by
+bench/run.py through tests/kernel/testbed.py; writes the numbers of its rows as JSON to /share/bench.json.
 """
 
 from __future__ import annotations
