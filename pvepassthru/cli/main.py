@@ -39,11 +39,12 @@ COMMANDS = {
     "mdev": "mediated device types and instances",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
+    "release": "give back what a VM that does not run still holds, or end a quarantine",
     "snapshot": "this host in a file, for others to look at",
     "demo": "the life of some VMs on a simulated host",
 }
 """Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
-WRITING = frozenset({"hook", "recover"})
+WRITING = frozenset({"hook", "recover", "release"})
 WRITING_OPTIONS = ("fix", "undo")
 """Commands, and options of others, that change a host."""
 NODES = "/etc/pve/nodes"

@@ -29,6 +29,14 @@ def vmid(word: str) -> int:
     return number
 
 
+def seconds(word: str) -> float:
+    """The time that a word of the command line is, more than none; argparse reports else wrong usage."""
+    number = float(word) if word.replace(".", "", 1).isdecimal() and word.isascii() else 0.0
+    if not 0 < number < 1e6:
+        raise argparse.ArgumentTypeError(f"{word!r} is no time: a number of seconds")
+    return number
+
+
 def print_error(words: str) -> None:
     """Print words as one line on standard error; where that is closed or full nobody listens."""
     try:

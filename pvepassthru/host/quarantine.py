@@ -102,8 +102,8 @@ def standing(host: Host, address: str) -> Quarantine | None:
     return found if found and not answers(host, address) else None
 
 
-def lift(host: Host, address: str) -> Quarantine:
-    """End a function's quarantine by hand, and return what it was.
+def lift(host: Host, address: str, *, dry_run: bool = False) -> Quarantine:
+    """End a function's quarantine by hand, or only see whether that can be, and return what it was.
 
     Raises NotFoundError when there is none, PassthruError when the function still does not answer: it would take the
     next VM's start down, or the host.
@@ -118,5 +118,6 @@ def lift(host: Host, address: str) -> Quarantine:
             f"cannot end the quarantine of {address}: {why}",
             f"echo 1 > {DEVICES}/{address}/remove; echo 1 > /sys/bus/pci/rescan; if that does not help, reboot",
         )
-    drop(host, address)
+    if not dry_run:
+        drop(host, address)
     return found

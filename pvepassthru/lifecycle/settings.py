@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 
-from pvepassthru.host import holders, locks, neighbours, slow, state
+from pvepassthru.host import holders, locks, neighbours, quarantine, slow, state
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.lifecycle import reserve
@@ -123,8 +123,7 @@ def _set_reset(work: Work, address: str, policy: DevicePolicy) -> None:
     if after == before:
         work.journal.found(RESET, address)
         return
-    work.journal.gone(RESET, address)
-    step = work.journal.intend(RESET, address, before, after)
+    step = _intend(work, RESET, address, before, after)
     try:
         _write(work, address, path, after, policy.seconds)
     except OSError as error:
@@ -197,8 +196,7 @@ def _set_d3cold(work: Work, address: str, policy: DevicePolicy) -> None:
     if before == after:
         work.journal.found(D3COLD, address)
         return
-    work.journal.gone(D3COLD, address)
-    step = work.journal.intend(D3COLD, address, before, after)
+    step = _intend(work, D3COLD, address, before, after)
     try:
         _write(work, address, path, after, policy.seconds)
     except OSError as error:
@@ -238,8 +236,7 @@ def _resize(work: Work, address: str, bar: int, size: int, seconds: float) -> No
     if before == size:
         work.journal.found(BAR, target)
         return
-    work.journal.gone(BAR, target)
-    step = work.journal.intend(BAR, target, str(before), str(size))
+    step = _intend(work, BAR, target, str(before), str(size))
     _write_size(work, address, bar, size, seconds)
     now = _size(work, address, bar)
     if now != size:
@@ -254,6 +251,8 @@ def _undo_bar(work: Work, step: Step, address: str, bar: int) -> str | None:
     why = _in_use(work, address)
     if why:
         return why
+    if quarantine.standing(work.host, address):
+        return f"{address} is in quarantine"
     driver = work.host.link(f"{DEVICES}/{address}/driver")
     if driver is not None and "vfio" not in driver:
         return f"{driver} has {address}, and the kernel resizes only what no driver has"
@@ -294,6 +293,15 @@ def _size(work: Work, address: str, bar: int) -> int | None:
 
 
 # ---- what all of them need
+
+
+def _intend(work: Work, kind: str, target: str, now: str, after: str) -> Step:
+    """Note a deed. What an earlier start found, and whose value still stands, is what will be given back."""
+    old = work.journal.of(kind, target)
+    step = work.journal.intend(kind, target, old.before if old and old.after == now else now, after)
+    if old:
+        work.journal.undone(old, "replaced")
+    return step
 
 
 def _in_use(work: Work, address: str) -> str | None:

@@ -74,18 +74,27 @@ def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
     for step in reversed(work.journal.steps):
         if step.number in spare:
             continue
-        why = _undo(work, step) if work.deadline else "no time was left for it"
-        if why is None:
+        one = undo_step(work, step)
+        if one is None:
             if step in work.journal.steps:  # a step may have to be noted where it was undone, under a lock
                 _note(work, step)
         else:
-            kept.append(Kept(step, why))
+            kept.append(one)
     if not work.journal.steps and work.journal.exists:
         try:
             work.journal.remove()
         except PassthruError as error:
             work.voice.warn(str(error))
     return kept
+
+
+def undo_step(work: Work, step: Step) -> Kept | None:
+    """Undo one step, which need not be in the journal, and note nothing. Returns it, with the reason, if it was kept.
+
+    Raises nothing of its own.
+    """
+    why = _undo(work, step) if work.deadline else "no time was left for it"
+    return None if why is None else Kept(step, why)
 
 
 def undoing(kind: str) -> Callable[[Work, Step], str | None] | None:

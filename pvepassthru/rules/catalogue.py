@@ -27,6 +27,7 @@ from pvepassthru.rules import (
     parameters,
     roms,
     services,
+    settings,
     sharing,
     silence,
     versions,
@@ -61,6 +62,7 @@ RULES: tuple[Rule, ...] = (
     # ---- the host: IOMMU, kernel, modules, services (rules/kernel.py and its fellows)
     of_host("PVP106", "error", "PVE services", services.no_pmxcfs),
     of_host("PVP107", "info", "PVE services", services.stale_reservations),
+    of_host("PVP180", "info", "PVE services", services.no_recover_timer),
     of_host("PVP110", "error", "firmware", kernel.no_virtualization),
     of_host("PVP111", "error", "firmware", kernel.no_kvm),
     of_host("PVP112", "error", "firmware", kernel.no_iommu_table),
@@ -122,6 +124,10 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP224", "error", "own", binding.kept_driver, hook="no"),
     Rule("PVP226", "warning", "own", functions.pf_down, hook="no"),
     of_host("PVP227", "warning", "SR-IOV", functions.vfs_missing),
+    # ---- what the policy sets on devices (rules/settings.py)
+    Rule("PVP257", "warning", "own", settings.reset_not_offered, hook="no"),
+    Rule("PVP258", "warning", "own", settings.bar_not_offered, hook="no"),
+    # ---- devices: state, reset, drivers
     Rule("PVP280", "error", "own", binding.bridge, hook="no"),
     Rule("PVP281", "warning", "own", functions.no_reset, hook="no"),
     Rule("PVP282", "warning", "own", functions.bus_reset_shared, hook="no"),

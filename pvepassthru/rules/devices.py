@@ -6,10 +6,11 @@ from __future__ import annotations
 import errno
 import os
 
+from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.hostpci import ROMS
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
-from pvepassthru.rules.subject import Hit, chosen
+from pvepassthru.rules.subject import Hit, chosen, group_mates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,6 +214,29 @@ def mdev_parent_passed(subject: Subject) -> Iterator[Hit]:
 
 
 # ---- ROM files
+
+
+def in_quarantine(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether a function that the VM gets, or that PVE binds with it, fell off the bus after a stop.
+
+    The hook has put it in quarantine then, in /run/pvepassthru. One that answers again passes.
+
+    Why it matters: the VM does not start, or gets a dead device; some drivers, and some hosts, crash on one.
+
+    How to fix: remove and rescan it (the hint has the commands), then `pvepassthru release ADDRESS`; as a rule only a
+    power cycle of the host helps.
+    """
+    for device, functions in chosen(subject):
+        mates = group_mates(subject, functions) if device.bound_to_vfio else []
+        for address in (*functions, *mates):
+            from pvepassthru.host import quarantine  # noqa: PLC0415 - VMs without such a function do not pay for it
+
+            found = quarantine.standing(subject.host, address)
+            if found:
+                hint = f"echo 1 > {DEVICES}/{address}/remove; echo 1 > /sys/bus/pci/rescan; if that does not help, "
+                message = f"{found.why}; it has been in quarantine since VM {found.vmid} stopped"
+                where = subject.at(device.entry.key, device.entry.line)
+                yield Hit(where, message, hint + "power the host off")
 
 
 def rom_outside(subject: Subject) -> Iterator[Hit]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 
-from pvepassthru.host import policy, reservations
+from pvepassthru.host import policy, reservations, vms
 from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.text import listed
 from pvepassthru.rules.hosts import unread
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import MAPPINGS, Hit
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pvepassthru.rules.subject import Surroundings
 
 PVE = "/etc/pve"
+UNITS = "/etc/systemd/system"
+TIMER = "pvepassthru-recover.timer"
 DATABASE = "/var/lib/pve-cluster/config.db"
 
 
@@ -76,6 +79,37 @@ def policy_unusable(around: Surroundings) -> Iterator[Hit]:
             return
         message = f"the hook refuses to start every VM with a device: {error.message}"
         yield Hit(path, message, error.hint or "correct the file")
+
+
+def no_recover_timer(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether pvepassthru-recover.timer is enabled where VMs of this node have this tool's hookscript.
+
+    Why it matters: PVE runs no hook after a start that failed, on the source of a migration, or where it died itself.
+    What such a VM holds comes back at its next start, or when somebody runs `pvepassthru recover`.
+
+    How to fix: install the units of packaging/systemd, then `systemctl enable --now pvepassthru-recover.timer`.
+    """
+    users = [vmid for vmid in vms.vmids(around.host) if _has_hookscript(around, vmid)]
+    if not users:
+        raise NotApplicable("no VM of this node has the hookscript")
+    if not around.host.names(UNITS):
+        raise Unknown(f"there is nothing in {UNITS}")
+    if TIMER not in around.host.names(f"{UNITS}/timers.target.wants"):
+        who = f"VM {listed(map(str, users), 4)} {'has' if len(users) == 1 else 'have'} the hookscript"
+        message = f"{TIMER} is not enabled, and {who}: what a start that failed leaves behind waits for somebody"
+        yield Hit(f"{UNITS}/timers.target.wants/{TIMER}", message, f"systemctl enable --now {TIMER}")
+
+
+def _has_hookscript(around: Surroundings, vmid: int) -> bool:
+    path = vms.config_path(vmid)
+    try:
+        data = around.host.read(path)
+    except OSError:  # gone meanwhile; else PVP330 tells
+        return False
+    if b"hookscript" not in data:
+        return False
+    volume = around.config(path, data).main.get("hookscript") or ""
+    return volume.endswith(":snippets/pvepassthru")
 
 
 def mappings_unreadable(around: Surroundings) -> Iterator[Hit]:

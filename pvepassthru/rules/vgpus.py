@@ -216,8 +216,8 @@ def orphans(around: Surroundings) -> Iterator[Hit]:
 
     Why it matters: one that was left takes its share of the GPU, so other VMs may not start.
 
-    How to fix: `pvepassthru recover VMID` where this tool made it; else, when the VM does not start just now, write 1
-    to its file `remove`.
+    How to fix: `pvepassthru recover VMID` where this tool made it, else `pvepassthru release VMID`; with
+    `orphans: remove` in the policy the timer does that.
     """
     for made in _instances(around):
         owner = vmid_of_uuid(made)
@@ -225,11 +225,8 @@ def orphans(around: Surroundings) -> Iterator[Hit]:
             continue
         parent = around.inventory.mdev(made).parent
         message = f"the mediated device {made} on {parent or 'a device'} is VM {owner[1]}'s, which does not run"
-        recover = around.guest(owner[1]) == "journal"
-        hint = (
-            f"pvepassthru recover {owner[1]}" if recover else f"if it is not starting: echo 1 > {MDEVS}/{made}/remove"
-        )
-        yield Hit(f"{MDEVS}/{made}", message, hint)
+        command = "recover" if around.guest(owner[1]) == "journal" else "release"
+        yield Hit(f"{MDEVS}/{made}", message, f"pvepassthru {command} {owner[1]}")
 
 
 def foreign(around: Surroundings) -> Iterator[Hit]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pvepassthru.cli import status
 from pvepassthru.cli.main import main
 from tests import tree
 from tests.host.machine import memory_folder, unprivileged
@@ -52,12 +53,30 @@ def test_states(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [len(row["steps"]) for row in rows] == [1, 0, 0, 1, 1]
     assert main(["--root", root, "status"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "VM 100: running (process 42)" in lines
+    assert any(line.startswith("VM 100: running (process 42); ") for line in lines)
     (line,) = [line for line in lines if line.startswith("VM 101: ")]
     assert "is not a plain file that only root can write" in line
     damaged = lines.index("  line 5 of /run/pvepassthru/104.journal is damaged and was passed over")
     assert [line for line in lines[:damaged] if line.startswith("VM ")][-1].startswith("VM 104: ")
-    assert [row["words"] for row in rows] == [line.partition(": ")[2] for line in lines if line.startswith("VM ")]
+    said = [line.partition(": ")[2] for line in lines if line.startswith("VM ")]
+    for row, words in zip(rows, said, strict=True):
+        assert words.startswith(f"{row['words']}; last written ")
+        assert words.endswith(" s ago")
+        assert 0 <= row["age"] < 100
+
+
+@pytest.mark.parametrize(
+    "age, words", [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172800, "2 d")]
+)
+def test_age(age: int, words: str) -> None:
+    assert status.words_for(age) == words
+
+
+def test_age_of_a_journal(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = journal(root, 103)
+    os.utime(path, (0, os.stat(path).st_mtime - 600))
+    assert main(["--root", root, "status"]) == 0
+    assert "; last written 10 min ago" in capsys.readouterr().out
 
 
 def test_recover_tells_failed_from_skipped(root: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pvepassthru.host.host import Host
-from pvepassthru.host.inventory import DEVICES, MDEVS
+from pvepassthru.host.inventory import DEVICES
 from pvepassthru.lifecycle.orphans import Orphan, orphans
 from tests import tree
 
@@ -54,10 +54,10 @@ def test_nothing(tmp_path: Path) -> None:
 
 def test_instances(tmp_path: Path) -> None:
     found = orphans(host(tmp_path, [UUID.format(0, 100), UUID.format(0, 101), FOREIGN], running=True))
-    remove = f"if VM 101 is not starting right now: echo 1 > {MDEVS}/{UUID.format(0, 101)}/remove"
+    of_101, foreign = UUID.format(0, 101), "not made by PVE or this tool; its owner knows"
     assert found == [
-        Orphan(f"mdev {UUID.format(0, 101)} (nvidia-63 on {PARENT})", 101, remove),
-        Orphan(f"mdev {FOREIGN} (nvidia-63 on {PARENT})", None, "not made by PVE or this tool; its owner knows"),
+        Orphan("mdev", of_101, f"mdev {of_101} (nvidia-63 on {PARENT})", 101, "pvepassthru release 101"),
+        Orphan("mdev", FOREIGN, f"mdev {FOREIGN} (nvidia-63 on {PARENT})", None, foreign),
     ]
 
 
@@ -77,7 +77,7 @@ def test_what_may_be_in_a_bad_journal_is_no_orphan(text: str, tmp_path: Path) ->
 
 def test_vgpu_type_that_nobody_reserved(tmp_path: Path) -> None:
     hint = f"if no VM is starting with it: echo 0 > {DEVICES}/{VF}/nvidia/current_vgpu_type"
-    assert orphans(host(tmp_path, current="35")) == [Orphan(f"vGPU type 35 on {VF}", None, hint)]
+    assert orphans(host(tmp_path, current="35")) == [Orphan("vgpu", VF, f"vGPU type 35 on {VF}", None, hint)]
 
 
 def test_vgpu_type_of_a_dead_vm(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from tests.scenarios.counts import counts
 if TYPE_CHECKING:
     from tests.scenarios.world import SimWorld
 
+LIVES = 100
+"""Starts and stops beside `recover` without a pause."""
+
 
 def test_many_vms_want_four_instances(world: SimWorld) -> None:
     races.many_vms(world, counts().vms)
@@ -33,4 +36,4 @@ def test_recover_disturbs_no_start(world: SimWorld) -> None:
     def make_pve() -> Pve:
         return Pve(world.root, node=world.node, hook=world.pve.hook, write=world.host.write)
 
-    races.lives(world, make_pve, range(races.FIRST, races.FIRST + 20), races.ROOM)
+    races.lives(world, make_pve, range(races.FIRST, races.FIRST + LIVES), races.ROOM)

@@ -107,8 +107,8 @@ def foreign_instances(world: World) -> None:
     went(world.pve.start(100))
     went(world.pve.stop(100))
     check("as before", world.state(), before)
-    said(world.run("recover"), "not ours, left alone", foreign, uuid(0, 999))
-    said(world.run("status"), "not ours", foreign, uuid(0, 999))
+    said(world.run("recover"), "in no journal, left alone", foreign, uuid(0, 999))
+    said(world.run("status"), "in no journal", foreign, uuid(0, 999))
     check("as before", world.state(), before)
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.host import reservations, state
 from pvepassthru.host.deadline import Deadline
-from pvepassthru.lifecycle import recover
+from pvepassthru.lifecycle import orphans, recover
 from pvepassthru.model.errors import DeviceError
 from tests.kernel.checks import check, holds
+from tests.scenarios.counts import note
 from tests.scenarios.world import MDEVS, PARENTS, RESERVATIONS, uuid
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ ROOM = 4
 """Instances of tbmdev-2 that the two parents have together."""
 CONFIG = "hostpci0: mapping=vgpu,mdev=tbmdev-2\n"
 FIRST = 200
+POLICY = "/etc/pve/pvepassthru.yaml"
 LOSES = re.compile(
     r"pvepassthru: error: (PVP212 \S+ hostpci0: no instance of tbmdev-2 is left: "
     r"\d in use \(VM \d[^)]*\) on 0000:03:00.0; \d in use \(VM \d[^)]*\) on 0000:04:00.0; "
@@ -179,27 +181,34 @@ def edits(world: World, times: int) -> None:
 # ---- recover beside starts and stops
 
 
-def lives(world: World, make_pve: Callable[[], Pve], vmids: Iterable[int], workers: int) -> None:
-    """VMs start and stop, as many at once as there is room for, while `recover` runs without a pause."""
+def lives(world: World, make_pve: Callable[[], Pve], vmids: Iterable[int], workers: int, watchers: int = 2) -> None:
+    """VMs start and stop, as many at once as there is room for, beside `recover`s that run without a pause.
+
+    They remove orphans too. Half of the VMs have no hookscript: what PVE makes for them is in no journal, and looks
+    like an orphan until their QEMU runs.
+    """
     wanted = list(vmids)
     share(world, wanted)
+    world.pve.cluster.put(POLICY, "orphans: remove\n")
+    os.chmod(world.host.path(POLICY), 0o644)
     before = world.state()
     stop, seen = os.pipe(), os.pipe()
-    watcher = os.fork()
-    if watcher == 0:
-        os.close(stop[1])
-        _recover_without_pause(world.host, stop[0], seen[1])
+    watching = [_fork_watcher(world, stop, seen) for _ in range(watchers)]
     os.close(stop[0])
     os.close(seen[1])
 
     def worker(own: list[int]) -> Callable[[], None]:
         def call() -> None:
             pve = make_pve()
+            hook = pve.hook
             for vmid in own:
+                pve.hook = hook if vmid % 2 else []
                 log = pve.start(vmid)
                 holds(f"VM {vmid} started: {log}", log.ok)
                 holds(f"its instance is there: {log}", world.host.exists(f"{MDEVS}/{uuid(0, vmid)}"))
-                holds(f"PVE found it: {log}", any("used as it is" in warning for warning in log.warnings))
+                holds(f"it can be removed: {log}", world.host.exists(f"{MDEVS}/{uuid(0, vmid)}/remove"))
+                adopted = any("used as it is" in warning for warning in log.warnings)
+                check(f"PVE found it: {log}", adopted, bool(pve.hook))
                 time.sleep(0.1)  # it runs, and nobody has its lock
                 log = pve.stop(vmid)
                 holds(f"VM {vmid} stopped: {log}", log.ok)
@@ -207,18 +216,32 @@ def lives(world: World, make_pve: Callable[[], Pve], vmids: Iterable[int], worke
 
         return call
 
-    children(worker(wanted[index::workers]) for index in range(workers))
-    os.close(stop[1])
+    try:
+        children(worker(wanted[index::workers]) for index in range(workers))
+    finally:
+        os.close(stop[1])
     with os.fdopen(seen[0]) as reader:
         states = reader.read().split()
-    check("recover ended", os.waitstatus_to_exitcode(os.waitpid(watcher, 0)[1]), 0)
+    for pid in watching:
+        check("recover ended", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
     holds(f"recover met VMs that live: {Counter(states)}", states.count("alive") >= len(wanted) // 2)
-    holds(f"and undid nothing: {Counter(states)}", set(states) <= {"alive", "busy", "recovered"})
+    holds(f"and undid nothing: {Counter(states)}", set(states) <= {"alive", "busy", "gone", "recovered"})
+    note("recover beside them", len(states))
     check("as before", world.state(), before)
 
 
+def _fork_watcher(world: World, stop: tuple[int, int], seen: tuple[int, int]) -> int:
+    """A process that recovers without a pause until `stop` is closed; returns its pid."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        os.close(stop[1])
+        _recover_without_pause(world.host, stop[0], seen[1])
+    return pid
+
+
 def _recover_without_pause(host: Host, stop: int, seen: int) -> None:
-    """Recover every VM with a journal over and over until `stop` is closed at its other end.
+    """Recover every VM with a journal, or with an orphan, over and over until `stop` is closed at its other end.
 
     Each outcome is noted, with a plus for each step undone.
     """
@@ -226,8 +249,8 @@ def _recover_without_pause(host: Host, stop: int, seen: int) -> None:
     try:
         os.set_blocking(stop, False)
         while not _closed(stop):
-            for vmid in state.journals(host):
-                outcome = recover.recover(host, vmid, dry_run=False, warn=lambda _: None)
+            for vmid in {*state.journals(host), *orphans.removable(host)}:
+                outcome = recover.recover(host, vmid, dry_run=False, warn=lambda _: None, with_orphans=True)
                 os.write(seen, f"{outcome.state}{'+' * len(outcome.undone)}\n".encode())
         code = 0
     except BaseException:  # noqa: BLE001 - the exit code tells it, and the traceback is for people

@@ -61,7 +61,7 @@ def _unchanged(world: World) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(world: World, vmid: int) -> Iterator[None]:
+def locked(world: World, vmid: int) -> Iterator[None]:
     """Hold PVE's lock on a VM's config, as any qm command does."""
     with open(f"{world.root}/run/lock/qemu-server/lock-{vmid}.conf", "a", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -101,7 +101,7 @@ def recover_one(world: World) -> None:
 def recover_busy(world: World) -> None:
     """PVE works on the VM: it is between pre-start and QEMU, or being stopped. Skipped within about 5 s."""
     _crashed(world)
-    with _locked(world, 100), _unchanged_but_locks(world):
+    with locked(world, 100), _unchanged_but_locks(world):
         begin = time.monotonic()
         found = _json(world, "recover")
         seconds = time.monotonic() - begin
@@ -276,7 +276,7 @@ def _spoken(output: str) -> list[str]:
 def recover_while_starting(world: World) -> None:
     """A VM between pre-start and QEMU does not run, and its lock is held: nothing of it is touched."""
     world.pve.define(100, ONE)
-    with _locked(world, 100):
+    with locked(world, 100):
         check("prepared", world.hook(100, "pre-start").code, 0)
         said(world.run("recover"), "VM 100: skipped")
         check("untouched", world.mdevs(), MADE)

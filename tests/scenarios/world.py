@@ -207,6 +207,17 @@ class World:
             "journals": self.journals(),
             "drivers": {name: host.link(f"{PCI}/{name}/driver") for name in DRIVEN},
             "overrides": {name: host.text(f"{PCI}/{name}/driver_override") for name in DRIVEN},
+            "reset methods": {name: host.text(f"{PCI}/{name}/reset_method") for name in (NIC, GPU)},
+            "d3cold": {name: host.text(f"{PCI}/{name}/d3cold_allowed") for name in (NIC, GPU)},
+            "consoles": self.consoles(),
+        }
+
+    def consoles(self) -> dict[str, str | None]:
+        """The drivers of consoles, each with whether it is bound."""
+        folder = "/sys/class/vtconsole"
+        return {
+            self.host.text(f"{folder}/{name}/name") or name: self.host.text(f"{folder}/{name}/bind")
+            for name in self.host.names(folder)
         }
 
     # ---- programs
@@ -287,6 +298,8 @@ class SimWorld(World):
         self.host = SimHost(str(root))
         self._parameters: dict[str, int] = {}
         self._gpu = False
+        self.devices: dict[str, dict[str, object]] = {}
+        """More settings of the simulation for devices, which `configure` sets."""
         self.configure()
         self.pve = Pve(str(root), node=self.node, hook=[self.python, "-I", SCRIPT], write=self.host.write)
         self.environment = {}
@@ -298,7 +311,9 @@ class SimWorld(World):
         settings["drivers"]["nvme"] = {}
         if self._gpu:
             settings["devices"] = {address: {"driver": HOST_DRIVERS[address]} for address in (GPU, AUDIO)}
-            settings["drivers"].update({HOST_DRIVERS[address]: {} for address in (GPU, AUDIO)})
+            settings["drivers"].update({HOST_DRIVERS[GPU]: {"framebuffer": True}, HOST_DRIVERS[AUDIO]: {}})
+        for address, more in self.devices.items():
+            settings.setdefault("devices", {}).setdefault(address, {}).update(more)
         host = self.host
         if not isinstance(host, SimHost):
             raise TypeError("a simulated world has a simulated host")

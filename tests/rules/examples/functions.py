@@ -44,6 +44,11 @@ def _nic(**files: str) -> dict[str, dict[str, Any]]:
     return {"0000:21:00.0": {**NIC, "files": pf_files}, "0000:21:00.1": {**NIC_VF, "files": {"reset_method": "flr\n"}}}
 
 
+def _policy(settings: str) -> dict[str, str | bytes]:
+    """A policy that says this of the NVMe."""
+    return {"etc/pvepassthru.yaml": f"devices:\n  0000:02:00.0: {settings}\n"}
+
+
 def _config(content: bytes) -> Callable[[str], object]:
     return lambda root: tree.put(root, f"{HERE}/0000:02:00.0/config", content)
 
@@ -145,6 +150,14 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP286": (
         Tree(PLAIN, change=_config(b"\xff" * 256)),
         Tree(PLAIN, change=_config(b"\x4d\x14" + b"\xff" * 62)),
+    ),
+    "PVP257": (
+        Tree(PLAIN, _ssd(reset_method="flr bus\n"), files=_policy("{reset_method: pm flr}")),
+        Tree(PLAIN, _ssd(reset_method="flr bus\n"), files=_policy("{reset_method: flr}")),
+    ),
+    "PVP258": (
+        Tree(PLAIN, _ssd(resource0_resize="0000000000000030\n", resource=""), files=_policy("{bars: {0: 1G}}")),
+        Tree(PLAIN, _ssd(resource0_resize="0000000000000030\n", resource=""), files=_policy("{bars: {0: 32M}}")),
     ),
     "PVP287": (
         Tree(PLAIN, {**LINK, **_ssd(current_link_width="1\n", max_link_width="8\n")}, change=_behind_port),

@@ -55,6 +55,9 @@ def _instances(**types: str) -> dict[str, dict[str, Any]]:
 
 
 KEPT: dict[str, dict[str, Any]] = {"0000:02:00.0": {"driver": "nvme-vfio-pci"}}
+QUARANTINE = "run/pvepassthru/0000:02:00.0.quarantine"
+NOTED = '{"vmid": 101, "since": 1700000000, "why": "0000:02:00.0 fell off the bus"}\n'
+CONFIG = "sys/bus/pci/devices/0000:02:00.0/config"
 PLAIN = Tree("hostpci0: 02:00.0\n")
 MDEV = Tree("hostpci0: 41:00.0,mdev=nvidia-63\n")
 IGD = "vga: none\nhostpci0: 00:02.0,legacy-igd=1"
@@ -116,6 +119,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP231": (Tree(ROM), Tree(ROM, change=_rom(rom_images.both()))),
     "PVP232": (Tree(ROM.replace("rom.bin", ".")), Tree(ROM, change=_rom(rom_images.both()))),
     "PVP233": (Tree(ROM, change=_rom(b"")), Tree(ROM, change=_rom(rom_images.both()))),
+    "PVP256": (
+        Tree("hostpci0: 02:00.0\n", files={QUARANTINE: NOTED, CONFIG: b"\xff" * 64}),
+        Tree("hostpci0: 02:00.0\n", files={QUARANTINE: NOTED, CONFIG: b"\x4d\x14" * 32}),
+    ),
     "PVP301": (Tree("hostpci0: 0A:00.0\n"), PLAIN),
     "PVP302": (Tree("hostpci0: mapping=9pu\n"), Tree("hostpci0: mapping=ssd\n", mapping=SSD)),
     "PVP303": (Tree("machine: q35\nhostpci0: 02:00.0,pcie\n"), Tree("machine: q35\nhostpci0: 02:00.0,pcie=1\n")),

@@ -27,6 +27,7 @@ RELAXED = {"sys/kernel/iommu_groups/4/reserved_regions": "0x00000000bf000000 0x0
 BOOTFB = "e0000000-efffffff : PCI Bus 0000:01\n  e0000000-efffffff : 0000:01:00.0\n    e0000000-e07e8fff : BOOTFB\n"
 UNREMAPPED = {"proc/interrupts": healthy.INTERRUPTS.replace("IR-", "")}
 VM = "hostpci0: 02:00.0\n"
+HOOKED = "hookscript: local:snippets/pvepassthru\nmemory: 512\n"
 UNSAFE = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 IDLE_VF = {"vendor": "0x8086", "device": "0x1520", "class": "0x020000", "physfn": "0000:03:00.0"}
 PF = {"vendor": "0x8086", "device": "0x1521", "class": "0x020000", "iommu_group": 30, "driver": "igb"}
@@ -79,6 +80,10 @@ HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP107": (
         host(reservations="0000:02:00.0 100 pid:42\n"),
         host(reservations="0000:02:00.0 100 pid:42\n", running={100: 42}),
+    ),
+    "PVP180": (
+        host(config=HOOKED),
+        host({"etc/systemd/system/timers.target.wants/pvepassthru-recover.timer": ""}, config=HOOKED),
     ),
     "PVP110": (host({"proc/cpuinfo": healthy.cpu("GenuineIntel", "ept")}), GOOD),
     "PVP111": (host(base={**without(INTEL, "sys/class/misc"), "sys/class/misc/rfkill/dev": ""}), GOOD),
