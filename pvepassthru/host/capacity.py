@@ -7,7 +7,8 @@ Sources: Linux Documentation/ABI/testing/sysfs-bus-vfio-mdev; NVIDIA's vendor in
 from __future__ import annotations
 
 from pvepassthru.model import profile
-from pvepassthru.model.placement import Gpu, Place, rule_of
+from pvepassthru.model.placement import Gpu, Place, room, rule_of
+from pvepassthru.model.profile import Offer
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ def parents(inventory: Inventory) -> tuple[str, ...]:
     )
 
 
+def offers(found: tuple[Gpu, ...]) -> tuple[Offer, ...]:
+    """Every type that these GPUs know, with how many more of it fit on all of them together, sorted by its id."""
+    profiles = {kind: known for gpu in found for kind, known in gpu.profiles.items()}
+    return tuple(Offer(profiles[kind], sum(room(found, kind))) for kind in sorted(profiles))
+
+
 def _gpu(inventory: Inventory, address: str, positions: dict[str, int], taken: Container[str]) -> Gpu:
     profiles: dict[str, Profile] = {}
     used: dict[str, int] = {}
@@ -58,13 +65,15 @@ def _gpu(inventory: Inventory, address: str, positions: dict[str, int], taken: C
             used[f"{VENDOR}{current}"] = used.get(f"{VENDOR}{current}", 0) + 1
     places = []
     for function, position in positions.items():
-        room: dict[str, int] = {}
-        for kind in inventory.mdev_types(function):
-            profiles.setdefault(kind.id, profile.read(kind.id, kind.name, kind.description))
-            room[kind.id] = 1 if kind.available is None else kind.available
+        left: dict[str, int] = {}
+        for kind, available in inventory.mdev_room(function).items():
+            if kind not in profiles:
+                named = inventory.mdev_type(function, kind)
+                profiles[kind] = profile.read(kind, named.name, named.description)
+            left[kind] = 1 if available is None else available
         current = inventory.vgpu_current(function)
         for number, name in inventory.vgpu_creatable(function).items():
             profiles.setdefault(f"{VENDOR}{number}", profile.read(f"{VENDOR}{number}", name, None))
-            room[f"{VENDOR}{number}"] = int(current == "0" and function not in taken)
-        places.append(Place(function, position, room))
+            left[f"{VENDOR}{number}"] = int(current == "0" and function not in taken)
+        places.append(Place(function, position, left))
     return Gpu(address, tuple(places), used, profiles, rule_of(places, used, profiles))

@@ -30,12 +30,15 @@ INSTANCE_LOCK_WAIT = 2.0
 """Seconds to wait for an earlier write to this very instance."""
 REMOVE_WAIT = 10.0
 """Seconds to wait for a remove, which blocks while a process has the device open."""
+SWITCHES = 32
+"""How often a start may go from one parent to another that has become better while it waited for the first."""
 GONE = frozenset({errno.ENOENT, errno.ENODEV})
 
 
-def create(work: Work, want: Want) -> None:
-    """See that the wanted instance exists: adopt the one that is there, or create it on the first parent with room.
+def create(work: Work, want: Want, strategy: str = "order") -> None:
+    """See that the wanted instance exists: adopt the one that is there, or create it on a parent with room.
 
+    Of several parents it is the first in PVE's order, or the one that the strategy (model/placement.py) likes best.
     Raises DeviceError when it cannot be had, with the reason of each parent, and BusyError when a wait was too long.
     """
     with _instance_lock(work, want.uuid, want.candidates):
@@ -46,16 +49,20 @@ def create(work: Work, want: Want) -> None:
         blocked = _being_removed(work.host, want.uuid, want.candidates)
         if blocked is not None:
             raise blocked
-        refusals = []
-        for parent in want.candidates:
+        untried = list(want.candidates)
+        refusals = {}
+        while untried:
+            parent, taken = _choose(work, want, untried, strategy)
             work.journal.gone(KIND, f"{parent}/{want.uuid}")  # PVE removed what an earlier start made
-            with _parent_lock(work, parent) as lock:
+            with taken as lock:
                 refusal = _create_on(work, want, parent, lock)
             if refusal is None:
                 return
-            refusals.append(f"on {parent}: {refusal}")
+            untried.remove(parent)
+            refusals[parent] = refusal
+    words = "; ".join(f"on {parent}: {refusals[parent]}" for parent in want.candidates)
     raise DeviceError(
-        f"cannot create mdev {shown(want.type)} for hostpci{want.entry} {'; '.join(refusals)}",
+        f"cannot create mdev {shown(want.type)} for hostpci{want.entry} {words}",
         "stop a VM that uses one, choose a type on offer, or use a mapping with more devices",
     )
 
@@ -83,9 +90,9 @@ def await_writes(work: Work, step: Step) -> None:
 
 def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | None:
     host = work.host
-    found = _complete(host, uuid, work.deadline)
+    found = complete(host, uuid, work.deadline)
     if found is None:
-        return _removal(host, uuid, parent)
+        return removal(host, uuid, parent)
     if found.type is None:  # removing it now would answer EAGAIN and take its `remove` file away for good
         return "the kernel is still creating it"
     if (found.parent, found.type) != (parent, step.after):
@@ -94,7 +101,7 @@ def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | N
     users = holders.wait_until_closed(host, f"{MDEVS}/{uuid}", Deadline(work.deadline.left(work.patience)))
     if users:
         return f"{holders.describe(users)} has it open"
-    why = _remove(host, uuid, parent, work.deadline, lock)
+    why = remove(host, uuid, parent, work.deadline, lock)
     if why is None:
         work.voice.say(f"gave back mdev {step.after} {step.target}")
     return why
@@ -113,6 +120,38 @@ def _parent_lock(work: Work, parent: str, most: float | None = None) -> Lock:
     return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"mdev parent {parent}", most)
 
 
+def _choose(work: Work, want: Want, untried: list[str], strategy: str) -> tuple[str, Lock]:
+    """The parent to try next, with its lock. Raises BusyError.
+
+    What sysfs says before the lock is held is advice: another start may have taken the room meanwhile, or made the
+    first instance on a GPU. So the parent must still be the best one when its lock is held. Only one parent's lock is
+    held at a time, so that nobody waits for a GPU that he does not need.
+    """
+    best = _best(work.host, want.type, untried, strategy)
+    for _ in range(SWITCHES):
+        lock = _parent_lock(work, best)
+        try:
+            again = _best(work.host, want.type, untried, strategy)
+        except BaseException:
+            lock.release()
+            raise
+        if again == best:
+            return best, lock
+        lock.release()
+        best = again
+    return best, _parent_lock(work, best)
+
+
+def _best(host: Host, kind: str, untried: list[str], strategy: str) -> str:
+    """The parent on which a strategy puts one more instance."""
+    if strategy == "order" or len(untried) == 1:
+        return untried[0]
+    from pvepassthru.host import capacity  # noqa: PLC0415 - only who asks for a strategy pays for it
+    from pvepassthru.model import placement  # noqa: PLC0415 - likewise
+
+    return placement.ranked(capacity.gpus(Inventory(host), untried), kind, strategy)[0]
+
+
 def _await_create(work: Work, step: Step) -> None:
     """Wait for a create that may have outlived its hook: it holds the parent's lock until it has ended.
 
@@ -124,7 +163,7 @@ def _await_create(work: Work, step: Step) -> None:
 
 def _adopt(work: Work, want: Want) -> str | None:
     """The parent of the instance that is there already and fits, or None; DeviceError when it does not fit."""
-    found = _complete(work.host, want.uuid, work.deadline)
+    found = complete(work.host, want.uuid, work.deadline)
     if found is None:
         return None
     what = f"cannot use mdev {want.uuid} for hostpci{want.entry}"
@@ -192,7 +231,7 @@ def _no_room(inventory: Inventory, parent: str) -> str:
 def _being_removed(host: Host, uuid: str, parents: tuple[str, ...]) -> DeviceError | None:
     """The error for an instance whose removal waits, on whichever of these parents, or None."""
     for parent in parents:
-        words = _removal(host, uuid, parent)
+        words = removal(host, uuid, parent)
         if words is not None:
             return DeviceError(
                 f"cannot use mdev {uuid}: for an older one on {parent} {words}", "end that process, then try again"
@@ -200,7 +239,7 @@ def _being_removed(host: Host, uuid: str, parents: tuple[str, ...]) -> DeviceErr
     return None
 
 
-def _removal(host: Host, uuid: str, parent: str) -> str | None:
+def removal(host: Host, uuid: str, parent: str) -> str | None:
     """Words for a removal that waits, or None: /sys/bus/mdev lists it no more, its parent's folder still does."""
     folder = f"{DEVICES}/{parent}/{uuid}"
     if not host.exists(folder):
@@ -209,7 +248,7 @@ def _removal(host: Host, uuid: str, parent: str) -> str | None:
     return f"a removal is under way, and waits for {users} to close it"
 
 
-def _complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
+def complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
     """The instance, or None; after waiting for a create that is under way, and with no type if that has not ended."""
     end = Deadline(deadline.left(HALF_CREATED_WAIT))
     while True:
@@ -220,12 +259,12 @@ def _complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
             return found
 
 
-def _remove(host: Host, uuid: str, parent: str, deadline: Deadline, lock: Lock) -> str | None:
+def remove(host: Host, uuid: str, parent: str, deadline: Deadline, lock: Lock) -> str | None:
     folder = f"{MDEVS}/{uuid}"
     try:
         slow.write(host, f"{folder}/remove", "1", deadline.left(REMOVE_WAIT), lock)
     except slow.StillBlockedError:
-        return _removal(host, uuid, parent)
+        return removal(host, uuid, parent)
     except OSError as error:
         if error.errno == errno.EAGAIN:
             return "the kernel is still creating it, and now only unbinding its parent's driver can remove it"
