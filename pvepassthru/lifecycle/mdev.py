@@ -260,6 +260,7 @@ def complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
 
 
 def remove(host: Host, uuid: str, parent: str, deadline: Deadline, lock: Lock) -> str | None:
+    """Remove an instance whose lock is given. Returns None when it is gone, else why it is not."""
     folder = f"{MDEVS}/{uuid}"
     try:
         slow.write(host, f"{folder}/remove", "1", deadline.left(REMOVE_WAIT), lock)
