@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     types.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
     instances = commands.add_parser("list", help="the instances and set vGPU types, with their VMs")
     instances.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
-    planning.add_arguments(commands.add_parser("plan", help="how many more of a type fit, and where"))
+    planning.add_arguments(
+        commands.add_parser("plan", help="how many more of a type fit, and where", description=planning.__doc__)
+    )
     make = commands.add_parser("create", help="make an instance by hand, which no VM owns")
     make.add_argument("type", metavar="TYPE", help="such as nvidia-63 or i915-GVTg_V5_4")
     make.add_argument("parent", metavar="PARENT", help="the PCI address of its parent")

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`mdev plan`: how many more instances of a type fit and where; and the choice of a type by what is required."""
+"""How many more instances of a type fit and where (`mdev plan`); and the choice of a type by what is required.
+
+What drivers offer now is their word; what a GPU takes beyond is foreseen by its rule: `equal` (one framebuffer size at
+a time), `mixed`, `slices` (MIG), `exclusive` (one type at a time) or `shared`. Exit code 1 if not all fit.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +61,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
     inventory = Inventory(host)
     addresses = _addresses(host, inventory, args)
     gpus = capacity.gpus(inventory, addresses, _taken(host))
+    if not (args.parent or args.mapping):
+        gpus = tuple(gpu for gpu in gpus if args.type in gpu.profiles or args.type in gpu.used) or gpus
     known = {kind for gpu in gpus for kind in gpu.profiles} | {kind for gpu in gpus for kind in gpu.used if kind}
     if args.type not in known:
         near = nearest(args.type, known)
@@ -65,7 +71,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
     strategy = args.strategy or policy.read(host).placement(args.mapping)
     made = placement.plan(gpus, args.type, args.count, strategy)
     order = _order(inventory, gpus, args.type, strategy)
-    rows = [_row(gpu, room, made.placed) for gpu, room in zip(gpus, placement.room(gpus, args.type), strict=True)]
+    rooms = zip(gpus, placement.room(gpus, args.type), placement.certain(gpus, args.type), strict=True)
+    rows = [_row(gpu, room, made.placed, certain=certain) for gpu, room, certain in rooms]
     if args.json:
         print_json(
             {
@@ -181,7 +188,7 @@ def _order(inventory: Inventory, gpus: tuple[Gpu, ...], kind: str, strategy: str
     return placement.order_of(gpus, strategy, kind) if vendor else None
 
 
-def _row(gpu: Gpu, room: int, placed: tuple[str, ...]) -> dict[str, Any]:
+def _row(gpu: Gpu, room: int, placed: tuple[str, ...], *, certain: bool) -> dict[str, Any]:
     functions = [place.address for place in gpu.places]
     on = {address: placed.count(address) for address in functions if address in placed}
     return {
@@ -189,6 +196,7 @@ def _row(gpu: Gpu, room: int, placed: tuple[str, ...]) -> dict[str, Any]:
         "rule": gpu.rule,
         "used": {kind or "unknown": count for kind, count in sorted(gpu.used.items())},
         "room": room,
+        "certain": certain,
         "planned": sum(on.values()),
         "functions": on,
     }
@@ -197,4 +205,5 @@ def _row(gpu: Gpu, room: int, placed: tuple[str, ...]) -> dict[str, Any]:
 def _cells(row: dict[str, Any]) -> list[str]:
     used = ", ".join(f"{count} {kind}" for kind, count in row["used"].items())
     many = [f"{address} {count}x" if count > 1 else address for address, count in row["functions"].items()]
-    return [row["address"], row["rule"], used or "-", str(row["room"]), str(row["planned"]), ", ".join(many) or "-"]
+    fits = f"{'' if row['certain'] else 'at most '}{row['room']}"
+    return [row["address"], row["rule"], used or "-", fits, str(row["planned"]), ", ".join(many) or "-"]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from pvepassthru.model.profile import Profile
 
+    _Value = tuple[int, int, int, int]
+
 STRATEGIES = ("order", "pack", "spread")
 
 
@@ -89,13 +91,13 @@ def plan(gpus: Sequence[Gpu], kind: str, count: int, strategy: str) -> Plan:
     Best is, by strategy:
 
     - order: as PVE does, each on the first function with room;
-    - pack: the most GPUs stay free; then the most instances of the largest types still fit, of each GPU its own, on all
-      GPUs together; then the fewest GPUs get any of these instances;
+    - pack: the most GPUs stay free; then the most instances of the largest type still fit on all GPUs together; then
+      the fewest go on GPUs that were free; then the fewest GPUs get any of these instances;
     - spread: the highest load of a GPU (the part of it that is in use) is the least, then the second highest, and so
       on;
 
     and of what is equal, that with more instances on the GPU that comes first in PVE's order, then on the second, and
-    so on. The largest type of a GPU is that of which an empty one takes the fewest.
+    so on. The largest type is that of which an empty GPU takes the fewest; GPUs of another kind have their own.
     """
     view = _View(gpus, kind)
     wanted = min(max(0, count), sum(view.rooms))
@@ -112,6 +114,18 @@ def plan(gpus: Sequence[Gpu], kind: str, count: int, strategy: str) -> Plan:
 def room(gpus: Sequence[Gpu], kind: str) -> tuple[int, ...]:
     """How many more instances of a type each GPU takes."""
     return tuple(_View(gpus, kind).rooms)
+
+
+def certain(gpus: Sequence[Gpu], kind: str) -> tuple[bool, ...]:
+    """Of each GPU whether `room` is its driver's word, or what it has memory for.
+
+    Else it is only how many of its functions offer the type: there may be less memory than functions.
+    """
+    view = _View(gpus, kind)
+    return tuple(
+        len(gpu.places) == 1 or view.rooms[at] < 2 or gpu.rule == "slices" or (at, kind) in view.most
+        for at, gpu in enumerate(gpus)
+    )
 
 
 def ranked(gpus: Sequence[Gpu], kind: str, strategy: str) -> tuple[str, ...]:
@@ -183,7 +197,7 @@ class _View:
         """How many of the largest type a GPU still takes after so many of this one."""
         gpu = self.gpus[at]
         largest, now = self.biggest[at]
-        if not count or not largest:
+        if not count or not now:
             return now
         if largest == self.kind:
             return now - count
@@ -199,8 +213,13 @@ class _View:
         return max(0, min(now, parts // share)) if share else max(0, now - count)
 
     def _largest(self, at: int) -> tuple[str, int]:
-        """The largest type that a GPU knows, with how many more of it fit; an empty name if that cannot be told."""
-        known = [(most, kind) for (gpu, kind), most in self.most.items() if gpu == at]
+        """The largest type of a GPU with how many more of it fit; an empty name if that cannot be told.
+
+        A GPU that is in use may offer less than it knows, so what GPUs with types in common with it offer counts too.
+        """
+        mine = self.gpus[at].profiles.keys()
+        alike = {place for place, gpu in enumerate(self.gpus) if not mine.isdisjoint(gpu.profiles)}
+        known = [(most, kind) for (gpu, kind), most in self.most.items() if gpu in alike]
         if not known:
             return "", 0
         fewest = min(most for most, _ in known)
@@ -276,31 +295,33 @@ def _in_order(view: _View, wanted: int) -> list[str]:
     return placed
 
 
-def _value(view: _View, at: int, count: int) -> tuple[int, int, int]:
+def _value(view: _View, at: int, count: int) -> _Value:
     """What `pack` thinks of so many instances on a GPU; values add up, and more is better."""
     begun = -1 if count else 0
-    return begun if view.gpus[at].free else 0, view.largest_after(at, count), begun
+    free = view.gpus[at].free
+    return begun if free else 0, view.largest_after(at, count), -count if free else 0, begun
 
 
-def _cost(view: _View, at: int) -> tuple[int, int, int]:
+def _cost(view: _View, at: int) -> _Value:
     """What one instance on a GPU costs `pack`."""
-    return tuple(before - after for before, after in zip(_value(view, at, 0), _value(view, at, 1), strict=True))  # type: ignore[return-value]  # three, as _value has
+    free, largest, new, begun = _value(view, at, 1)
+    return -free, view.largest_after(at, 0) - largest, -new, -begun
 
 
 def _packed(view: _View, wanted: int) -> list[int]:
     """How many go on each GPU, by dynamic programming over the GPUs from the last to the first."""
-    best: list[tuple[tuple[int, int, int], tuple[int, ...]] | None] = [((0, 0, 0), ()), *[None] * wanted]
+    best: list[tuple[_Value, tuple[int, ...]] | None] = [((0, 0, 0, 0), ()), *[None] * wanted]
     for at in reversed(range(len(view.gpus))):
         values = [_value(view, at, count) for count in range(min(view.rooms[at], wanted) + 1)]
-        row: list[tuple[tuple[int, int, int], tuple[int, ...]] | None] = []
+        row: list[tuple[_Value, tuple[int, ...]] | None] = []
         for total in range(wanted + 1):
-            chosen: tuple[tuple[int, int, int], tuple[int, ...]] | None = None
+            chosen: tuple[_Value, tuple[int, ...]] | None = None
             for count in range(min(total, len(values) - 1), -1, -1):  # more on the earlier GPU comes first
                 rest = best[total - count]
                 if rest is None:
                     continue
-                free, largest, begun = values[count]
-                sums = (rest[0][0] + free, rest[0][1] + largest, rest[0][2] + begun)
+                free, largest, new, begun = values[count]
+                sums = (rest[0][0] + free, rest[0][1] + largest, rest[0][2] + new, rest[0][3] + begun)
                 if chosen is None or sums > chosen[0]:
                     chosen = (sums, (count, *rest[1]))
             row.append(chosen)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pytest
 
 from pvepassthru.model import placement
-from pvepassthru.model.placement import Gpu, Place, plan, ranked, room
-from pvepassthru.model.profile import Profile
+from pvepassthru.model.placement import Gpu, Place, certain, plan, ranked, room, rule_of
+from pvepassthru.model.profile import Profile, read
 
 MIB = 1024
 
@@ -122,7 +122,8 @@ def score(gpus: list[Truth], kind: str, counts: tuple[int, ...], strategy: str) 
     first = tuple(-count for count in counts)
     if strategy == "pack":
         free = sum(not gpu.instances for gpu in then)
-        return -free, -sum(gpu.largest() for gpu in then), sum(map(bool, counts)), first
+        new = sum(count for gpu, count in zip(gpus, counts, strict=True) if not gpu.instances)
+        return -free, -sum(gpu.largest() for gpu in then), new, sum(map(bool, counts)), first
     if strategy == "spread":
         return sorted((gpu.load for gpu in then), reverse=True), first
     return (first,)
@@ -164,3 +165,142 @@ def test_as_good_as_the_best_of_all(strategy: str) -> None:
             assert ranked(view, kind, strategy)[:1] == one.placed, context
         assert sorted(ranked(view, kind, strategy)) == sorted(owner)
     assert 100 < full < 900
+
+
+# ---- what sysfs shows of the rule
+
+
+def profiles(*names: str) -> dict[str, Profile]:
+    """NVIDIA types by their names, `2Q` being the type nvidia-2Q."""
+    return {f"nvidia-{name}": read(f"nvidia-{name}", f"NVIDIA A16-{name}", None) for name in names}
+
+
+def one(room_: dict[str, int], address: str = "0000:01:00.0") -> list[Place]:
+    return [Place(address, 0, room_)]
+
+
+@pytest.mark.parametrize(
+    "room_, used, expected",
+    [
+        ({"nvidia-2Q": 8, "nvidia-4Q": 4}, {}, "equal"),
+        ({"nvidia-2Q": 7, "nvidia-4Q": 0, "nvidia-2A": 7}, {"nvidia-2Q": 1}, "equal"),
+        ({"nvidia-2Q": 7, "nvidia-4Q": 3}, {"nvidia-2Q": 1}, "mixed"),
+        ({"nvidia-2Q": 0, "nvidia-4Q": 0}, {"nvidia-2Q": 1, "nvidia-4Q": 1}, "mixed"),
+        ({"nvidia-1-4Q": 1}, {}, "slices"),
+        ({}, {}, "equal"),
+    ],
+)
+def test_the_rule_of_nvidia(room_: dict[str, int], used: dict[str, int], expected: str) -> None:
+    assert rule_of(one(room_), used, profiles("2Q", "2A", "4Q", "1-4Q")) == expected
+
+
+def test_the_rule_of_a_plain_driver() -> None:
+    kinds = {f"t-{units}": Profile(f"t-{units}", None, None, 4 // units) for units in (1, 2, 4)}
+    assert rule_of(one({"t-1": 4, "t-2": 2, "t-4": 1}), {}, kinds) == "shared"
+    assert rule_of(one({"t-1": 3, "t-2": 1, "t-4": 0}), {"t-1": 1}, kinds) == "shared"
+    assert rule_of(one({"t-1": 3, "t-2": 0, "t-4": 0}), {"t-1": 1}, kinds) == "exclusive"
+    assert rule_of(one({"t-1": 1, "t-2": 0, "t-4": 0}), {"t-1": 3}, kinds) == "shared", "there is no room for others"
+    assert rule_of(one({"t-1": 0}), {"": 1}, kinds) == "shared", "nobody knows what that is"
+
+
+# ---- NVIDIA's equal sizes, as the drivers show them
+
+
+def vfs(gpu: int, offers: dict[str, list[str]], used: dict[str, int], names: list[str]) -> Gpu:
+    """A GPU with the vendor interface: what each of its VFs offers, and what is set on them."""
+    kinds = profiles(*names)
+    places = tuple(
+        Place(address, 100 * gpu + at, {f"nvidia-{name}": 1 for name in some})
+        for at, (address, some) in enumerate(offers.items())
+    )
+    return Gpu(f"0000:{gpu:02x}:00.0", places, used, kinds, rule_of(places, used, kinds))
+
+
+ALL = ["2Q", "2A", "4Q", "8Q", "16Q"]
+
+
+def sixteen(gpu: int, some: list[str], count: int = 16) -> dict[str, list[str]]:
+    return {f"0000:{gpu:02x}:00.{at:x}": some for at in range(count)}
+
+
+def test_pack_prefers_a_gpu_of_this_size() -> None:
+    """The one that is in use offers its own size only; another size goes to a free one, and keeps the third free."""
+    begun = vfs(2, sixteen(2, ["2Q", "2A"], 15), {"nvidia-2Q": 1}, ["2Q", "2A"])
+    gpus = (vfs(1, sixteen(1, ALL), {}, ALL), begun, vfs(3, sixteen(3, ALL), {}, ALL))
+    assert room(gpus, "nvidia-2A") == (8, 7, 8), "by the memory, not the VFs: a free one of its board shows 16 GB"
+    assert plan(gpus, "nvidia-2A", 7, "pack").placed == tuple(f"0000:02:00.{at:x}" for at in range(7))
+    assert [name[5:7] for name in plan(gpus, "nvidia-2A", 9, "pack").placed] == ["01"] * 2 + ["02"] * 7
+    assert room(gpus, "nvidia-4Q") == (4, 0, 4)
+    done = plan(gpus, "nvidia-4Q", 5, "pack")
+    assert [name[5:7] for name in done.placed] == ["01"] * 4 + ["03"]
+    assert done.left == 3
+    assert [name[5:7] for name in plan(gpus, "nvidia-4Q", 4, "spread").placed] == ["01", "03", "01", "03"]
+    assert [name[5:7] for name in plan(gpus, "nvidia-2Q", 3, "spread").placed] == ["01", "03", "01"]
+
+
+def test_what_is_not_certain() -> None:
+    """With no free GPU of the board nobody knows its memory: then it is what the VFs offer."""
+    begun = vfs(2, sixteen(2, ["2Q"], 15), {"nvidia-2Q": 1}, ["2Q"])
+    assert room((begun,), "nvidia-2Q") == (15,)
+    assert certain((begun,), "nvidia-2Q") == (False,)
+    free = vfs(1, sixteen(1, ALL), {}, ALL)
+    assert certain((free, begun), "nvidia-2Q") == (True, True)
+
+
+def test_slices_do_not_meet() -> None:
+    """MIG: a slice for each; another type's slices stay, and go on counting as room for the largest."""
+    names = ["1-4Q", "1-4A", "4-16Q"]
+    offers = {"0000:01:00.4": names, "0000:01:00.5": ["1-4Q", "1-4A"]}
+    gpus = (vfs(1, offers, {}, names), vfs(2, {"0000:02:00.4": names}, {"nvidia-4-16Q": 1}, names))
+    assert room(gpus, "nvidia-1-4Q") == (2, 1)
+    assert plan(gpus, "nvidia-1-4Q", 1, "pack").placed == ("0000:02:00.4",)
+    assert plan(gpus, "nvidia-1-4Q", 9, "pack").left == 0
+
+
+def test_only_available_instances_are_known() -> None:
+    """A plain driver that says nothing else: what is free shows what a GPU takes."""
+    kinds = {name: Profile(name, None, None, None) for name in ("a", "b")}
+    free = Gpu("0000:01:00.0", (Place("0000:01:00.0", 0, {"a": 4, "b": 1}),), {}, kinds, "shared")
+    begun = Gpu("0000:02:00.0", (Place("0000:02:00.0", 1, {"a": 2, "b": 0}),), {"a": 2}, kinds, "shared")
+    assert plan((free, begun), "a", 3, "pack").placed == ("0000:01:00.0", *["0000:02:00.0"] * 2)
+    assert plan((free, begun), "a", 3, "spread").placed == ("0000:01:00.0",) * 2 + ("0000:01:00.0",)
+    nothing = Gpu("0000:03:00.0", (Place("0000:03:00.0", 0, {"a": 2}),), {"": 1}, kinds, "shared")
+    assert plan((nothing, begun), "a", 1, "spread").placed == ("0000:03:00.0",)
+
+
+def test_gvt_weights() -> None:
+    kinds = {f"i915-GVTg_V5_{nth}": read(f"i915-GVTg_V5_{nth}", None, None) for nth in (1, 2, 4, 8)}
+    rooms = {"i915-GVTg_V5_1": 0, "i915-GVTg_V5_2": 1, "i915-GVTg_V5_4": 2, "i915-GVTg_V5_8": 4}
+    first = Gpu("0000:00:02.0", (Place("0000:00:02.0", 0, rooms),), {"i915-GVTg_V5_2": 1}, kinds, "shared")
+    second = first._replace(
+        address="0000:80:02.0", places=(Place("0000:80:02.0", 1, rooms),), used={"i915-GVTg_V5_8": 3}
+    )
+    assert plan((first, second), "i915-GVTg_V5_4", 1, "spread").placed == ("0000:80:02.0",), "3/8 and 1/2 are in use"
+
+
+def test_nothing_at_all() -> None:
+    for strategy in placement.STRATEGIES:
+        assert plan((), "a", 3, strategy) == ((), 0)
+        assert ranked((), "a", strategy) == ()
+        assert placement.order_of((), strategy) == ()
+    full = Gpu("0000:01:00.0", (Place("0000:01:00.0", 0, {}),), {}, {}, "shared")
+    assert ranked((full,), "a", "pack") == ("0000:01:00.0",), "it may have room by then"
+
+
+# ---- the order of a mapping's entries
+
+
+def test_order_of() -> None:
+    one_, two = vfs(1, sixteen(1, ALL, 4), {}, ALL), vfs(2, sixteen(2, ALL, 4), {}, ALL)
+    names = {gpu.address[5:7]: [place.address for place in gpu.places] for gpu in (one_, two)}
+    pairs = [name for both in zip(names["01"], names["02"], strict=True) for name in both]
+    assert placement.order_of((one_, two), "pack") == (*names["01"], *names["02"])
+    assert placement.order_of((one_, two), "spread") == tuple(pairs)
+    assert placement.order_of((one_, two), "order") == (*names["01"], *names["02"])
+
+
+def test_order_of_unlike_gpus() -> None:
+    """A GPU that holds twice as many comes twice as often."""
+    small = Gpu("0000:01:00.0", tuple(Place(f"s{at}", at, {}) for at in range(2)), {}, {}, "equal")
+    large = Gpu("0000:02:00.0", tuple(Place(f"l{at}", 9 + at, {}) for at in range(4)), {}, {}, "equal")
+    assert placement.order_of((small, large), "spread") == ("l0", "s0", "l1", "l2", "s1", "l3")
