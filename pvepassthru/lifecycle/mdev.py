@@ -30,8 +30,8 @@ INSTANCE_LOCK_WAIT = 2.0
 """Seconds to wait for an earlier write to this very instance."""
 REMOVE_WAIT = 10.0
 """Seconds to wait for a remove, which blocks while a process has the device open."""
-SWITCHES = 32
-"""How often a start may go from one parent to another that has become better while it waited for the first."""
+PARENT_WAIT = 15.0
+"""Seconds to wait for each parent when there are others to choose from."""
 GONE = frozenset({errno.ENOENT, errno.ENODEV})
 
 
@@ -52,10 +52,14 @@ def create(work: Work, want: Want, strategy: str = "order") -> None:
         untried = list(want.candidates)
         refusals = {}
         while untried:
-            parent, taken = _choose(work, want, untried, strategy)
-            work.journal.gone(KIND, f"{parent}/{want.uuid}")  # PVE removed what an earlier start made
-            with taken as lock:
-                refusal = _create_on(work, want, parent, lock)
+            held = _parent_locks(work, untried, strategy)
+            try:
+                parent = _best(work.host, want.type, untried, strategy, held)
+                work.journal.gone(KIND, f"{parent}/{want.uuid}")  # PVE removed what an earlier start made
+                refusal = _create_on(work, want, parent, held[parent])
+            finally:
+                for lock in held.values():
+                    lock.release()
             if refusal is None:
                 return
             untried.remove(parent)
@@ -120,36 +124,41 @@ def _parent_lock(work: Work, parent: str, most: float | None = None) -> Lock:
     return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"mdev parent {parent}", most)
 
 
-def _choose(work: Work, want: Want, untried: list[str], strategy: str) -> tuple[str, Lock]:
-    """The parent to try next, with its lock. Raises BusyError.
+def _parent_locks(work: Work, untried: list[str], strategy: str) -> dict[str, Lock]:
+    """The locks of the parents among which to choose: of the next one, or of all, if a strategy compares them.
 
-    What sysfs says before the lock is held is advice: another start may have taken the room meanwhile, or made the
-    first instance on a GPU. So the parent must still be the best one when its lock is held. Only one parent's lock is
-    held at a time, so that nobody waits for a GPU that he does not need.
+    All are held until the instance is there, since only then others see it: else starts at the same time would choose
+    the same GPU, or scatter over all. They are taken by address, so that nobody waits for him who waits for him. A
+    parent with which another start is busy for long is left out, as long as there are others. Raises BusyError.
     """
-    best = _best(work.host, want.type, untried, strategy)
-    for _ in range(SWITCHES):
-        lock = _parent_lock(work, best)
-        try:
-            again = _best(work.host, want.type, untried, strategy)
-        except BaseException:
-            lock.release()
-            raise
-        if again == best:
-            return best, lock
-        lock.release()
-        best = again
-    return best, _parent_lock(work, best)
-
-
-def _best(host: Host, kind: str, untried: list[str], strategy: str) -> str:
-    """The parent on which a strategy puts one more instance."""
     if strategy == "order" or len(untried) == 1:
-        return untried[0]
+        return {untried[0]: _parent_lock(work, untried[0])}
+    held: dict[str, Lock] = {}
+    late = []
+    try:
+        for parent in sorted(set(untried)):
+            try:
+                held[parent] = _parent_lock(work, parent, PARENT_WAIT)
+            except BusyError as error:
+                late.append(error)
+    except BaseException:
+        for lock in held.values():
+            lock.release()
+        raise
+    if not held:
+        raise late[0]
+    return held
+
+
+def _best(host: Host, kind: str, untried: list[str], strategy: str, held: dict[str, Lock]) -> str:
+    """The parent, of those whose locks are held, on which a strategy puts one more instance."""
+    if len(held) == 1:
+        return next(iter(held))
     from pvepassthru.host import capacity  # noqa: PLC0415 - only who asks for a strategy pays for it
     from pvepassthru.model import placement  # noqa: PLC0415 - likewise
 
-    return placement.ranked(capacity.gpus(Inventory(host), untried), kind, strategy)[0]
+    ranking = placement.ranked(capacity.gpus(Inventory(host), untried), kind, strategy)
+    return next(parent for parent in ranking if parent in held)
 
 
 def _await_create(work: Work, step: Step) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pvepassthru.host import locks, state
+from pvepassthru.host.deadline import Deadline
 from tests.kernel.checks import check, holds
 from tests.scenarios import races
 from tests.scenarios.world import OTHER, PARENT, PARENTS, failed, refused, said, uuid, went
@@ -19,9 +21,13 @@ POOL = 8
 
 
 def _pool(world: World, strategy: str, count: int, units: int = 1, first: int = FIRST) -> list[int]:
-    """Define VMs that all want an instance of one type on the two parents, placed by this strategy."""
+    """Define VMs that all want an instance of one type on the two parents, placed by this strategy.
+
+    Python is slow in the guest, so that many starts at once need more than the usual minute.
+    """
     world.map("vgpu", PARENTS)
-    world.pve.cluster.put(POLICY, f"mappings: {{vgpu: {{placement: {strategy}}}}}\n")
+    slow = "" if world.simulated else "defaults: {pre_start_seconds: 600}\n"
+    world.pve.cluster.put(POLICY, f"{slow}mappings: {{vgpu: {{placement: {strategy}}}}}\n")
     vmids = list(range(first, first + count))
     for vmid in vmids:
         world.pve.define(vmid, f"hostpci0: mapping=vgpu,mdev=tbmdev-{units}\n")
@@ -56,9 +62,9 @@ def pack_goes_where_something_is(world: World) -> None:
 def spread_takes_turns(world: World) -> None:
     """Each goes where the load is then the least; of equal ones to the first."""
     _beside(world, parent=PARENT)
-    vmids = _pool(world, "spread", 7)
+    vmids = _pool(world, "spread", 5)
     before = world.state()
-    expected = [OTHER, PARENT, OTHER, PARENT, OTHER, PARENT, OTHER]
+    expected = [OTHER, PARENT, OTHER, PARENT, OTHER]
     check("places", [_start(world, vmid) for vmid in vmids], expected)
     for vmid in vmids:
         went(world.pve.stop(vmid))
@@ -163,6 +169,16 @@ def opened_after_pre_start(world: World) -> None:
         holds("still there", mine in world.mdevs())
     check("undone", world.hook(vmid, "post-stop").code, 0)
     holds("gone", mine not in world.mdevs())
+
+
+def a_stuck_parent_is_left_out(world: World) -> None:
+    """Another start is busy with the parent that is best, and does not end: there is room on the other one."""
+    _beside(world)
+    (vmid,) = _pool(world, "pack", 1)
+    state.prepare(world.host)
+    with world.impatient(), locks.take(world.host, state.device_lock_path(OTHER), Deadline(1), OTHER):
+        check("made on the other", _start(world, vmid), PARENT)
+    went(world.pve.stop(vmid))
 
 
 # ---- many at once
