@@ -36,7 +36,7 @@ COMMANDS = {
     "policy": "what the owner's policy files say, and whether they are right",
     "plan": "what a hook phase would do, without doing it",
     "hook": "run a hook phase, as the hookscript does",
-    "mdev": "mediated device types and instances",
+    "mdev": "mediated device types and instances, and where more fit",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
     "release": "give back what a VM that does not run still holds, or end a quarantine",
@@ -45,7 +45,7 @@ COMMANDS = {
 }
 """Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
 WRITING = frozenset({"hook", "recover", "release"})
-WRITING_OPTIONS = ("fix", "undo")
+WRITING_OPTIONS = ("fix", "undo", "writes")
 """Commands, and options of others, that change a host."""
 NODES = "/etc/pve/nodes"
 PACKAGES = {

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mediated device types with what is left of them (`types`), and instances with their owners (`list`)."""
+"""Mediated devices and vGPUs.
+
+`types` has what is left of each type, `list` the instances with their owners, `plan` how many more fit and where;
+`create` and `remove` make and remove instances by hand, only such as no VM owns.
+"""
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 
+from pvepassthru.cli import planning
 from pvepassthru.cli.tables import Column, print_table
 from pvepassthru.cli.words import print_json
+from pvepassthru.host import capacity as capacity_of
 from pvepassthru.host import holders, reservations, vms
 from pvepassthru.host.inventory import MDEVS, Inventory
+from pvepassthru.lifecycle import instances as by_hand
 from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import NotFoundError, UsageError
 from pvepassthru.model.pci import is_address
@@ -24,14 +32,31 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    commands = parser.add_subparsers(dest="action", metavar="types|list", required=True)
+    commands = parser.add_subparsers(dest="action", metavar="types|list|plan|create|remove", required=True)
     types = commands.add_parser("types", help="the types that parents and VFs offer, and how many more fit")
     types.add_argument(
         "address", metavar="ADDRESS", nargs="?", help="only this function, such as 0000:01:00.0 or 01:00.0"
     )
+    types.add_argument(
+        "--min-framebuffer", metavar="SIZE", help="only types with so much memory, such as 4G, the best one first"
+    )
+    types.add_argument(
+        "--min-instances", metavar="N", type=int, default=1, help="with it: of which N more fit (default: 1)"
+    )
     types.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
     instances = commands.add_parser("list", help="the instances and set vGPU types, with their VMs")
     instances.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+    planning.add_arguments(
+        commands.add_parser("plan", help="how many more of a type fit, and where", description=planning.__doc__)
+    )
+    make = commands.add_parser("create", help="make an instance by hand, which no VM owns")
+    make.add_argument("type", metavar="TYPE", help="such as nvidia-63 or i915-GVTg_V5_4")
+    make.add_argument("parent", metavar="PARENT", help="the PCI address of its parent")
+    make.add_argument("--uuid", metavar="UUID", help="its UUID (default: a random one)")
+    make.set_defaults(writes=True)
+    remove = commands.add_parser("remove", help="remove an instance that no VM owns")
+    remove.add_argument("uuid", metavar="UUID")
+    remove.set_defaults(writes=True)
 
 
 TYPES = (
@@ -55,10 +80,17 @@ INSTANCES = (
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Print types or instances; returns 0. Raises UsageError, NotFoundError, InputError."""
+    """Do what is asked for; returns 0, or 1 when nothing, or not all, fits. Raises PassthruError."""
+    if args.action == "plan":
+        return planning.run(args, host)
+    if args.action in {"create", "remove"}:
+        return _by_hand(args, host)
     inventory = Inventory(host)
     if args.action == "types":
         addresses = _functions(inventory, args.address)
+        if args.min_framebuffer is not None:
+            wanted = addresses if args.address else capacity_of.parents(inventory)
+            return planning.print_offers(inventory, wanted, args)
         rows = capacity(host, inventory, addresses)
         names = ["address", "type", "name", "available", "used", "total", "vmids", "description"]
         who = f"{addresses[0]} offers no" if args.address else "no function offers"
@@ -74,6 +106,17 @@ def run(args: argparse.Namespace, host: Host) -> int:
         print_table(columns, ([_cell(row[name]) for name in names] for row in rows))
     else:
         print(empty)
+    return 0
+
+
+def _by_hand(args: argparse.Namespace, host: Host) -> int:
+    if args.action == "remove":
+        print(f"removed mdev {by_hand.remove(host, args.uuid.lower())}")
+        return 0
+    made = args.uuid.lower() if args.uuid is not None else str(uuid.uuid4())
+    (parent,) = _functions(Inventory(host), args.parent)
+    by_hand.create(host, args.type, parent, made)
+    print(made)
     return 0
 
 
@@ -114,15 +157,15 @@ def _classic(inventory: Inventory, address: str) -> list[dict[str, object]]:
     if not types:
         return []
     used: dict[str | None, list[str]] = {}
-    for uuid in inventory.mdevs_of(address):
-        used.setdefault(inventory.mdev(uuid).type, []).append(uuid)
+    for name in inventory.mdevs_of(address):
+        used.setdefault(inventory.mdev(name).type, []).append(name)
     rows = []
     for one in types:
         instances = used.get(one.id, [])
         most = _most(one.description)
         if most is None and one.available is not None and not set(used) - {one.id}:
             most = one.available + len(instances)  # nothing of another type takes room
-        owners = sorted({owner[1] for uuid in instances if (owner := pci.vmid_of_uuid(uuid))})
+        owners = sorted({owner[1] for name in instances if (owner := pci.vmid_of_uuid(name))})
         rows.append(_row(address, one.id, one.name, one.available, len(instances), most, owners, one.description))
     return rows
 

@@ -30,12 +30,15 @@ INSTANCE_LOCK_WAIT = 2.0
 """Seconds to wait for an earlier write to this very instance."""
 REMOVE_WAIT = 10.0
 """Seconds to wait for a remove, which blocks while a process has the device open."""
+PARENT_WAIT = 15.0
+"""Seconds to wait for each parent when there are others to choose from."""
 GONE = frozenset({errno.ENOENT, errno.ENODEV})
 
 
-def create(work: Work, want: Want) -> None:
-    """See that the wanted instance exists: adopt the one that is there, or create it on the first parent with room.
+def create(work: Work, want: Want, strategy: str = "order") -> None:
+    """See that the wanted instance exists: adopt the one that is there, or create it on a parent with room.
 
+    Of several parents it is the first in PVE's order, or the one that the strategy (model/placement.py) likes best.
     Raises DeviceError when it cannot be had, with the reason of each parent, and BusyError when a wait was too long.
     """
     with _instance_lock(work, want.uuid, want.candidates):
@@ -46,16 +49,24 @@ def create(work: Work, want: Want) -> None:
         blocked = _being_removed(work.host, want.uuid, want.candidates)
         if blocked is not None:
             raise blocked
-        refusals = []
-        for parent in want.candidates:
-            work.journal.gone(KIND, f"{parent}/{want.uuid}")  # PVE removed what an earlier start made
-            with _parent_lock(work, parent) as lock:
-                refusal = _create_on(work, want, parent, lock)
+        untried = list(want.candidates)
+        refusals = {}
+        while untried:
+            held = _parent_locks(work, untried, strategy)
+            try:
+                parent = _best(work.host, want.type, untried, strategy, held)
+                work.journal.gone(KIND, f"{parent}/{want.uuid}")  # PVE removed what an earlier start made
+                refusal = _create_on(work, want, parent, held[parent])
+            finally:
+                for lock in held.values():
+                    lock.release()
             if refusal is None:
                 return
-            refusals.append(f"on {parent}: {refusal}")
+            untried.remove(parent)
+            refusals[parent] = refusal
+    words = "; ".join(f"on {parent}: {refusals[parent]}" for parent in want.candidates)
     raise DeviceError(
-        f"cannot create mdev {shown(want.type)} for hostpci{want.entry} {'; '.join(refusals)}",
+        f"cannot create mdev {shown(want.type)} for hostpci{want.entry} {words}",
         "stop a VM that uses one, choose a type on offer, or use a mapping with more devices",
     )
 
@@ -83,9 +94,9 @@ def await_writes(work: Work, step: Step) -> None:
 
 def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | None:
     host = work.host
-    found = _complete(host, uuid, work.deadline)
+    found = complete(host, uuid, work.deadline)
     if found is None:
-        return _removal(host, uuid, parent)
+        return removal(host, uuid, parent)
     if found.type is None:  # removing it now would answer EAGAIN and take its `remove` file away for good
         return "the kernel is still creating it"
     if (found.parent, found.type) != (parent, step.after):
@@ -94,7 +105,7 @@ def _undo(work: Work, step: Step, parent: str, uuid: str, lock: Lock) -> str | N
     users = holders.wait_until_closed(host, f"{MDEVS}/{uuid}", Deadline(work.deadline.left(work.patience)))
     if users:
         return f"{holders.describe(users)} has it open"
-    why = _remove(host, uuid, parent, work.deadline, lock)
+    why = remove(host, uuid, parent, work.deadline, lock)
     if why is None:
         work.voice.say(f"gave back mdev {step.after} {step.target}")
     return why
@@ -113,6 +124,43 @@ def _parent_lock(work: Work, parent: str, most: float | None = None) -> Lock:
     return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"mdev parent {parent}", most)
 
 
+def _parent_locks(work: Work, untried: list[str], strategy: str) -> dict[str, Lock]:
+    """The locks of the parents among which to choose: of the next one, or of all, if a strategy compares them.
+
+    All are held until the instance is there, since only then others see it: else starts at the same time would choose
+    the same GPU, or scatter over all. They are taken by address, so that nobody waits for him who waits for him. A
+    parent with which another start is busy for long is left out, as long as there are others. Raises BusyError.
+    """
+    if strategy == "order" or len(untried) == 1:
+        return {untried[0]: _parent_lock(work, untried[0])}
+    held: dict[str, Lock] = {}
+    late = []
+    try:
+        for parent in sorted(set(untried)):
+            try:
+                held[parent] = _parent_lock(work, parent, PARENT_WAIT)
+            except BusyError as error:
+                late.append(error)
+    except BaseException:
+        for lock in held.values():
+            lock.release()
+        raise
+    if not held:
+        raise late[0]
+    return held
+
+
+def _best(host: Host, kind: str, untried: list[str], strategy: str, held: dict[str, Lock]) -> str:
+    """The parent, of those whose locks are held, on which a strategy puts one more instance."""
+    if len(held) == 1:
+        return next(iter(held))
+    from pvepassthru.host import capacity  # noqa: PLC0415 - only who asks for a strategy pays for it
+    from pvepassthru.model import placement  # noqa: PLC0415 - likewise
+
+    ranking = placement.ranked(capacity.gpus(Inventory(host), untried), kind, strategy)
+    return next(parent for parent in ranking if parent in held)
+
+
 def _await_create(work: Work, step: Step) -> None:
     """Wait for a create that may have outlived its hook: it holds the parent's lock until it has ended.
 
@@ -124,7 +172,7 @@ def _await_create(work: Work, step: Step) -> None:
 
 def _adopt(work: Work, want: Want) -> str | None:
     """The parent of the instance that is there already and fits, or None; DeviceError when it does not fit."""
-    found = _complete(work.host, want.uuid, work.deadline)
+    found = complete(work.host, want.uuid, work.deadline)
     if found is None:
         return None
     what = f"cannot use mdev {want.uuid} for hostpci{want.entry}"
@@ -192,7 +240,7 @@ def _no_room(inventory: Inventory, parent: str) -> str:
 def _being_removed(host: Host, uuid: str, parents: tuple[str, ...]) -> DeviceError | None:
     """The error for an instance whose removal waits, on whichever of these parents, or None."""
     for parent in parents:
-        words = _removal(host, uuid, parent)
+        words = removal(host, uuid, parent)
         if words is not None:
             return DeviceError(
                 f"cannot use mdev {uuid}: for an older one on {parent} {words}", "end that process, then try again"
@@ -200,7 +248,7 @@ def _being_removed(host: Host, uuid: str, parents: tuple[str, ...]) -> DeviceErr
     return None
 
 
-def _removal(host: Host, uuid: str, parent: str) -> str | None:
+def removal(host: Host, uuid: str, parent: str) -> str | None:
     """Words for a removal that waits, or None: /sys/bus/mdev lists it no more, its parent's folder still does."""
     folder = f"{DEVICES}/{parent}/{uuid}"
     if not host.exists(folder):
@@ -209,7 +257,7 @@ def _removal(host: Host, uuid: str, parent: str) -> str | None:
     return f"a removal is under way, and waits for {users} to close it"
 
 
-def _complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
+def complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
     """The instance, or None; after waiting for a create that is under way, and with no type if that has not ended."""
     end = Deadline(deadline.left(HALF_CREATED_WAIT))
     while True:
@@ -220,12 +268,13 @@ def _complete(host: Host, uuid: str, deadline: Deadline) -> Mdev | None:
             return found
 
 
-def _remove(host: Host, uuid: str, parent: str, deadline: Deadline, lock: Lock) -> str | None:
+def remove(host: Host, uuid: str, parent: str, deadline: Deadline, lock: Lock) -> str | None:
+    """Remove an instance whose lock is given. Returns None when it is gone, else why it is not."""
     folder = f"{MDEVS}/{uuid}"
     try:
         slow.write(host, f"{folder}/remove", "1", deadline.left(REMOVE_WAIT), lock)
     except slow.StillBlockedError:
-        return _removal(host, uuid, parent)
+        return removal(host, uuid, parent)
     except OSError as error:
         if error.errno == errno.EAGAIN:
             return "the kernel is still creating it, and now only unbinding its parent's driver can remove it"

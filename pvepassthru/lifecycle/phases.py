@@ -113,7 +113,8 @@ def wants(subject: Subject) -> tuple[Want, ...]:
     for device in subject.resolution.passed:
         if device.mdev:
             uuid = pci.mdev_uuid(device.index, subject.vmid)
-            found.append(Want(device.index, mdev.KIND, device.mdev, tuple(device.addresses), uuid))
+            parents = tuple(device.addresses)
+            found.append(Want(device.index, mdev.KIND, device.mdev, parents, uuid, device.entry.mapping))
         elif device.nvidia and len(device.alternatives) == 1 and len(device.alternatives[0]) == 1:
             found.append(Want(device.index, vgpu.KIND, device.nvidia, tuple(device.alternatives[0]), ""))
     return tuple(found)
@@ -139,7 +140,7 @@ def _prepare(work: Work, start: Start) -> Handover | None:
         _judge(work, subject, allowed.gate, policies.silence)
         for want in needed:
             if want.kind == mdev.KIND:
-                mdev.create(work, want)
+                mdev.create(work, want, policies.placement(want.mapping))
             else:
                 vgpu.set_type(work, want)
         if whole is not None:

@@ -49,6 +49,8 @@ class Want(NamedTuple):
     """Addresses of the parents, or of the one VF, in PVE's order."""
     uuid: str
     """The instance's UUID, which PVE derives from entry and VM; empty for a vGPU type."""
+    mapping: str | None = None
+    """The mapping that the candidates are alternatives of, for the policy on where it is placed."""
 
 
 class Function(NamedTuple):

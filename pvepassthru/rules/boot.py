@@ -9,7 +9,7 @@ their own type, and vGPU sizes exclude each other only where no sign of NVIDIA's
 from __future__ import annotations
 
 from pvepassthru.model import pci
-from pvepassthru.model.pattern import ASCII, Pattern
+from pvepassthru.model.profile import size_of
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules.demand import demand
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     Cause = Literal["pool", "mdev", "vgpu", "size"]
     _Why = tuple[Cause, tuple[int, ...], str]
 
-_SIZED = Pattern(r".*?(\S+?)-(\d+)[ABCQ]", ASCII)
-_SLICED = Pattern(r".*-\d+-\d+[ABCQ](?:ME|NOME|MEALL|GFX)*", ASCII)
-
 
 class Shortage(NamedTuple):
     """An entry for which nothing is left."""
@@ -35,17 +32,6 @@ class Shortage(NamedTuple):
     """The other VMs that have it then, in the order of their starts."""
     detail: str
     """Of sizes: which GPU, and its size."""
-
-
-def size_of(name: str | None) -> int | None:
-    """The framebuffer's size in a time-sliced vGPU type's name (`A16-4Q`: 4), or None; MIG slices have no such limit.
-
-    Source: NVIDIA's naming of vGPU types.
-    """
-    if name is None or _SLICED.fullmatch(name):
-        return None
-    match = _SIZED.fullmatch(name)
-    return int(match[2][:9]) if match else None
 
 
 def shortages(around: Surroundings) -> dict[int, tuple[Shortage, ...]]:

@@ -211,6 +211,7 @@ RULES: tuple[Rule, ...] = (
     of_host("PVP414", "warning", "cluster", mappings.twice_in_mapping),
     of_host("PVP415", "info", "cluster", mappings.mixed_models),
     of_host("PVP416", "warning", "cluster", mappings.unknown_nodes),
+    Rule("PVP335", "info", "own", mappings.order_against_policy, hook="no"),
     Rule("PVP450", "warning", "own", mappings.ha_without_entry, hook="no"),
     Rule("PVP451", "info", "own", mappings.ha_anywhere, hook="no"),
     Rule("PVP452", "warning", "own", mappings.ha_with_address, hook="no"),

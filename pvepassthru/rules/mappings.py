@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules on the cluster's files: mappings against this node's hardware, and HA, PVP412 to PVP419, PVP450 to PVP499."""
+"""Rules on the cluster's files: mappings against this node's hardware, and HA, PVP412 to PVP419, PVP450 to PVP499.
+
+And the order of a mapping's entries, where that decides which GPU a VM gets: PVP335.
+"""
 
 from __future__ import annotations
 
-from pvepassthru.host import cluster
-from pvepassthru.model import mapped
+from pvepassthru.host import capacity, cluster
+from pvepassthru.model import mapped, placement
+from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
 from pvepassthru.rules.demand import ha_resources
@@ -12,11 +16,12 @@ from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import MAPPINGS, Hit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pvepassthru.host.cluster import Resource
     from pvepassthru.model.hostpci import HostpciEntry
     from pvepassthru.model.mapping import MapEntry, Mapping
+    from pvepassthru.model.placement import Gpu
     from pvepassthru.rules.subject import Subject, Surroundings
 
 
@@ -251,6 +256,42 @@ def cannot_migrate(subject: Subject) -> Iterator[Hit]:
             message = f"mapping {mapping.name} says live-migration-capable, and PVE binds its device to vfio-pci"
             hint = "write driver=keep and bind the vendor's vfio driver, or clear the flag at the mapping"
             yield Hit(subject.at(entry.key, entry.line), f"{message}, which cannot migrate", hint)
+
+
+def order_against_policy(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether a mapping's VFs stand in the order that the policy's placement needs.
+
+    For `pack` all VFs of one GPU stand together; for `spread` the GPUs take turns.
+
+    Why it matters: of VFs with NVIDIA's vendor interface PVE takes the first in the mapping's order that is free and
+    offers the type. The hook cannot steer it to another, so the policy has no effect there by itself.
+
+    How to fix: write the mapping's entries in the order that `pvepassthru mdev plan TYPE COUNT --mapping NAME` shows,
+    or take the placement out of the policy.
+    """
+    for device in subject.resolution.passed:
+        name = device.entry.mapping
+        if not device.nvidia or name is None or len(device.alternatives) < 2:
+            continue
+        try:
+            strategy = subject.around.policies.placement(name)
+        except (InputError, UnsafeError):  # hosts.policy_unusable tells of that
+            return
+        kind = f"{capacity.VENDOR}{device.nvidia}"
+        gpus = capacity.gpus(subject.inventory, [functions[0] for functions in device.alternatives])
+        if strategy == "order" or _turns(gpus, [functions[0] for functions in device.alternatives]) == _turns(
+            gpus, placement.order_of(gpus, strategy)
+        ):
+            continue
+        message = f"the policy says {strategy} for mapping {name}, whose VFs PVE takes in another order"
+        hint = f"pvepassthru mdev plan {kind} 1 --mapping {name} shows the order that they need"
+        yield Hit(subject.at(device.entry.key, device.entry.line), message, hint)
+
+
+def _turns(gpus: tuple[Gpu, ...], functions: Iterable[str]) -> list[str]:
+    """The GPU of each of these functions."""
+    owner = {place.address: gpu.address for gpu in gpus for place in gpu.places}
+    return [owner[function] for function in functions]
 
 
 def _used(subject: Subject) -> list[tuple[HostpciEntry, Mapping]]:

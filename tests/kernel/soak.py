@@ -20,7 +20,7 @@ from tests.scenarios.counts import FULL, NOTE, VARIABLE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-SUITES = ("lifecycle_crash", "lifecycle_race", "lifecycle_handover")
+SUITES = ("lifecycle_crash", "lifecycle_handover", "lifecycle_placement", "lifecycle_race")
 PAGE = os.path.join(testbed.PROJECT, "docs", "soak.md")
 INTRODUCTION = """# Soak
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from tests.host.machine import memory_folder
 from tests.kernel import killed
+from tests.kernel.checks import check
 from tests.scenarios import crashes, rounds
 from tests.scenarios.counts import counts
 from tests.scenarios.crashes import NEIGHBOUR, SITUATIONS
 from tests.scenarios.forked import VMID, forked, hook, ran, recover
-from tests.scenarios.world import OTHER, PARENTS, VFS, SimWorld, mdev, uuid
+from tests.scenarios.world import OTHER, PARENT, PARENTS, VFS, SimWorld, mdev, uuid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,21 @@ def test_killed_at_every_change(world: SimWorld, name: str, phase: str, how: str
     crashes.furnish(world, situation.config)
     stride = STRIDES.get(name, 1)
     assert crashes.sweep(world, situation, phase, how, every=name in THOROUGH, stride=stride) >= 4
+
+
+@pytest.mark.parametrize("how", crashes.WAYS)
+def test_of_a_hook_that_places_by_policy(world: SimWorld, how: str) -> None:
+    """The second parent has less on it, so the instance goes there; killed anywhere, nothing of it is left."""
+    made = uuid(0, VMID)
+    crashes.furnish(world, "hostpci0: mapping=vgpu,mdev=tbmdev-1\n")
+    world.create(1, "f0f0f0f0-0000-0000-0000-000000000009", PARENT)
+    world.map("vgpu", PARENTS)
+    world.pve.cluster.put("/etc/pvepassthru.yaml", "placement: spread\n")
+    check("exit code", world.hook(VMID, "pre-start").code, 0)
+    check("place", world.mdevs()[made], f"{OTHER} tbmdev-1")
+    check("exit code", world.hook(VMID, "post-stop").code, 0)
+    placed = crashes.Situation("hostpci0: mapping=vgpu,mdev=tbmdev-1\n", (made,))
+    assert crashes.sweep(world, placed, "pre-start", how, every=False) > 3
 
 
 @pytest.mark.parametrize("name", ["mdev", "vgpu"])

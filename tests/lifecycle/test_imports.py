@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.scenarios.world import SCRIPT, mdev
+from tests.scenarios.world import PARENTS, SCRIPT, mdev
 
 if TYPE_CHECKING:
     from tests.scenarios.world import SimWorld, World
@@ -80,6 +80,20 @@ def test_mdev(world: World, phase: str, *, regenerate: bool) -> None:
             file.write("".join(f"{name}\n" for name in kept))
     with open(path, encoding="ascii") as file:
         assert kept == file.read().splitlines(), "run pytest --regenerate if that is meant, and see ./dev bench"
+
+
+def test_nothing_slow_when_placed_by_policy(world: World) -> None:
+    """Once a start has checked the policy, others need no YAML for it; the planner itself needs nothing slow."""
+    world.map("vgpu", PARENTS)
+    world.pve.define(100, "hostpci0: mapping=vgpu,mdev=tbmdev-1\n")
+    without = hook(world, "pre-start")
+    assert world.hook(100, "post-stop").code == 0
+    world.pve.cluster.put("/etc/pvepassthru.yaml", "placement: spread\n")
+    assert world.hook(100, "pre-start").code == 0
+    assert world.hook(100, "post-stop").code == 0
+    more = hook(world, "pre-start") - without
+    assert "pvepassthru.model.placement" in more
+    assert not {name for name in more if name.partition(".")[0] in SLOW}, "but a mapping is read with patterns"
 
 
 def test_nothing_slow_when_refused(world: World) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.pve.flows import Pve
-from tests.scenarios import races
+from tests.scenarios import placement, races
 from tests.scenarios.counts import counts
 
 if TYPE_CHECKING:
@@ -30,6 +30,16 @@ def test_hooks_of_one_vm_at_once(world: SimWorld, delay: int) -> None:
 
 def test_pve_edits_reservations_too(world: SimWorld) -> None:
     races.edits(world, 25)
+
+
+def test_placed_at_once(world: SimWorld) -> None:
+    placement.packed_at_once(world)
+    placement.spread_at_once(world)
+
+
+def test_a_pool_of_instances(world: SimWorld) -> None:
+    placement.pool_at_once(world)
+    placement.pool_at_once(world, counts().vms)
 
 
 def test_recover_disturbs_no_start(world: SimWorld) -> None:

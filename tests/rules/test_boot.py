@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pvepassthru.host.host import Host
+from pvepassthru.model.profile import size_of
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
-from pvepassthru.rules.boot import shortages, size_of
+from pvepassthru.rules.boot import shortages
 from pvepassthru.rules.demand import LAST, demand
 from pvepassthru.rules.subject import Surroundings
 from tests import tree

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def wait(seconds: float) -> None:
     """Cut the waits for other processes."""
     phases.PATIENCE = seconds
-    mdev.REMOVE_WAIT = mdev.HALF_CREATED_WAIT = mdev.INSTANCE_LOCK_WAIT = vgpu.RESET_WAIT = seconds
+    mdev.PARENT_WAIT = mdev.REMOVE_WAIT = mdev.HALF_CREATED_WAIT = mdev.INSTANCE_LOCK_WAIT = vgpu.RESET_WAIT = seconds
 
 
 def fill(lines: int) -> None:

@@ -42,6 +42,11 @@ def counts() -> Counts:
     return chosen if chosen.seed else chosen._replace(seed=random.SystemRandom().randrange(1, 1_000_000))
 
 
+def full() -> bool:
+    """Whether the full counts are asked for, or others."""
+    return bool(os.environ.get(VARIABLE))
+
+
 def note(what: str, number: int) -> None:
     """Report a count with the result of this test; tests/kernel/soak.py puts it into its table."""
     checks.done.append(f"{NOTE}{what}: {number}")

@@ -104,7 +104,7 @@ def _files(folder: str, root: str) -> Iterator[tuple[str, str]]:
                 if path != SIMULATION:
                     yield from _files(entry.path, root)
             elif not path.startswith(OWN_LOCKS) or not path.endswith(".lock"):
-                with open(entry.path, encoding="utf-8", errors="replace") as file:
+                with open(entry.path, encoding="utf-8", errors="surrogateescape") as file:
                     yield path, file.read()
 
 

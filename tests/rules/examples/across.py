@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests import tree
-from tests.rules.example import OFFERS, SSD, VFS, Tree
+from tests.rules.example import GPU, OFFERS, SSD, VF, VFS, Tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +73,17 @@ def _on(*nodes: str, flags: str = "\tlive-migration-capable 1\n") -> str:
 
 
 KEPT: dict[str, dict[str, Any]] = {"0000:02:00.0": {"driver": "nvme-vfio-pci"}}
+_SECOND = "0000:c1:00"
+TWO_GPUS = {
+    f"{_SECOND}.0": {**GPU, "iommu_group": 70, "driver": "nvidia", "nvidia": {}},
+    f"{_SECOND}.4": {**VF, "iommu_group": 71, "nvidia": OFFERS, "physfn": f"{_SECOND}.0"},
+    f"{_SECOND}.5": {**VF, "iommu_group": 72, "nvidia": OFFERS, "physfn": f"{_SECOND}.0"},
+}
+_ENTRIES = (61, "0000:a1:00.4"), (71, f"{_SECOND}.4"), (62, "0000:a1:00.5"), (72, f"{_SECOND}.5")
+TURNS = "vgpu\n\tmdev 1\n" + "".join(
+    f"\tmap id=10de:25b6,iommugroup={group},node=pve,path={path}\n" for group, path in _ENTRIES
+)
+"""A mapping with the VFs of two GPUs by turns."""
 KEEPS = "hostpci0: mapping=ssd,driver=keep\n"
 AFFINITY = "node-affinity: gpu\n\tnodes pve:2,pve2\n\tresources vm:100\n"
 GROUP = "group: gpu\n\tnodes pve,pve2:1\n\trestricted 1\n"
@@ -153,6 +164,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP453": (
         Tree(POOL, mapping=_on("pve", "pve2", flags=""), files=_ha(), change=_nodes("pve2")),
         Tree(POOL, mapping=_on("pve", "pve2", flags=""), files=_ha()),
+    ),
+    "PVP335": (
+        Tree(VGPU, TWO_GPUS, mapping=TURNS, files={"/etc/pvepassthru.yaml": "placement: pack\n"}),
+        Tree(VGPU, TWO_GPUS, mapping=TURNS, files={"/etc/pvepassthru.yaml": "placement: spread\n"}),
     ),
     "PVP454": (Tree(POOL, mapping=_on("pve")), Tree(KEEPS, KEPT, mapping=_on("pve"))),
 }
