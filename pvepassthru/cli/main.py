@@ -46,7 +46,12 @@ WRITING = frozenset({"hook", "recover"})
 WRITING_OPTIONS = ("fix", "undo")
 """Commands, and options of others, that change a host."""
 NODES = "/etc/pve/nodes"
-PACKAGES = {"filelock": "python3-filelock", "yaml": "python3-yaml", "proxmoxer": "python3-proxmoxer"}
+PACKAGES = {
+    "filelock": "python3-filelock",
+    "jsonschema": "python3-jsonschema",
+    "yaml": "python3-yaml",
+    "proxmoxer": "python3-proxmoxer",
+}
 """Python module to the Debian package that has it."""
 
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pvepassthru.host.host import Host
-    from pvepassthru.host.policy import Silence
     from pvepassthru.model.finding import Finding
     from pvepassthru.model.passed import Passed
+    from pvepassthru.model.policy import Silence
     from pvepassthru.rules.subject import Subject, Surroundings
 
 

@@ -11,6 +11,7 @@ from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
+from pvepassthru.model.policy import Policies
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules import gate as gates
 from pvepassthru.rules import subject as subjects
@@ -18,10 +19,10 @@ from pvepassthru.rules import subject as subjects
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pvepassthru.host.policy import Silence
     from pvepassthru.lifecycle.undo import Kept
     from pvepassthru.lifecycle.work import Work
     from pvepassthru.model.finding import Finding
+    from pvepassthru.model.policy import Silence
     from pvepassthru.rules.subject import Subject
 
 BUDGET = {"pre-start": 60.0, "post-start": 10.0, "pre-stop": 10.0, "post-stop": 30.0}
@@ -118,7 +119,7 @@ def _prepare(work: Work, start: Start) -> None:
     pending = start.pending and path == vms.config_path(work.vmid)  # a migration target starts the main section
     subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
     needed = wants(subject)
-    policies = policy.Policies() if subject.config.template else policy.read(work.host)
+    policies = Policies() if subject.config.template else policy.read(work.host, cached=True)
     allowed = policies.of(work.vmid)
     work = work._replace(deadline=work.deadline.raised(allowed.pre_start_seconds))
     if work.journal.exists:

@@ -7,16 +7,16 @@ start on it. An entry for one device silences only what is said of that device: 
 
 from __future__ import annotations
 
-from pvepassthru.host.policy import HOST_SAVING
 from pvepassthru.model import pci
 from pvepassthru.model.errors import PassthruError
+from pvepassthru.model.policy import HOST_SAVING
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from pvepassthru.host.policy import Silence
     from pvepassthru.model.finding import Finding
+    from pvepassthru.model.policy import Silence
     from pvepassthru.rules.subject import Subject, Surroundings
 
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.holders import Holder
     from pvepassthru.host.host import Host
-    from pvepassthru.host.policy import Policies
     from pvepassthru.host.uses import Uses
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.passed import Passed
+    from pvepassthru.model.policy import Policies
     from pvepassthru.model.reservation import Entry
     from pvepassthru.model.resolve import Resolution
     from pvepassthru.model.vmconfig import Section, VmConfig

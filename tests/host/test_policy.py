@@ -16,6 +16,7 @@ from pvepassthru.host import policy
 from pvepassthru.host.host import Host
 from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.pci import with_domain
+from pvepassthru.model.policy import Policy, Silence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,7 @@ def put(host: Host, path: str, text: str, mode: int = 0o640) -> None:
 
 
 def test_without_files_the_gate_is_enforced(host: Host) -> None:
-    assert policy.of(host, 100) == ("enforce", 0)
+    assert policy.of(host, 100) == Policy()
 
 
 @pytest.mark.parametrize(
@@ -60,14 +61,14 @@ def test_who_wins(host: Host, cluster: str, node: str, expected: str) -> None:
 def test_each_setting_by_itself(host: Host) -> None:
     put(host, CLUSTER, "defaults: {pre_start_seconds: 90}\nvms: {100: {pre_start_seconds: 300}, 102: }")
     put(host, NODE, "defaults: {gate: warn}")
-    assert policy.of(host, 100) == ("warn", 300)
-    assert policy.of(host, 101) == ("warn", 90)
-    assert policy.of(host, 102) == ("warn", 90)
+    assert policy.of(host, 100) == Policy("warn", 300)
+    assert policy.of(host, 101) == Policy("warn", 90)
+    assert policy.of(host, 102) == Policy("warn", 90)
 
 
 def test_settings_taken_over_by_yaml(host: Host) -> None:
     put(host, NODE, "defaults: &usual {gate: warn}\nvms: {100: {<<: *usual, pre_start_seconds: 90}}")
-    assert policy.of(host, 100) == ("warn", 90)
+    assert policy.of(host, 100) == Policy("warn", 90)
 
 
 def test_silence(host: Host) -> None:
@@ -93,7 +94,9 @@ def test_a_pci_address_is_text(host: Host, address: str) -> None:
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = st.recursive(
     PLAIN | st.sampled_from(("PVP310", "PVP240", "01:00.0")),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from((*policy.SILENCE, "x")), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(("code", "vm", "device", "reason", "x")), inner)
+    ),
     max_leaves=12,
 )
 
@@ -103,7 +106,7 @@ VALUES = st.recursive(
 def test_whatever_is_silenced(host: Host, value: object) -> None:
     """It is taken as it is meant, or refused with one sentence."""
     put(host, NODE, f"silence: {json.dumps(value)}\n")
-    found: tuple[policy.Silence, ...] = ()
+    found: tuple[Silence, ...] = ()
     words = NODE
     try:
         found = policy.read(host).silence
@@ -141,47 +144,79 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
     [
         ("gate: [", "is not valid YAML: line 1: .*expected the node content"),
         ("vms: {}\nsilence:\n- a: b: c", "is not valid YAML: line 3: mapping values are not allowed here"),
-        ("- a list", "must be a mapping"),
-        ("vms: 7", "vms must be a mapping"),
-        ("defaults: {gate: perhaps}", "defaults has the gate 'perhaps'; use one of enforce, warn, off"),
-        ("defaults: {gate: [off]}", r"has the gate \[False\]; use one of enforce, warn, off"),
-        ("defaults: {pre_start_seconds: 0}", "defaults has pre_start_seconds 0; use a number from 1 to 3600"),
-        ("defaults: {pre_start_seconds: 3601}", "has pre_start_seconds 3601; use a number"),
-        ("vms: {100: {pre_start_seconds: true}}", "vms.100 has pre_start_seconds True; use a number"),
-        ("vms: {100: {pre_start_seconds: 2m}}", "has pre_start_seconds '2m'; use a number"),
+        ("- a list", ":1: the file must be a mapping of keys to values, not a list"),
+        ("\nvms: 7", ":2: vms must be a mapping of keys to values, not 7"),
+        ("defaults: {gate: perhaps}", ":1: defaults.gate is perhaps; use enforce, warn, off"),
+        ("defaults: {gate: [off]}", "defaults.gate is a list; use enforce, warn, off"),
+        (
+            "defaults:\n  gate: off\n  pre_start_seconds: 0",
+            ":3: defaults.pre_start_seconds is 0; use a number from 1 to 3600",
+        ),
+        ("defaults: {pre_start_seconds: 3601}", "pre_start_seconds is 3601; use a number"),
+        ("vms: {100: {pre_start_seconds: true}}", "vms.100.pre_start_seconds is true; use a number"),
+        ("vms: {100: {pre_start_seconds: 2m}}", "pre_start_seconds is 2m; use a number"),
+        ("vms: {100: {pre_start_seconds: }}", "pre_start_seconds is empty; use a number"),
         ("a: \x00", "is not valid YAML"),
         ("{" * 5000, "is not valid YAML"),
         ('a: !!int ""', "is not valid YAML"),
         ('a: !!float ""', "is not valid YAML"),
-        ("a: !!bool x", "is not valid YAML"),
         ("a: !!timestamp x", "is not valid YAML"),
-        ("defualts: {gate: off}", "the file has an unknown key defualts; is defaults meant"),
-        ("gates: off", "the file has an unknown key gates; known are defaults, vms"),
+        ("{a: b}: c", "is not valid YAML: line 1: a key must be text"),
+        ("a: &a\n  b: *a", "nested more than 12 levels deep; see if an alias holds itself"),
+        ("a: &a [*a]", "nested more than 12 levels deep"),
+        ("a: b\n---\na: c", "is not valid YAML: line 2: but found another document"),
+        ("\n\ndefualts: {gate: off}", ":3: the file has an unknown key defualts; is defaults meant"),
+        ("gates: off", "the file has an unknown key gates; known are defaults, devices, vms"),
         ("defaults: {Gate: off}", "defaults has an unknown key Gate; is gate meant"),
-        ("vms: {101: {gat: off}}", "vms.101 has an unknown key gat; is gate meant"),
+        ("vms:\n  101:\n    gat: off", ":3: vms.101 has an unknown key gat; is gate meant"),
         ("vms: {1O0: {gate: off}}", "vms has 1O0, which is no VMID"),
-        ("vms: {101: {gate: wran}}", "vms.101 has the gate 'wran'"),
-        ("vms: {100: {gate: off}, '100': {gate: warn}}", "vms has 100 twice"),
+        ("vms: {101: {gate: wran}}", "vms.101.gate is wran; use enforce"),
+        ("vms: {100: {gate: off}, '100': {gate: warn}}", "100 is there twice"),
         ("defaults: {gate: off}\nvms: {}\ndefaults: {gate: warn}", "line 3: defaults is there twice"),
-        ("vms: {101: off}", "vms.101 must be a mapping"),
-        ("silence: {code: PVP310, reason: x}", "silence must be a list, not dict; begin each entry with `-`"),
+        ("vms: {101: off}", "vms.101 must be a mapping of keys to values, not off"),
+        ("devices: {0000:01:00.8: {}}", "devices has 0000:01:00.8, which is no device; use an address, a slot"),
+        ("devices: {01:00.0: {}, 0000:01:00.0: {}}", "devices has 0000:01:00.0 twice; leave one of them"),
+        ("devices: {'mapping:': {}}", "devices has mapping:, which is no device"),
+        ("devices:\n  10DE:2204: {}\n  10de:2204: {}\n", ":3: devices has 10de:2204 twice"),
+        ("devices: {01:00.0: {ids: 10de}}", "devices.01:00.0.ids is 10de; use vendor:device such as 10de:2204"),
+        ("devices: {01:00.0: {ids: [10de:2204, x]}}", "devices.01:00.0.ids entry 2 is x; use vendor:device"),
+        ("devices: {10de:2204: {ids: 10de:2204}}", "has ids, which only a rule by address or slot can expect"),
+        ("devices: {01:00.0: {driver: nvidia}}", "driver is nvidia; use vfio-pci, the name of a variant driver"),
+        ("devices: {01:00.0: {console: yes}}", "console is yes; use keep, release"),
+        ("devices: {01:00.0: {rescan: yes}}", "rescan must be true or false, not yes"),
+        ("devices: {01:00.0: {bars: {6: 1G}}}", "bars has 6, which is no number of a BAR; use numbers from 0 to 5"),
+        ("devices: {01:00.0: {bars: {1: 1T}}}", "bars.1 is 1T; use a size such as 256M or 16G"),
+        ("devices:\n  01:00.0:\n    bars:\n      1: 3G", ":4: devices.01:00.0.bars.1 is 3G; use a power of two"),
+        ("devices: {01:00.0: {reset_method: FLR}}", "reset_method is FLR; use auto, or methods such as"),
+        ("mappings: {gpu: {placement: full}}", "mappings.gpu.placement is full; use order, pack, spread"),
+        ("sriov: {01:00.0: {}}", "sriov.01:00.0 has no vfs; add it: a number from 0 to 65535"),
+        ("sriov: {mapping:x: {vfs: 1}}", "sriov has mapping:x, which is no device"),
+        ("sriov: {01:00.0: {vfs: 1, mac: 01:00:00:00:00:01}}", "mac is 01:00:00:00:00:01; use stable, keep, or an"),
+        ("sriov: {01:00.0: {vfs: 1, vf: {a: {}}}}", "sriov.01:00.0.vf has a, which is no number of a VF"),
+        ("sriov: {01:00.0: {vfs: 1, vlan: 4095}}", "vlan is 4095; use a number from 0 to 4094"),
+        ("services: {lightdm: {devices: ['*']}}", "services has lightdm, which is no systemd unit; write it in full"),
+        ("services: {a.service: {}}", "services.a.service has no devices; add it: a list of devices"),
+        ("services: {a.service: {devices: [x]}}", "services.a.service.devices entry 1 is x; use an address, a slot"),
+        ("orphans: keep", "orphans is keep; use report, remove"),
+        ("placement: [pack]", "placement is a list; use order, pack, spread"),
+        ("silence: {code: PVP310, reason: x}", "silence must be a list, not a mapping; begin each entry with `-`"),
         ("silence: [PVP310]", "silence entry 1 must be a mapping"),
         (
             "silence: [{code: PVP310, reason: x}, {code: PVP310, resaon: x}]",
             "silence entry 2 has an unknown key resaon",
         ),
-        ("silence: [{reason: x}]", "silence entry 1 has the code None; use one code such as PVP231"),
-        ("silence: [{code: PVP3, reason: x}]", "has the code PVP3; use one code"),
-        ("silence: [{code: pvp310, reason: x}]", "has the code pvp310; use one code"),
+        ("silence: [{reason: x}]", "silence entry 1 has no code; add it: one code such as PVP231"),
+        ("silence: [{code: PVP3, reason: x}]", "silence entry 1.code is PVP3; use one code"),
+        ("silence: [{code: pvp310, reason: x}]", "code is pvp310; use one code"),
         ("silence: [{code: [PVP310], reason: x}]", "use one code such as"),
-        ("silence: [{code: PVP310}]", "silence entry 1 has no reason; say in `reason` why"),
-        ("silence: [{code: PVP310, reason: ' '}]", "silence entry 1 has no reason"),
-        ("silence: [{code: PVP310, reason: no}]", "silence entry 1 has no reason"),
-        ("silence: [{code: PVP310, vm: 99, reason: x}]", "has the vm 99, which is no VMID; use a number from 100"),
-        ("silence: [{code: PVP310, device: 0000:01:00, reason: x}]", "has the device 0000:01:00, which is no PCI addr"),
-        ("silence: [{code: PVP310, device: 7, reason: x}]", "has the device 7, which is no PCI address; write it in"),
+        ("silence: [{code: PVP310}]", "silence entry 1 has no reason; add it: a sentence that says why"),
+        ("silence: [{code: PVP310, reason: ' '}]", "silence entry 1.reason is  ; use a sentence"),
+        ("silence: [{code: PVP310, reason: false}]", "silence entry 1.reason is false; use a sentence"),
+        ("silence: [{code: PVP310, vm: 99, reason: x}]", "silence entry 1.vm is 99; use a number from 100"),
+        ("silence: [{code: PVP310, device: 0000:01:00, reason: x}]", "device is 0000:01:00; use an address in full"),
+        ("silence: [{code: PVP310, device: 7, reason: x}]", "device is 7; use an address in full"),
         ("silence: [{code: PVP240, reason: x}]", "silences PVP240, which keeps .* too widely; add vm and device"),
-        ("silence: [{code: PVP259, vm: 100, reason: x}]", "PVP259, which keeps .* too widely; add vm and device"),
+        ("silence: [{code: PVP252, vm: 100, reason: x}]", "PVP252, which keeps .* too widely; add vm and device"),
         ("silence: [{code: PVP240, device: '0000:01:00.0', reason: x}]", "too widely; add vm and device"),
     ],
 )
@@ -214,9 +249,10 @@ def test_dangling_link_is_not_absent(host: Host) -> None:
 
 def test_without_yaml(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
-    monkeypatch.delitem(sys.modules, "pvepassthru.host.strict_yaml", raising=False)  # an earlier test has loaded it
-    monkeypatch.delattr("pvepassthru.host.strict_yaml", raising=False)
-    assert policy.of(host, 100) == ("enforce", 0)
+    for name in ("policy_file", "strict_yaml"):  # an earlier test has loaded them
+        monkeypatch.delitem(sys.modules, f"pvepassthru.host.{name}", raising=False)
+        monkeypatch.delattr(f"pvepassthru.host.{name}", raising=False)
+    assert policy.of(host, 100) == Policy()
     put(host, CLUSTER, "defaults: {gate: off}")
     with pytest.raises(InputError, match="install python3-yaml"):
         policy.of(host, 100)

@@ -27,6 +27,10 @@ SHARE = "/share"
 PACKAGES = "/usr/lib/python3/dist-packages"
 SNIPPETS = "/var/lib/vz/snippets"
 HOOK = f"{SNIPPETS}/pvepassthru"
+LIBRARIES = (
+    *("_pyrsistent_version.py", "attr", "attrs", "jsonschema", "jsonschema_specifications"),
+    *("pyrsistent", "referencing", "rpds", "yaml"),
+)
 NODE = "guest"
 PCI = "/sys/bus/pci/devices"
 DRIVERS = "/sys/bus/pci/drivers"
@@ -193,8 +197,18 @@ def install() -> None:
     package = f"{PACKAGES}/pvepassthru"
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(f"{PROJECT}/pvepassthru", package)  # with the byte code that Python on the host left, if it did
+    _install_libraries()
     shutil.copy(f"{PROJECT}/hookscripts/pvepassthru", HOOK)
     os.chmod(HOOK, 0o755)
+
+
+def _install_libraries() -> None:
+    """The libraries that Debian's package would depend on, for the hook's policy: the developer's venv has them."""
+    for folder in sorted(os.listdir(f"{PROJECT}/.venv/lib")):
+        for name in LIBRARIES:
+            source, target = f"{PROJECT}/.venv/lib/{folder}/site-packages/{name}", f"{PACKAGES}/{name}"
+            if os.path.exists(source) and not os.path.exists(target):
+                os.symlink(source, target)
 
 
 def vm(vmid: int, text: str) -> str:

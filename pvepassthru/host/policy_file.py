@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One policy file: its YAML checked against policy.schema.json, each slip with its line.
+
+Besides JSON schema's own keywords the schema has `use` (words for what is allowed), `keys` (what the keys of a mapping
+name), and for texts `selector` and `address`. Imported only where there is a policy file: it needs YAML and JSON schema.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import jsonschema
+
+from pvepassthru.host import strict_yaml
+from pvepassthru.host.vms import vmid_of
+from pvepassthru.model import pci
+from pvepassthru.model.policy import EVERY, HOST_SAVING, selector
+from pvepassthru.model.text import listed, nearest, number, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from pvepassthru.host.strict_yaml import Document
+
+SCHEMA = os.path.join(os.path.dirname(__file__), "policy.schema.json")
+LONGEST_UNIT = 255
+LAST_BAR = 5
+TYPES = {"object": "a mapping of keys to values", "array": "a list", "string": "text", "integer": "a whole number"}
+TYPES |= {"number": "a number", "boolean": "true or false"}
+DEEPEST = 12
+"""A policy has fewer levels; one that has more is a slip, such as an alias that holds itself."""
+
+
+class Slip(NamedTuple):
+    """Something in a policy file that means nothing, or not what its writer thinks."""
+
+    line: int
+    message: str
+    """What is wrong, with the place by its keys: `vms.100.gate is perhaps`."""
+    hint: str
+
+
+def schema() -> dict[str, Any]:
+    """The shipped JSON schema."""
+    with open(SCHEMA, encoding="utf-8") as file:
+        found: dict[str, Any] = json.load(file)
+    return found
+
+
+def check(data: bytes) -> tuple[dict[str, Any], list[Slip]]:
+    """The document of a policy file, devices and VMIDs written the one way, and its slips, by line.
+
+    With slips the document is not to be used. Raises ValueError when it is no YAML.
+    """
+    document = strict_yaml.parse(data)
+    if _depth(document.value) > DEEPEST:
+        return {}, [Slip(1, f"the file is nested more than {DEEPEST} levels deep", "see if an alias holds itself")]
+    errors = _Validator(schema()).iter_errors(document.value)
+    slips = {slip for error in errors for slip in _slips(document, error)}
+    if not slips:
+        slips |= set(_too_wide(document))
+    if slips or not document.value:
+        return {}, sorted(slips)
+    assert isinstance(document.value, dict)  # noqa: S101 - for the type checker: the schema has said so
+    return _normal(document.value), []
+
+
+def _depth(value: object, level: int = 0) -> int:
+    if level > DEEPEST or not isinstance(value, dict | list):
+        return level
+    inner = value.values() if isinstance(value, dict) else value
+    return max((_depth(one, level + 1) for one in inner), default=level + 1)
+
+
+# ---- what JSON schema cannot say
+
+
+def _key_vmid(key: str) -> str | None:
+    return key if vmid_of(key) is not None else None
+
+
+def _key_function(key: str) -> str | None:
+    found = selector(key)
+    return None if found is None or found.startswith("mapping:") else found
+
+
+def _key_index(key: str) -> str | None:
+    value = number(key)
+    return None if value is None else str(value)
+
+
+def _key_bar(key: str) -> str | None:
+    value = number(key)
+    return str(value) if value is not None and value <= LAST_BAR else None
+
+
+def _key_unit(key: str) -> str | None:
+    """Source: systemd.unit(5)."""
+    plain = key.replace("@", "").replace(":", "").replace("-", "").replace("_", "").replace(".", "").replace("\\", "")
+    fits = len(key) <= LONGEST_UNIT and plain.isalnum() and plain.isascii() and not key.startswith(("-", "."))
+    return key if fits and "." in key else None
+
+
+KEYS: dict[str, tuple[Callable[[str], str | None], str, str]] = {
+    "vmid": (_key_vmid, "VMID", "use numbers from 100"),
+    "selector": (selector, "device", "use an address, a slot, vendor:device or mapping:NAME"),
+    "function": (_key_function, "device", "use an address, a slot or vendor:device"),
+    "index": (_key_index, "number of a VF", "use numbers from 0"),
+    "bar": (_key_bar, "number of a BAR", f"use numbers from 0 to {LAST_BAR}"),
+    "unit": (_key_unit, "systemd unit", "write it in full, such as lightdm.service"),
+}
+"""What keys of a mapping can name: how one is written, its word, and what to do."""
+
+
+def _keys(_: object, kind: str, instance: object, __: object) -> Iterator[jsonschema.ValidationError]:
+    normal, word, hint = KEYS[kind]
+    seen: dict[str, str] = {}
+    for key in instance if isinstance(instance, dict) else ():
+        written = normal(key)
+        if written is None:
+            yield jsonschema.ValidationError(f"has {shown(key)}, which is no {word}|{hint}", path=(), instance=key)
+        elif written in seen:
+            yield jsonschema.ValidationError(f"has {written} twice|leave one of them", path=(), instance=key)
+        else:
+            seen[written] = key
+
+
+def _text(form: Callable[[str], bool]) -> Callable[..., Iterator[jsonschema.ValidationError]]:
+    def keyword(_: object, wanted: bool, instance: object, __: object) -> Iterator[jsonschema.ValidationError]:  # noqa: FBT001 - as jsonschema calls it
+        if wanted and isinstance(instance, str) and not form(instance):
+            yield jsonschema.ValidationError("is not what is allowed")
+
+    return keyword
+
+
+def _is_address(text: str) -> bool:
+    return pci.is_address(pci.with_domain(text.lower()))
+
+
+_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call] # its stubs have no types for it
+    jsonschema.Draft7Validator,
+    {
+        "keys": _keys,
+        "selector": _text(lambda text: text == EVERY or selector(text) is not None),
+        "address": _text(_is_address),
+    },
+)
+
+
+# ---- words
+
+
+def _place(path: Sequence[object]) -> str:
+    words = ""
+    for step in path:
+        words += f" entry {step + 1}" if isinstance(step, int) else f".{shown(str(step))}"
+    return words.removeprefix(".") or "the file"
+
+
+def _slips(document: Document, error: Any) -> Iterator[Slip]:  # noqa: ANN401 - a ValidationError, whose fields have no types
+    path = list(error.absolute_path)
+    where = _place(path)
+    rules = error.schema if isinstance(error.schema, dict) else {}
+    if error.validator == "additionalProperties":
+        known = list(rules.get("properties", ()))
+        for key in (key for key in error.instance if key not in known):
+            near = nearest(key, known)
+            hint = f"is {near} meant?" if near else f"known are {listed(known, 20)}"
+            yield Slip(document.line([*path, key]), f"{where} has an unknown key {shown(key)}", hint)
+    elif error.validator == "keys":
+        message, _, hint = error.message.partition("|")
+        yield Slip(document.line([*path, error.instance]), f"{where} {message}", hint)
+    elif error.validator == "required":
+        missing = next(name for name in error.validator_value if name not in error.instance and name in error.message)
+        use = rules["properties"][missing].get("use") or rules["properties"][missing]["description"]
+        yield Slip(document.line(path), f"{where} has no {missing}", f"add it: {use}")
+    elif error.validator == "type" and "use" not in rules:
+        kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+        kind = next(kind for kind in kinds if kind != "null")
+        hint = "begin each entry with `-`" if kind == "array" else ""
+        yield Slip(document.line(path), f"{where} must be {TYPES[kind]}, not {_value(error.instance)}", hint)
+    else:
+        use = rules.get("use") or listed(rules.get("enum", ())) or rules.get("description", "")
+        yield Slip(document.line(path), f"{where} is {_value(error.instance)}", f"use {use}")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "empty"
+    return str(value).lower() if isinstance(value, bool) else shown(str(value))
+
+
+# ---- what no schema says
+
+
+def _too_wide(document: Document) -> Iterator[Slip]:
+    """Slips of a document that keeps to the schema."""
+    value = document.value if isinstance(document.value, dict) else {}
+    for at, entry in enumerate(value.get("silence") or ()):
+        if entry["code"].startswith(HOST_SAVING) and not {"vm", "device"} <= set(entry):
+            message = (
+                f"silence entry {at + 1} silences {entry['code']}, which keeps the host's disks and network, too widely"
+            )
+            hint = "add vm and device: such a finding can be silenced for one VM and one device only"
+            yield Slip(document.line(["silence", at]), message, hint)
+    for section in ("devices", "sriov"):
+        for key, settings in (value.get(section) or {}).items():
+            name = selector(key) or ""
+            if settings and "ids" in settings and name.count(":") != 2:
+                message = f"{section}.{shown(key)} has ids, which only a rule by address or slot can expect"
+                yield Slip(document.line([section, key, "ids"]), message, "leave it out")
+    for section in ("defaults", "vms", "devices"):
+        group = value.get(section) or {}
+        for keys, settings in [((), group)] if section == "defaults" else [((key,), one) for key, one in group.items()]:
+            for bar, size in ((settings or {}).get("bars") or {}).items():
+                count = int(size[:-1])
+                if count & (count - 1):
+                    place = [section, *keys, "bars", bar]
+                    yield Slip(document.line(place), f"{_place(place)} is {size}", "use a power of two, such as 256M")
+
+
+def _normal(value: dict[str, Any]) -> dict[str, Any]:
+    """The document with devices, VMIDs and addresses written the one way."""
+    found = dict(value)
+    for section in ("devices", "sriov"):
+        if found.get(section):
+            found[section] = {selector(key): settings for key, settings in found[section].items()}
+    if found.get("vms"):
+        found["vms"] = {str(vmid_of(key)): settings for key, settings in found["vms"].items()}
+    if found.get("services"):
+        found["services"] = {
+            unit: {**settings, "devices": [selector(one) or one for one in settings["devices"]]}
+            for unit, settings in found["services"].items()
+        }
+    if found.get("silence"):
+        found["silence"] = [
+            {**entry, "device": pci.with_domain(entry["device"].lower())} if "device" in entry else entry
+            for entry in found["silence"]
+        ]
+    return found
