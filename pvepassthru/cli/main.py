@@ -36,6 +36,7 @@ COMMANDS = {
     "plan": "what a hook phase would do, without doing it",
     "hook": "run a hook phase, as the hookscript does",
     "mdev": "mediated device types and instances",
+    "sriov": "physical functions and their virtual functions: show, set, apply what the policy says",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
     "snapshot": "this host in a file, for others to look at",
@@ -43,7 +44,7 @@ COMMANDS = {
 }
 """Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
 WRITING = frozenset({"hook", "recover"})
-WRITING_OPTIONS = ("fix", "undo")
+WRITING_OPTIONS = ("fix", "undo", "changes")
 """Commands, and options of others, that change a host."""
 NODES = "/etc/pve/nodes"
 PACKAGES = {

@@ -70,7 +70,10 @@ def show(host: Host, net: str) -> NetLink:
 
 
 def _permanent(host: Host, net: str, link: dict[str, Any]) -> str | None:
-    """Of `ip`: it tells `permaddr` only where it differs from the address; a random address (addr_assign_type 1) is none."""
+    """An interface's own MAC; ip tells `permaddr` only where that differs from the address.
+
+    A random address is none. Source: Linux Documentation/ABI/testing/sysfs-class-net, addr_assign_type.
+    """
     mac = link.get("permaddr")
     if mac is None and host.text(f"{NETS}/{net}/addr_assign_type") in {"0", "3"}:
         mac = link.get("address")

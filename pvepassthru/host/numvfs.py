@@ -46,13 +46,11 @@ class Wish(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What came of a wish, or would come."""
+    """What was done with a PF, or would be."""
 
-    before: int
-    after: int
-    said: tuple[str, ...] = ()
-    """What was done, in sentences; empty: nothing had to be."""
-    warnings: tuple[str, ...] = ()
+    said: tuple[str, ...]
+    """In sentences."""
+    warnings: tuple[str, ...]
 
 
 def take_lock(host: Host, address: str, deadline: Deadline) -> Lock:
@@ -61,34 +59,38 @@ def take_lock(host: Host, address: str, deadline: Deadline) -> Lock:
     return locks.take(host, state.device_lock_path(address), deadline, f"the VFs of {address}", LOCK_WAIT)
 
 
-def plan(host: Host, wish: Wish) -> Change:
-    """What `set_number` would do, and which it refuses; changes nothing. Raises as `set_number`, but for the writes."""
+def look(host: Host, wish: Wish) -> Pf | None:
+    """The PF whose number of VFs has to be changed, or None: it has that many. Changes nothing.
+
+    Raises NotFoundError and UsageError for a wish that cannot be, DeviceError when a VF is in use or the PF has no
+    driver that makes VFs, and BusyError when its VFs are being removed.
+    """
     pf = sriov.read(host, wish.address)
-    if _is_fine(pf, wish):
-        return Change(wish.vfs, wish.vfs)
+    if pf.vfs == wish.vfs == len(pf.functions):
+        return None
     _check(host, pf, wish)
+    return pf
+
+
+def plan(host: Host, pf: Pf, wish: Wish) -> Change:
+    """What `set_number` would do with a PF that `look` returned."""
     present = len(pf.functions)
     said = [f"would remove {present} VFs of {pf.address}"] if present else []
     said += [f"would make {wish.vfs} VFs of {pf.address}"] if wish.vfs else []
-    return Change(present, wish.vfs, tuple(said), _warnings(host, pf))
+    return Change(tuple(said), _warnings(host, pf))
 
 
-def set_number(host: Host, wish: Wish, lock: Lock, deadline: Deadline) -> Change:
-    """Give a PF, whose lock is held, this many VFs; the caller has `take_lock` for it.
+def set_number(host: Host, pf: Pf, wish: Wish, lock: Lock, deadline: Deadline) -> Change:
+    """Give a PF that `look` returned, under its lock, this many VFs.
 
-    Raises NotFoundError and UsageError for a wish that cannot be, DeviceError when a VF is in use, the driver refuses,
-    or other than that many VFs are there afterwards, and BusyError when a write does not end in time.
+    Raises DeviceError when the driver refuses, or other than that many VFs are there afterwards, and BusyError when a
+    write does not end in time.
     """
-    pf = sriov.read(host, wish.address)
-    if _is_fine(pf, wish):
-        return Change(wish.vfs, wish.vfs)
-    _check(host, pf, wish)
     present = len(pf.functions)
     warnings = _warnings(host, pf)
     if _managed(host, pf):
-        said = _manage(host, pf, wish, deadline)
-        return Change(present, wish.vfs, said, warnings)
-    said = ()
+        return Change(_manage(host, pf, wish, deadline), warnings)
+    said: tuple[str, ...] = ()
     if pf.vfs or present:
         _write(host, pf, 0, lock, deadline)
         said += (f"removed {present} VFs of {pf.address}",)
@@ -97,11 +99,7 @@ def set_number(host: Host, wish: Wish, lock: Lock, deadline: Deadline) -> Change
         said += (f"made {wish.vfs} VFs of {pf.address}",)
     else:
         _count(host, pf, 0)
-    return Change(present, wish.vfs, said, warnings)
-
-
-def _is_fine(pf: Pf, wish: Wish) -> bool:
-    return pf.vfs == wish.vfs == len(pf.functions)
+    return Change(said, warnings)
 
 
 # ---- what is refused
@@ -148,13 +146,10 @@ _FREE = "stop what uses them first; no VF was touched"
 
 
 def _who_blocks(host: Host, pf: Pf) -> str:
-    """Words for the processes that have VFs open which their PF lists no more."""
-    users = sriov.Users(host)
-    folder = f"{DEVICES}/{pf.address}"
-    offset, stride = (int(host.text(f"{folder}/{name}") or 0) for name in ("sriov_offset", "sriov_stride"))
-    found = (sriov.address_of(pf.address, offset, stride, index) for index in range(pf.most if stride else 1))
-    lost = tuple(sriov.Vf(0, vf, None, None) for vf in found if vf and host.exists(f"{DEVICES}/{vf}"))
-    words = users.in_use(lost)
+    """Words for the processes that have VFs open which their PF may list no more."""
+    found = sriov.expected(host, pf.address, pf.most) or ()
+    lost = tuple(sriov.Vf(0, vf, None, None) for vf in found if host.exists(f"{DEVICES}/{vf}"))
+    words = sriov.Users(host).in_use(lost)
     return f" ({listed(words, 4)})" if words else ""
 
 
@@ -252,8 +247,9 @@ def _count(host: Host, pf: Pf, wanted: int) -> None:
 
 
 def _managed(host: Host, pf: Pf) -> bool:
+    """Whether a program makes the VFs; for a copy of a host, on which nothing is run, its kernel is simulated."""
     vendor = host.text(f"{DEVICES}/{pf.address}/vendor") or ""
-    return pf.known.manager is not None and vendor.lower() == "0x10de"
+    return pf.known.manager is not None and vendor.lower() == "0x10de" and host.copy_of is None
 
 
 def _manage(host: Host, pf: Pf, wish: Wish, deadline: Deadline) -> tuple[str, ...]:

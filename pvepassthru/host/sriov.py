@@ -152,20 +152,17 @@ def address_of(pf: str, offset: int, stride: int, index: int) -> str | None:
     return f"{domain}:{routing_id >> 8:02x}:{routing_id >> 3 & 31:02x}.{routing_id & 7}"
 
 
-def index_of(host: Host, pf: str, address: str) -> int | None:
-    """The number of the VF of this PF that has, or would have, an address; None if none of all it can have would.
+def expected(host: Host, pf: str, count: int) -> tuple[str, ...] | None:
+    """The addresses that a PF's first `count` VFs have or will have; None if that cannot be told.
 
-    With a count of 0 some cards tell neither offset nor stride (0): then it cannot be told, either.
+    Some cards say neither offset nor stride as long as they have no VFs. Never waits for a removal of VFs.
     """
     folder = f"{DEVICES}/{pf}"
     offset, stride = (number(host.text(f"{folder}/{name}")) for name in ("sriov_offset", "sriov_stride"))
-    most = number(host.text(f"{folder}/sriov_totalvfs")) or 0
-    if not offset or stride is None or pf.partition(":")[0] != address.partition(":")[0]:
+    if not offset or (not stride and count > 1):
         return None
-    for index in range(most if stride else min(most, 1)):
-        if address_of(pf, offset, stride, index) == address:
-            return index
-    return None
+    found = (address_of(pf, offset, stride or 0, index) for index in range(count))
+    return tuple(address for address in found if address)
 
 
 # ---- who uses a VF

@@ -6,7 +6,7 @@ Doing it again changes nothing. What a VF that somebody uses would need stays un
 
 from __future__ import annotations
 
-from pvepassthru.host import numvfs, slow, sriov
+from pvepassthru.host import numvfs, slow, sriov, state
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.host.numvfs import Wish
 from pvepassthru.model.errors import BusyError, DeviceError, PassthruError
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pvepassthru.host.host import Host
     from pvepassthru.host.iplink import VfLink
     from pvepassthru.host.locks import Lock
-    from pvepassthru.host.policy import SriovPolicy, VfPolicy
     from pvepassthru.host.sriov import Users, Vf
+    from pvepassthru.model.policy import SriovPolicy, VfPolicy
 
 BIND_LIMIT = 15.0
 """Seconds for each write about a VF's driver."""
@@ -31,37 +31,67 @@ class Result(NamedTuple):
 
     address: str
     vfs: int
+    """How many the policy wants."""
     said: tuple[str, ...]
     """What was done, or in a dry run would be, in sentences; empty: all was as the policy says."""
     warnings: tuple[str, ...] = ()
-    error: str | None = None
+    error: PassthruError | None = None
     """Why it is not as the policy says."""
 
 
 def apply(host: Host, wanted: SriovPolicy, deadline: Deadline, *, dry_run: bool = False) -> Result:
-    """Make one PF what its policy says; what fails is told in the result. Raises nothing of PassthruError."""
+    """Make one PF what its policy says, or with `dry_run` only say what that would be; a failure is in the result."""
     said: list[str] = []
     warnings: list[str] = []
+    failure: PassthruError | None = None
     try:
-        wish = Wish(wanted.address, wanted.vfs, wanted.autoprobe, wanted.manage)
         if dry_run:
-            change = numvfs.plan(host, wish)
+            _say(host, wanted, deadline, said, warnings)
         else:
             with numvfs.take_lock(host, wanted.address, deadline) as lock:
-                change = numvfs.set_number(host, wish, lock, deadline)
-                said += change.said
-                warnings += change.warnings
-                _each(host, wanted, lock, deadline, said, warnings)
-                return Result(wanted.address, wanted.vfs, tuple(said), tuple(warnings))
-        said += change.said
-        warnings += change.warnings
-        if not change.said:
-            _each(host, wanted, None, deadline, said, warnings)
-        elif wanted.vfs:
-            said.append(f"would then set the drivers and network settings of the VFs of {wanted.address}")
+                under_lock(host, wanted, lock, deadline, said, warnings)
     except PassthruError as error:
-        return Result(wanted.address, wanted.vfs, tuple(said), tuple(warnings), str(error))
-    return Result(wanted.address, wanted.vfs, tuple(said), tuple(warnings))
+        failure = error
+    return Result(wanted.address, wanted.vfs, tuple(said), tuple(warnings), failure)
+
+
+def under_lock(  # noqa: PLR0913, PLR0917 - as _each
+    host: Host, wanted: SriovPolicy, lock: Lock, deadline: Deadline, said: list[str], warnings: list[str]
+) -> None:
+    """Make one PF, whose lock is held, what its policy says. Raises as numvfs.look and set_number, and as `_each`.
+
+    From before its VFs are made a file in /run tells that they are not all set up, until they are.
+    """
+    unfinished = state.unfinished_path(wanted.address)
+    wish = _wish(wanted)
+    pf = numvfs.look(host, wish)
+    try:
+        if pf:
+            host.replace(unfinished, b"")
+            change = numvfs.set_number(host, pf, wish, lock, deadline)
+            said += change.said
+            warnings += change.warnings
+        _each(host, wanted, lock, deadline, said, warnings)
+        host.remove(unfinished)
+    except OSError as error:
+        raise PassthruError(f"cannot write {unfinished}: {error.strerror}", "check that /run is not full") from error
+
+
+def _say(host: Host, wanted: SriovPolicy, deadline: Deadline, said: list[str], warnings: list[str]) -> None:
+    wish = _wish(wanted)
+    pf = numvfs.look(host, wish)
+    if pf is None:
+        _each(host, wanted, None, deadline, said, warnings)
+        return
+    change = numvfs.plan(host, pf, wish)
+    said += change.said
+    warnings += change.warnings
+    if wanted.vfs and (wanted.vf or any(value is not None for value in wanted.all)):
+        said.append(f"would then set up the VFs of {wanted.address} as the policy says")
+
+
+def _wish(wanted: SriovPolicy) -> Wish:
+    return Wish(wanted.address, wanted.vfs, wanted.autoprobe, wanted.manage)
 
 
 def _each(  # noqa: PLR0913, PLR0917 - what both kinds of settings need
@@ -148,6 +178,9 @@ def _network(  # noqa: PLR0913, PLR0917 - as _each
             "see that its driver is loaded, or leave such settings out of its policy",
         )
     net = nets[0]
+    if host.copy_of is not None:  # of a plan: no program is run for it
+        said.append(f"would set the network settings of the VFs of {wanted.address}")
+        return []
     link = iplink.show(host, net)
     failures: list[PassthruError] = []
     for vf in sriov.functions(host, wanted.address):
