@@ -60,7 +60,8 @@ def _content(host: Host, wanted: Mapping[str, SriovPolicy]) -> tuple[str, list[s
             notes.append(f"{address}: only {policy.manage or pf.known.manager} makes VFs of the driver {pf.driver}")
             continue
         attribute = f"bus/pci/devices/{address}/sriov_"
-        lines += [f"{attribute}drivers_autoprobe = {int(policy.autoprobe)}", f"{attribute}numvfs = {policy.vfs}"]
+        off = [] if policy.autoprobe else [f"{attribute}drivers_autoprobe = 0"]
+        lines += [*off, f"{attribute}numvfs = {policy.vfs}", f"{attribute}drivers_autoprobe = 1"]
         if pf.known.must_be_up:
             notes.append(f"{address}: {pf.driver} makes VFs only while {' '.join(pf.nets) or 'its interface'} is up")
         if pf.known.parameter_creates and policy.vfs:

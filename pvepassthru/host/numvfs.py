@@ -81,7 +81,7 @@ def plan(host: Host, pf: Pf, wish: Wish) -> Change:
 
 
 def set_number(host: Host, pf: Pf, wish: Wish, lock: Lock, deadline: Deadline) -> Change:
-    """Give a PF that `look` returned, under its lock, this many VFs.
+    """Give a PF that `look` returned, under its lock, this many VFs; leaves its autoprobe as the wish says.
 
     Raises DeviceError when the driver refuses, or other than that many VFs are there afterwards, and BusyError when a
     write does not end in time.
@@ -95,7 +95,10 @@ def set_number(host: Host, pf: Pf, wish: Wish, lock: Lock, deadline: Deadline) -
         _write(host, pf, 0, lock, deadline)
         said += (f"removed {present} VFs of {pf.address}",)
     if wish.vfs:
-        _create(host, pf, wish, lock, deadline)
+        if pf.autoprobe is not None and pf.autoprobe != wish.autoprobe:
+            set_autoprobe(host, pf.address, on=wish.autoprobe)
+        _write(host, pf, wish.vfs, lock, deadline)
+        _count(host, pf, wish.vfs)
         said += (f"made {wish.vfs} VFs of {pf.address}",)
     else:
         _count(host, pf, 0)
@@ -170,20 +173,12 @@ def _warnings(host: Host, pf: Pf) -> tuple[str, ...]:
 # ---- sysfs
 
 
-def _create(host: Host, pf: Pf, wish: Wish, lock: Lock, deadline: Deadline) -> None:
-    before = pf.autoprobe
-    if before is not None and before != wish.autoprobe:
-        _set_autoprobe(host, pf.address, on=wish.autoprobe)
-    try:
-        _write(host, pf, wish.vfs, lock, deadline)
-        _count(host, pf, wish.vfs)
-    except DeviceError:
-        if before is not None and before != wish.autoprobe:
-            _set_autoprobe(host, pf.address, on=before)
-        raise
+def set_autoprobe(host: Host, address: str, *, on: bool) -> None:
+    """Say whether the kernel offers a PF's VFs to drivers. Raises DeviceError.
 
-
-def _set_autoprobe(host: Host, address: str, *, on: bool) -> None:
+    Off, only driver_override binds one: PVE's own way (new_id, bind) gets ENODEV. So it is off while VFs are made, and
+    then what it was.
+    """
     path = f"{DEVICES}/{address}/sriov_drivers_autoprobe"
     try:
         host.write(path, "1" if on else "0")
@@ -214,7 +209,7 @@ def _cause(pf: Pf, error: OSError) -> tuple[str, str]:
         errno.ENOENT: (f"its driver {pf.driver} makes no VFs", "use a driver of the card that does SR-IOV"),
         errno.ERANGE: (f"the card can have {pf.most}", f"give at most {pf.most}"),
         errno.EBUSY: (
-            "the kernel says that it has VFs or that they are in use; somebody else has just changed it",
+            "somebody else has just given it VFs, or works on it",
             "see pvepassthru sriov show, then try again",
         ),
         errno.ENOMEM: ("there is no room for their memory or bus numbers", sriov_drivers.NO_ROOM),
@@ -260,7 +255,7 @@ def _manage(host: Host, pf: Pf, wish: Wish, deadline: Deadline) -> tuple[str, ..
     from pvepassthru.host import programs  # noqa: PLC0415 - the hook needs it for NVIDIA's cards only
 
     done = programs.run(host, (path, option, pf.address), deadline.left(MANAGER_LIMIT))
-    output = f"{done.stdout}\n{done.words}".strip()
+    output = f"{done.stdout.strip()}\n{done.words}".strip()
     if done.code is None:
         raise DeviceError(f"{what}: {output}", "install NVIDIA's vGPU host driver, or set `manage` in the policy")
     end = Deadline(deadline.left(COUNT_WAIT))

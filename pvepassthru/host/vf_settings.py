@@ -66,15 +66,29 @@ def under_lock(  # noqa: PLR0913, PLR0917 - as _each
     wish = _wish(wanted)
     pf = numvfs.look(host, wish)
     try:
+        before = host.text(unfinished)  # whoever was killed has left what autoprobe was
         if pf:
-            host.replace(unfinished, b"")
-            change = numvfs.set_number(host, pf, wish, lock, deadline)
+            before = before or ("0" if pf.autoprobe is False else "1")
+            host.replace(unfinished, before.encode())
+            try:
+                change = numvfs.set_number(host, pf, wish, lock, deadline)
+            finally:
+                _restore(host, wanted, before)
             said += change.said
             warnings += change.warnings
+        elif before:
+            _restore(host, wanted, before)
         _each(host, wanted, lock, deadline, said, warnings)
         host.remove(unfinished)
     except OSError as error:
         raise PassthruError(f"cannot write {unfinished}: {error.strerror}", "check that /run is not full") from error
+
+
+def _restore(host: Host, wanted: SriovPolicy, before: str) -> None:
+    """Have autoprobe as it was before the VFs were made; with `autoprobe: true` it stays on."""
+    present = host.text(f"{DEVICES}/{wanted.address}/sriov_drivers_autoprobe")
+    if not wanted.autoprobe and present not in {None, before}:
+        numvfs.set_autoprobe(host, wanted.address, on=before != "0")
 
 
 def _say(host: Host, wanted: SriovPolicy, deadline: Deadline, said: list[str], warnings: list[str]) -> None:
