@@ -33,6 +33,7 @@ COMMANDS = {
     "doctor": "whether the host is ready, and what makes it so",
     "explain": "what a finding's code means and how to fix it",
     "devices": "the PCI functions, by IOMMU group or bus, and the VMs that use them",
+    "policy": "what the owner's policy files say, and whether they are right",
     "plan": "what a hook phase would do, without doing it",
     "hook": "run a hook phase, as the hookscript does",
     "mdev": "mediated device types and instances",

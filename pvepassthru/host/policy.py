@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pvepassthru.host.host import Host
+    from pvepassthru.host.policy_file import Checked
     from pvepassthru.model.policy import Policy
 
 FILES = ("/etc/pve/pvepassthru.yaml", "/etc/pvepassthru.yaml")
@@ -82,8 +83,8 @@ def text(host: Host, path: str) -> bytes | None:
         raise InputError(f"cannot read the policy {path}: {error.strerror}", way_out(error)) from error
 
 
-def slips(path: str, data: bytes) -> tuple[dict[str, Any], list[Any]]:
-    """The document of a policy file and its slips (host/policy_file.py). Raises InputError when it is no YAML."""
+def check(path: str, data: bytes) -> Checked:
+    """A policy file as its bytes say, with its slips. Raises InputError when it is no YAML."""
     try:
         from pvepassthru.host import policy_file  # noqa: PLC0415 - only hosts with a policy pay for it
     except ImportError as error:
@@ -98,11 +99,12 @@ def slips(path: str, data: bytes) -> tuple[dict[str, Any], list[Any]]:
 def _document(path: str, data: bytes | None) -> dict[str, Any]:
     if data is None:
         return {}
-    document, found = slips(path, data)
-    if found:
-        more = f" (and {len(found) - 1} more: pvepassthru policy check)" if len(found) > 1 else ""
-        raise InputError(f"{path}:{found[0].line}: {found[0].message}{more}", found[0].hint)
-    return document
+    checked = check(path, data)
+    if checked.slips:
+        first, more = checked.slips[0], len(checked.slips) - 1
+        others = f" (and {more} more: pvepassthru policy check)" if more else ""
+        raise InputError(f"{path}:{first.line}: {first.message}{others}", first.hint)
+    return checked.document
 
 
 def _from_cache(host: Host, texts: list[bytes | None]) -> list[dict[str, Any]] | None:

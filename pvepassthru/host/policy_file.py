@@ -2,7 +2,7 @@
 """One policy file: its YAML checked against policy.schema.json, each slip with its line.
 
 Besides JSON schema's own keywords the schema has `use` (words for what is allowed), `keys` (what the keys of a mapping
-name), and for texts `selector` and `address`. Imported only where there is a policy file: it needs YAML and JSON schema.
+name), and for texts `selector` and `address`. Imported only where there is a policy file: what it needs loads slowly.
 """
 
 from __future__ import annotations
@@ -43,6 +43,32 @@ class Slip(NamedTuple):
     hint: str
 
 
+class Checked(NamedTuple):
+    """A policy file."""
+
+    document: dict[str, Any]
+    """What it says, with devices and VMIDs written the one way; empty with slips."""
+    slips: tuple[Slip, ...]
+    """By line."""
+    written: Document
+    """What is written in it."""
+
+    def line(self, place: Sequence[str]) -> int | None:
+        """The line, from 1, of what stands at these keys of `document`; None if the file says nothing of it."""
+        value: Any = self.written.value
+        path = []
+        for depth, name in enumerate(place):
+            if not isinstance(value, dict):
+                return None
+            normal = NORMAL.get(place[0]) if depth == 1 else None
+            key = next((key for key in value if (normal(key) if normal else key) == name), None)
+            if key is None:
+                return None
+            path.append(key)
+            value = value[key]
+        return self.written.line(path)
+
+
 def schema() -> dict[str, Any]:
     """The shipped JSON schema."""
     with open(SCHEMA, encoding="utf-8") as file:
@@ -50,22 +76,18 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def check(data: bytes) -> tuple[dict[str, Any], list[Slip]]:
-    """The document of a policy file, devices and VMIDs written the one way, and its slips, by line.
-
-    With slips the document is not to be used. Raises ValueError when it is no YAML.
-    """
-    document = strict_yaml.parse(data)
-    if _depth(document.value) > DEEPEST:
-        return {}, [Slip(1, f"the file is nested more than {DEEPEST} levels deep", "see if an alias holds itself")]
-    errors = _Validator(schema()).iter_errors(document.value)
-    slips = {slip for error in errors for slip in _slips(document, error)}
+def check(data: bytes) -> Checked:
+    """A policy file by its bytes. Raises ValueError when it is no YAML."""
+    written = strict_yaml.parse(data)
+    if _depth(written.value) > DEEPEST:
+        hint = "see if an alias holds itself"
+        return Checked({}, (Slip(1, f"the file is nested more than {DEEPEST} levels deep", hint),), written)
+    slips = {slip for error in _Validator(schema()).iter_errors(written.value) for slip in _slips(written, error)}
     if not slips:
-        slips |= set(_too_wide(document))
-    if slips or not document.value:
-        return {}, sorted(slips)
-    assert isinstance(document.value, dict)  # noqa: S101 - for the type checker: the schema has said so
-    return _normal(document.value), []
+        slips |= set(_unsaid(written))
+    if slips or not isinstance(written.value, dict):
+        return Checked({}, tuple(sorted(slips)), written)
+    return Checked(_normal(written.value), (), written)
 
 
 def _depth(value: object, level: int = 0) -> int:
@@ -200,7 +222,7 @@ def _value(value: object) -> str:
 # ---- what no schema says
 
 
-def _too_wide(document: Document) -> Iterator[Slip]:
+def _unsaid(document: Document) -> Iterator[Slip]:
     """Slips of a document that keeps to the schema."""
     value = document.value if isinstance(document.value, dict) else {}
     for at, entry in enumerate(value.get("silence") or ()):
@@ -226,14 +248,20 @@ def _too_wide(document: Document) -> Iterator[Slip]:
                     yield Slip(document.line(place), f"{_place(place)} is {size}", "use a power of two, such as 256M")
 
 
+NORMAL: dict[str, Callable[[str], str | None]] = {
+    "devices": selector,
+    "sriov": selector,
+    "vms": lambda key: str(vmid_of(key)),
+}
+"""How the keys of these sections are written the one way."""
+
+
 def _normal(value: dict[str, Any]) -> dict[str, Any]:
     """The document with devices, VMIDs and addresses written the one way."""
     found = dict(value)
-    for section in ("devices", "sriov"):
+    for section, normal in NORMAL.items():
         if found.get(section):
-            found[section] = {selector(key): settings for key, settings in found[section].items()}
-    if found.get("vms"):
-        found["vms"] = {str(vmid_of(key)): settings for key, settings in found["vms"].items()}
+            found[section] = {normal(key): settings for key, settings in found[section].items()}
     if found.get("services"):
         found["services"] = {
             unit: {**settings, "devices": [selector(one) or one for one in settings["devices"]]}

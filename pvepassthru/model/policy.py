@@ -12,12 +12,15 @@ from pvepassthru.model.problem import plain_id
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from pvepassthru.model.problem import Hardware
 
     Document = dict[str, Any]
+    Place = tuple[str, ...]
+    """The keys that lead to some settings: `("vms", "100")`."""
+    Said = tuple[Place, Document]
 
 MAPPING = "mapping:"
 """How a selector begins that names a cluster mapping."""
@@ -129,24 +132,36 @@ class Policies(NamedTuple):
 
     def of(self, vmid: int) -> Policy:
         """The policy for a VM: what stands under its VMID goes before the defaults."""
-        return Policy()._replace(**_picked(Policy._fields, self._section("defaults"), self._vm(vmid)))
+        return Policy()._replace(**_picked(Policy._fields, *[settings for _, settings in self.about_vm(vmid)]))
+
+    def about_vm(self, vmid: int) -> list[Said]:
+        """What is said of a VM, each with its place; what comes later wins."""
+        places = [("defaults",), ("vms", str(vmid))]
+        return [(place, settings) for place in places if (settings := self._at(place))]
 
     def device(
         self, hardware: Hardware, address: str, mapping: str | None = None, vmid: int | None = None
     ) -> DevicePolicy:
-        """The policy for a function that a VM gets, by this mapping if it gets it by one.
-
-        What is said of the VM goes before what is said of the device, by address, slot, mapping and id in this order,
-        and that before the defaults.
-        """
-        layers = [self._section("defaults")]
-        layers += [settings for _, settings in self._about(hardware, address, mapping)]
-        if vmid is not None:
-            layers.append(self._vm(vmid))
-        found = _picked(DevicePolicy._fields, *layers)
+        """The policy for a function that a VM gets, by this mapping if it gets it by one: what `about_device` says."""
+        said = self.about_device(hardware, address, mapping, vmid)
+        found = _picked(DevicePolicy._fields, *[settings for _, settings in said])
         if "bars" in found:
-            found["bars"] = tuple(sorted((int(number), size_of(size)) for number, size in found["bars"].items()))
+            found["bars"] = tuple(sorted([(int(number), size_of(size)) for number, size in found["bars"].items()]))
         return DevicePolicy()._replace(**found)
+
+    def about_device(
+        self, hardware: Hardware, address: str, mapping: str | None = None, vmid: int | None = None
+    ) -> list[Said]:
+        """What is said of a function that a VM gets, each with its place; what comes later wins.
+
+        That is the defaults, then what is said of the device, by id, mapping, slot and address, then of the VM.
+        """
+        names = _selectors(hardware, address, mapping)
+        places = [("defaults",), *[("devices", name) for name in names]]
+        if vmid is not None:
+            places.append(("vms", str(vmid)))
+        said = [(place, settings) for place in places if (settings := self._at(place))]
+        return [(place, settings) for place, settings in said if _is_pinned(hardware, address, settings)]
 
     def services(self, hardware: Hardware, devices: Mapping[str, str | None]) -> tuple[Service, ...]:
         """The units to stop while these functions (each with the mapping it comes by) are handed over, in order."""
@@ -194,12 +209,12 @@ class Policies(NamedTuple):
         found = []
         for name in ("devices", "sriov"):
             for selector, settings in self._section(name).items():
-                for address in _at(hardware, selector):
+                for address in _there(hardware, selector):
                     if settings and not _is_pinned(hardware, address, settings):
                         there = plain_id(hardware, address, "vendor", "device")
                         found.append(
                             f"{name}.{selector} is for {' or '.join(_ids(settings))}, but {there} lies at {address}: "
-                            "it is not obeyed"
+                            "it is not obeyed there"
                         )
         return tuple(found)
 
@@ -208,17 +223,11 @@ class Policies(NamedTuple):
     def _section(self, name: str) -> Document:
         return self.document.get(name) or {}
 
-    def _vm(self, vmid: int) -> Document:
-        return self._section("vms").get(str(vmid)) or {}
-
-    def _about(self, hardware: Hardware, address: str, mapping: str | None) -> Iterator[tuple[str, Document]]:
-        """What `devices` says of a function, with the selector, the nearest last."""
-        section = self._section("devices")
-        if section:
-            for selector in _selectors(hardware, address, mapping):
-                settings = section.get(selector)
-                if settings and _is_pinned(hardware, address, settings):
-                    yield selector, settings
+    def _at(self, place: Place) -> Document:
+        found: Any = self.document
+        for name in place:
+            found = found.get(name) or {}
+        return dict(found)
 
 
 def merged(below: Document, above: Document) -> Document:
@@ -269,7 +278,7 @@ def _selectors(hardware: Hardware, address: str, mapping: str | None) -> tuple[s
     return (*names, pci.slot(address), address)
 
 
-def _at(hardware: Hardware, name: str) -> tuple[str, ...]:
+def _there(hardware: Hardware, name: str) -> tuple[str, ...]:
     """The functions that lie at an address or slot."""
     if pci.is_address(name):
         return (name,) if hardware.attribute(name, "vendor") else ()

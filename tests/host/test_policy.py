@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pvepassthru.host import policy
+from pvepassthru.host import policy, state
 from pvepassthru.host.host import Host
 from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.pci import with_domain
@@ -256,3 +256,40 @@ def test_without_yaml(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, CLUSTER, "defaults: {gate: off}")
     with pytest.raises(InputError, match="install python3-yaml"):
         policy.of(host, 100)
+
+
+# ---- the cache
+
+
+def test_the_hook_reads_what_was_checked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.makedirs(host.path(state.FOLDER), 0o700)
+    put(host, CLUSTER, "silence: [{code: PVP310, reason: x}]")
+    put(host, NODE, "vms: {100: {gate: off}}")
+    first = policy.read(host, cached=True)
+    assert os.stat(host.path(policy.CACHE)).st_mode & 0o777 == 0o600
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "check", None)  # whoever reads a file now fails
+        assert policy.read(host, cached=True) == first
+        with pytest.raises(TypeError):
+            policy.read(host)
+    put(host, NODE, "vms: {100: {gate: warn}}")
+    assert policy.read(host, cached=True).of(100).gate == "warn"
+    os.unlink(host.path(NODE))
+    assert policy.read(host, cached=True).of(100).gate == "enforce"
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"[]", b"\xe9\x02\x00\x00\x00", b"N", bytes(100)])
+def test_a_cache_of_another_kind_is_none(host: Host, data: bytes) -> None:
+    os.makedirs(host.path(state.FOLDER), 0o700)
+    put(host, NODE, "vms: {100: {gate: off}}")
+    host.replace(policy.CACHE, data)
+    assert policy.read(host, cached=True).of(100).gate == "off"
+    assert host.read(policy.CACHE) != data
+
+
+def test_a_slip_is_never_kept(host: Host) -> None:
+    os.makedirs(host.path(state.FOLDER), 0o700)
+    put(host, NODE, "vms: {100: {gate: of}}")
+    with pytest.raises(InputError, match="gate is of"):
+        policy.read(host, cached=True)
+    assert not host.exists(policy.CACHE)
