@@ -62,26 +62,46 @@ def under_lock(  # noqa: PLR0913, PLR0917 - as _each
 
     From before its VFs are made a file in /run tells that they are not all set up, until they are.
     """
-    unfinished = state.unfinished_path(wanted.address)
     wish = _wish(wanted)
     pf = numvfs.look(host, wish)
-    try:
-        before = host.text(unfinished)  # whoever was killed has left what autoprobe was
-        if pf:
-            before = before or ("0" if pf.autoprobe is False else "1")
-            host.replace(unfinished, before.encode())
-            try:
-                change = numvfs.set_number(host, pf, wish, lock, deadline)
-            finally:
-                _restore(host, wanted, before)
-            said += change.said
-            warnings += change.warnings
-        elif before:
+    before = host.text(state.unfinished_path(wanted.address))  # whoever was killed has left what autoprobe was
+    if pf:
+        before = before or ("0" if pf.autoprobe is False else "1")
+        _mark(host, wanted.address, before)
+        try:
+            change = numvfs.set_number(host, pf, wish, lock, deadline)
+        finally:
             _restore(host, wanted, before)
-        _each(host, wanted, lock, deadline, said, warnings)
-        host.remove(unfinished)
+        said += change.said
+        warnings += change.warnings
+    elif before:
+        _restore(host, wanted, before)
+        _clear_overrides(host, wanted, lock, deadline)
+    _each(host, wanted, lock, deadline, said, warnings)
+    try:
+        host.remove(state.unfinished_path(wanted.address))
     except OSError as error:
-        raise PassthruError(f"cannot write {unfinished}: {error.strerror}", "check that /run is not full") from error
+        raise PassthruError(f"cannot remove {state.unfinished_path(wanted.address)}: {error.strerror}") from error
+
+
+def _mark(host: Host, address: str, autoprobe: str) -> None:
+    """Note that a PF's VFs are not all set up, and what its autoprobe was."""
+    path = state.unfinished_path(address)
+    try:
+        host.replace(path, autoprobe.encode())
+    except OSError as error:
+        raise PassthruError(f"cannot write {path}: {error.strerror}", "check that /run is not full") from error
+
+
+def _clear_overrides(host: Host, wanted: SriovPolicy, lock: Lock, deadline: Deadline) -> None:
+    """Empty the overrides of whoever was killed between binding a VF and that."""
+    for vf in sriov.functions(host, wanted.address):
+        path = f"{DEVICES}/{vf.address}/driver_override"
+        if vf.driver is not None and host.text(path) == vf.driver == wanted.of(vf.number).driver:
+            try:
+                _write(host, path, "\n", lock, deadline)
+            except OSError as error:
+                raise DeviceError(f"cannot write {path}: {error.strerror}", "see the kernel log") from error
 
 
 def _restore(host: Host, wanted: SriovPolicy, before: str) -> None:
@@ -128,6 +148,8 @@ def _each(  # noqa: PLR0913, PLR0917 - what both kinds of settings need
             said.append(f"would bind VF {vf.number} ({vf.address}) to {driver}")
         else:
             try:
+                if not host.exists(state.unfinished_path(wanted.address)):
+                    _mark(host, wanted.address, host.text(f"{DEVICES}/{wanted.address}/sriov_drivers_autoprobe") or "1")
                 bind(host, vf.address, driver, lock, deadline)
                 said.append(f"bound VF {vf.number} ({vf.address}) to {driver}")
             except PassthruError as error:

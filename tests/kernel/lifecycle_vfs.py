@@ -9,8 +9,8 @@ from tests.scenarios import vfs
 from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
 
 prepare = prepare_guest
-TEST_LIMIT = 150.0
-SUITE_LIMIT = 600.0
+TEST_LIMIT = 300.0
+SUITE_LIMIT = 1200.0
 
 
 def setup() -> None:
@@ -50,3 +50,11 @@ def test_made_by_the_start() -> None:
 
 def test_not_made_by_the_start() -> None:
     vfs.not_made_by_the_start(GuestWorld())
+
+
+def test_apply_killed_before() -> None:
+    vfs.apply_killed_before(GuestWorld())
+
+
+def test_start_killed_while_its_child_goes_on() -> None:
+    vfs.start_killed_while_its_child_goes_on(GuestWorld())

@@ -13,12 +13,17 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tests.kernel import guest
+from pvepassthru.cli.main import main
+from tests.kernel import guest, killed
 from tests.kernel.checks import check, holds
 from tests.kernel.sysfs import Started
+from tests.scenarios import forked
+from tests.scenarios.crashes import points
 from tests.scenarios.world import NIC, PCI, PF, RESERVATIONS, VFS, failed, said, went
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.scenarios.world import World
 
 NUMVFS = f"{PCI}/{PF}/sriov_numvfs"
@@ -266,3 +271,54 @@ def planned(world: World) -> None:
     world.pve.define(100, f"hostpci0: {VFS[0]}\n")
     said(world.run("plan", "100"), f"made 2 VFs of {PF}")
     check("none", _state(world)["numvfs"], "0")
+
+
+# ---- crashes
+
+
+def _killed(world: World, how: str, *, hook: bool) -> None:
+    """Kill what makes VFs at its changes; done once more, all is as the policy says, autoprobe is what it was."""
+    _driven(world)
+    _policy(world, 2, "driver: vfio-pci\nin_hook: true")
+    world.pve.define(100, f"hostpci0: {VFS[1]}\n")
+    before = _state(world)
+
+    def sriov(*words: str) -> Callable[[], int]:
+        return lambda: main([*(["--root", world.root] if world.root else []), "sriov", *words])
+
+    call = forked.hook(world, "pre-start") if hook else sriov("apply")
+    makers = forked.ran(forked.forked(call)).changes
+    wanted = {**before, "numvfs": "2", "drivers": dict.fromkeys(VFS[:2], "vfio-pci")}
+    wanted["overrides"] = dict.fromkeys(VFS[:2], "(null)")
+    check("without a kill", _state(world), wanted)
+    numbers = points(makers, how, every=False)
+    numbers = numbers if how == "spared" else numbers[how == "after" :: 2]  # what is before one is after another
+    holds(f"changes to kill at: {makers}", len(numbers) > 3)
+    for number in numbers:
+        if hook:
+            forked.ran(forked.forked(forked.hook(world, "post-stop")))
+        forked.ran(forked.forked(sriov("set", PF, "0")))
+        check(f"{number}: none", _state(world), before)
+        at = (None, number) if how == "after" else (number, None)
+        done = forked.forked(call, killed.At(*at, spare_child=how == "spared"), pause=0.2)
+        holds(f"{number}: no traceback: {done.output}", "Traceback" not in done.output)
+        forked.ran(forked.forked(call))
+        check(f"{how} {number} of {len(makers)}", _state(world), wanted)
+        unfinished = [name for name in world.host.names("/run/pvepassthru") if name.endswith(".vfs")]
+        check(f"{number}: all set up", unfinished, [])
+
+
+def apply_killed_before(world: World) -> None:
+    _killed(world, "before", hook=False)
+
+
+def apply_killed_after(world: World) -> None:
+    _killed(world, "after", hook=False)
+
+
+def apply_killed_while_its_child_goes_on(world: World) -> None:
+    _killed(world, "spared", hook=False)
+
+
+def start_killed_while_its_child_goes_on(world: World) -> None:
+    _killed(world, "spared", hook=True)
