@@ -30,7 +30,7 @@ LOCK_WAIT = 30.0
 MANAGER_LIMIT = 60.0
 """Seconds for NVIDIA's sriov-manage."""
 COUNT_WAIT = 30.0
-"""Seconds for the VFs to appear after it."""
+"""Seconds for the VFs to appear after it, and for a number that was written to be read."""
 _LOG = "see what the driver says in the kernel log"
 
 
@@ -226,7 +226,7 @@ def _cause(pf: Pf, error: OSError) -> tuple[str, str]:
 
 def _count(host: Host, pf: Pf, wanted: int) -> None:
     """Raise DeviceError unless sriov_numvfs and the VFs that are there are this many."""
-    says = sriov.numvfs(host, pf.address)
+    says = sriov.numvfs(host, pf.address, COUNT_WAIT)  # nobody removes any now: it only takes what a busy host takes
     there = len(sriov.functions(host, pf.address))
     if says == there == wanted:
         return

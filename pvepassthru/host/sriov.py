@@ -8,7 +8,7 @@ chapter Single Root I/O Virtualization (First VF Offset, VF Stride).
 from __future__ import annotations
 
 from pvepassthru.host import holders, reservations, slow, vms
-from pvepassthru.host.inventory import DEVICES, Inventory
+from pvepassthru.host.inventory import DEVICES, NUMVFS_WAIT, Inventory
 from pvepassthru.host.nets import NETS
 from pvepassthru.model import pci, reservation, sriov_drivers
 from pvepassthru.model.errors import DeviceError, NotFoundError
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from pvepassthru.host.host import Host
     from pvepassthru.model.sriov_drivers import SriovDriver
 
-READ_WAIT = 3.0
-"""Seconds to wait for sriov_numvfs to be read."""
 _UP = 1
 """Bit of an interface's flags. Source: Linux include/uapi/linux/if.h, IFF_UP."""
 
@@ -95,7 +93,7 @@ def read(host: Host, address: str) -> Pf:
     )
 
 
-def numvfs(host: Host, address: str, seconds: float = READ_WAIT) -> int | None:
+def numvfs(host: Host, address: str, seconds: float = NUMVFS_WAIT) -> int | None:
     """What sriov_numvfs says, or None: it cannot be read, or not within so many seconds."""
     try:
         return number(slow.attribute(host, f"{DEVICES}/{address}/sriov_numvfs", seconds))
