@@ -37,6 +37,7 @@ COMMANDS = {
     "plan": "what a hook phase would do, without doing it",
     "hook": "run a hook phase, as the hookscript does",
     "mdev": "mediated device types and instances, and where more fit",
+    "sriov": "physical functions and their virtual functions: show, set, apply what the policy says",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
     "release": "give back what a VM that does not run still holds, or end a quarantine",

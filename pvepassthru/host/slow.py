@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes to kernel attributes and reads of disks that may block, done in a child process with a deadline.
+"""Writes to kernel attributes and reads of these and of disks that may block, in a child process with a deadline.
 
 A sysfs write can sleep for ever where no signal reaches it: unbinding a driver or removing an mdev that a process has
 open. The child can then not be killed either, but the caller goes on and can say whom the kernel waits for.
@@ -20,6 +20,8 @@ from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pvepassthru.host.host import Host
     from pvepassthru.host.locks import Lock
 
@@ -76,18 +78,32 @@ def read(path: str, size: int, seconds: float) -> bytes:
     A disk that does not answer would hold its reader for ever. Raises OSError: ETIMEDOUT after that time, EIO when the
     child process was killed, else as the kernel gives it.
     """
+    return _read(lambda: _start_of(path, size), path, seconds)
+
+
+def attribute(host: Host, path: str, seconds: float) -> str:
+    """The text of a kernel attribute without its outer blanks, waiting at most `seconds` for it. Raises as `read`.
+
+    A reader of sriov_numvfs waits for as long as a removal of VFs does (Linux drivers/pci/iov.c: both take the PF's
+    device lock), so that it would hang with a process that has one open.
+    """
+    return _read(lambda: host.read(path), path, seconds).decode("utf-8", "replace").strip()
+
+
+def _read(deed: Callable[[], bytes], path: str, seconds: float) -> bytes:
+    """What `deed`, done in a child process, returns. Raises as `read`."""
     reader, writer = os.pipe()
     try:
         try:
             child = os.fork()
             if child == 0:
-                _read_in_child(path, size, writer)
+                _read_in_child(deed, writer)
         finally:
             os.close(writer)
         try:
             answer = _collect(reader, seconds)
         except BaseException:
-            os.kill(child, 9)  # which one that hangs in the kernel notices when the disk answers
+            os.kill(child, 9)  # which one that hangs in the kernel notices when that answers
             os.waitpid(child, os.WNOHANG)
             raise
         os.waitpid(child, 0)  # it has closed the pipe, and so is about to end
@@ -114,11 +130,11 @@ def _collect(reader: int, seconds: float) -> bytes:
     raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
-def _read_in_child(path: str, size: int, writer: int) -> None:
+def _read_in_child(deed: Callable[[], bytes], writer: int) -> None:
     try:
         _keep_only((writer,))
         try:
-            answer = b"0\n" + _start_of(path, size)
+            answer = b"0\n" + deed()
         except OSError as error:
             answer = b"%d\n" % (error.errno or errno.EIO)
         view = memoryview(answer)

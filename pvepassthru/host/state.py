@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pvepassthru.host.host import Host
 
 FOLDER = "/run/pvepassthru"
+UNFINISHED = ".vfs"
+"""Ending of the file, named by its PF, that is there while VFs are made and until they are set up."""
 
 
 def journal_path(vmid: int) -> str:
@@ -44,6 +46,11 @@ def vm_lock_path(vmid: int) -> str:
 def device_lock_path(address: str) -> str:
     """The lock of one mdev parent or PF, or, by its UUID, of one mdev."""
     return f"{FOLDER}/{address}.lock"
+
+
+def unfinished_path(address: str) -> str:
+    """The file that tells that a PF's VFs are not set up yet as the policy says."""
+    return f"{FOLDER}/{address}{UNFINISHED}"
 
 
 def prepare(host: Host) -> None:

@@ -129,6 +129,12 @@ def _prepare(work: Work, start: Start) -> Handover | None:
     policies = Policies() if subject.config.template else policy.read(work.host, cached=True)
     allowed = policies.of(work.vmid)
     work = work._replace(deadline=work.deadline.raised(allowed.pre_start_seconds))
+    if policies.document.get("sriov"):
+        from pvepassthru.lifecycle import vfs  # noqa: PLC0415 - only hosts whose policy has VFs pay for it
+
+        if vfs.create_missing(work, subject, policies):
+            subject = subjects.load(work.host, work.vmid, pending=pending, config_path=path)
+            needed = wants(subject)
     whole = _whole(subject, policies)
     if work.journal.exists:
         _settle(work, needed, whole)

@@ -112,6 +112,8 @@ RULES: tuple[Rule, ...] = (
     of_host("PVP159", "warning", "SR-IOV", sharing.no_max_vfs),
     of_host("PVP160", "error", "SR-IOV", sharing.too_many),
     of_host("PVP161", "warning", "SR-IOV", sharing.sysfs_conf_line),
+    of_host("PVP174", "warning", "SR-IOV", sharing.policy_not_at_boot),
+    of_host("PVP175", "warning", "SR-IOV", sharing.other_than_policy),
     of_host("PVP162", "warning", "mediated devices", vgpus.gvt_off),
     of_host("PVP163", "warning", "mediated devices", vgpus.no_kvmgt),
     of_host("PVP164", "warning", "mediated devices", vgpus.gvt_generation),

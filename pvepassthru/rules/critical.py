@@ -268,7 +268,7 @@ def _for_root(subject: Subject, use: Use) -> bool:
 
 def _vfs(subject: Subject, address: str) -> list[str]:
     """The virtual functions of a function by number; none of one that vfio-pci has already, and so keeps."""
-    if subject.inventory.attribute(address, "sriov_numvfs") in {None, "0"}:
+    if not subject.inventory.has(address, "sriov_numvfs"):
         return []
     if subject.inventory.driver(address) == "vfio-pci":
         return []

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules on SR-IOV: what makes the virtual functions at boot, PVP156 to PVP161."""
+"""Rules on SR-IOV: what makes the virtual functions at boot, PVP156 to PVP161, PVP174 and PVP175."""
 
 from __future__ import annotations
 
 from pvepassthru.host import boot as boots
 from pvepassthru.host import persistence
 from pvepassthru.model import sysfs_conf
+from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, number, shown
 from pvepassthru.rules import sources
@@ -16,14 +17,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pvepassthru.host.persistence import Maker
+    from pvepassthru.model.policy import SriovPolicy
     from pvepassthru.rules.subject import Surroundings
 
 NVIDIA = "10de"
+UNIT = "pvepassthru-sriov.service"
 
 
 def makers(around: Surroundings) -> tuple[Maker, ...]:
-    """All that makes VFs at boot."""
+    """All that makes VFs at boot, but our own unit."""
     return persistence.makers(around.host, around.inventory, around.once(sources.modules))
+
+
+def wanted(around: Surroundings) -> dict[str, SriovPolicy]:
+    """What the policy says of each PF, nothing if it cannot be used, of which another rule tells."""
+    try:
+        return {wanted.address: wanted for wanted in around.policies.sriov(around.inventory)}
+    except PassthruError:
+        return {}
+
+
+def _by_unit(around: Surroundings) -> bool:
+    """Whether our unit, which makes what the policy says, is enabled."""
+    host = around.host
+    folders = (folder for folder in host.names(persistence.UNITS) if folder.endswith((".wants", ".requires")))
+    return any(UNIT in host.names(f"{persistence.UNITS}/{folder}") for folder in folders)
 
 
 def _pfs(around: Surroundings) -> dict[str, tuple[int, int | None]]:
@@ -69,6 +87,8 @@ def not_persistent(around: Surroundings) -> Iterator[Hit]:
     pfs = _pfs(around)
     _need_sources(around)
     for address, (present, _) in pfs.items():
+        if address in around.once(wanted):
+            continue  # PVP174 tells whether the policy is made so at boot
         if present and not any(maker.address in {address, None} for maker in around.once(makers)):
             nvidia = sources.ids(around, address)[0] == NVIDIA
             line = f"bus/pci/devices/{address}/sriov_numvfs = {present}"
@@ -188,3 +208,50 @@ def sysfs_conf_line(around: Surroundings) -> Iterator[Hit]:
         elif line.attribute.lstrip("/").startswith("sys/"):
             message = f"{shown(line.attribute)} is taken below /sys, so it is not there"
             yield Hit(where, message, f"write: {line.attribute.lstrip('/').removeprefix('sys/')} = {line.value}")
+
+
+def policy_not_at_boot(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether something makes at boot the virtual functions that the policy wants.
+
+    That is the unit pvepassthru-sriov.service, the start itself (`in_hook: true`), or any of what PVP156 looks for.
+
+    Why it matters: VFs are gone after a reboot, and VMs that use them do not start.
+
+    How to fix: `systemctl enable pvepassthru-sriov.service`; or, without our unit, `pvepassthru sriov files --write`.
+    """
+    found = around.once(wanted)
+    if not found:
+        raise NotApplicable("the policy says nothing of VFs of a PF that is there")
+    _need_sources(around)
+    if _by_unit(around):
+        return
+    for address, policy in found.items():
+        others = any(maker.address in {address, None} for maker in around.once(makers))
+        if policy.vfs and not policy.in_hook and not others:
+            message = (
+                f"the policy gives {sources.named(around, address)} {policy.vfs} VFs, and nothing makes them at boot"
+            )
+            yield Hit(persistence.pf_path(address), message, f"systemctl enable {UNIT}")
+
+
+def other_than_policy(around: Surroundings) -> Iterator[Hit]:
+    """What it checks: whether a device has, and gets at boot, as many virtual functions as the policy says.
+
+    One whose VFs are made by the start of a VM (`in_hook: true`) may also have none.
+
+    Why it matters: VMs that name a missing VF do not start, and the next `pvepassthru sriov apply` changes the number.
+
+    How to fix: `pvepassthru sriov apply`, which says what is in the way; and leave one number in all places.
+    """
+    found = around.once(wanted)
+    if not found:
+        raise NotApplicable("the policy says nothing of VFs of a PF that is there")
+    pfs = _pfs(around)
+    for address, policy in found.items():
+        present = pfs.get(address, (0, None))[0]
+        words = [f"has {present}"] if present != policy.vfs and not (policy.in_hook and present == 0) else []
+        others = {count: where for count, where in _counted(around, address).items() if count != policy.vfs}
+        words += [f"gets {count} at boot by {where}" for count, where in sorted(others.items())]
+        if words:
+            message = f"the policy gives {sources.named(around, address)} {policy.vfs} VFs, and it {listed(words)}"
+            yield Hit(persistence.pf_path(address), message, "pvepassthru sriov apply; leave one number in all places")

@@ -49,7 +49,7 @@ TOOLS = {
     "mkfs.ext4": "e2fsprogs",
 }
 """Program to the Debian package that has it."""
-INPUTS = ("init", "testbed.py", "tbmdev/tbmdev.c")
+INPUTS = ("init", "testbed.py", "tbmdev/tbmdev.c", "tbmdev/tbnic.c")
 GUEST_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
 LIMIT = 300.0
 """Seconds until a guest is killed, unless told otherwise: a blocked sysfs write hangs a guest for ever."""
@@ -201,11 +201,12 @@ def _compile(folder: Path, version: str) -> None:
     module = folder / "tbmdev"
     shutil.rmtree(module, ignore_errors=True)
     module.mkdir()
-    shutil.copy(HERE / "tbmdev/tbmdev.c", module)
-    (module / "Makefile").write_text("obj-m := tbmdev.o\n")
+    for name in ("tbmdev", "tbnic"):
+        shutil.copy(HERE / f"tbmdev/{name}.c", module)
+    (module / "Makefile").write_text("obj-m := tbmdev.o tbnic.o\n")
     headers = folder / "root/usr/src" / f"linux-headers-{version}"
     _call(["make", "-s", "-C", str(headers), f"M={module}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
-    _call(["strip", "-g", str(module / "tbmdev.ko")])
+    _call(["strip", "-g", str(module / "tbmdev.ko"), str(module / "tbnic.ko")])
 
 
 def _initrd(folder: Path, version: str) -> None:

@@ -18,6 +18,9 @@ SYSFS = "etc/sysfs.d/vfs.conf"
 PF = "0000:03:00.0"
 LINE = f"bus/pci/devices/{PF}/sriov_numvfs"
 UNIT = "etc/systemd/system/vfs.service"
+POLICY = "etc/pvepassthru.yaml"
+WANTS = "etc/systemd/system/multi-user.target.wants"
+OURS = "pvepassthru-sriov.service"
 UUID = "00000000-0000-0000-0000-000000000100"
 ITS_OWN = "3deab9a4-200a-4c54-99b1-5eb0722d1d81"
 TYPES = {"nvidia-63": {"available": "2", "name": "GRID P4-1Q"}}
@@ -45,6 +48,10 @@ def pf(present: int, total: int = 7) -> dict[str, dict[str, Any]]:
 
 def sysfs(count: object) -> dict[str, str | bytes]:
     return {SYSFS: f"# virtual functions\n{LINE} = {count}\n"}
+
+
+def policy(count: int) -> str:
+    return f"sriov:\n  {PF}:\n    vfs: {count}\n"
 
 
 def instance(uuid: str) -> dict[str, dict[str, Any]]:
@@ -77,6 +84,14 @@ HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP161": (
         host({SYSFS: f"/sys/{LINE} = 2\n"}, devices=pf(2)),
         host({SYSFS: f"{LINE} = 2 # two\n"}, devices=pf(2)),
+    ),
+    "PVP174": (
+        host({POLICY: policy(2)}, devices=pf(2)),
+        host({POLICY: policy(2)}, devices=pf(2), change=link(f"{WANTS}/{OURS}", f"usr/lib/systemd/system/{OURS}")),
+    ),
+    "PVP175": (
+        host({POLICY: policy(4), **sysfs(2)}, devices=pf(2)),
+        host({POLICY: policy(2), **sysfs(2)}, devices=pf(2)),
     ),
     "PVP162": (
         host({ENABLED: "N\n", **KVMGT}, config=GVT_VM, devices=KABY_LAKE),

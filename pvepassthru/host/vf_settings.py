@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the owner's policy says of a PF's virtual functions, made so: their number, drivers and network settings.
+
+Doing it again changes nothing. What a VF that somebody uses would need stays undone, and is told.
+"""
+
+from __future__ import annotations
+
+from pvepassthru.host import numvfs, slow, sriov, state
+from pvepassthru.host.inventory import DEVICES, Inventory
+from pvepassthru.host.numvfs import Wish
+from pvepassthru.model.errors import BusyError, DeviceError, PassthruError
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pvepassthru.host.deadline import Deadline
+    from pvepassthru.host.host import Host
+    from pvepassthru.host.iplink import VfLink
+    from pvepassthru.host.locks import Lock
+    from pvepassthru.host.sriov import Users, Vf
+    from pvepassthru.model.policy import SriovPolicy, VfPolicy
+
+BIND_LIMIT = 15.0
+"""Seconds for each write about a VF's driver."""
+PROBE = "/sys/bus/pci/drivers_probe"
+_NETWORK = ("mac", "vlan", "qos", "spoofchk", "trust", "state", "max_tx_rate", "min_tx_rate")
+
+
+class Result(NamedTuple):
+    """What came of one PF's policy."""
+
+    address: str
+    vfs: int
+    """How many the policy wants."""
+    said: tuple[str, ...]
+    """What was done, or in a dry run would be, in sentences; empty: all was as the policy says."""
+    warnings: tuple[str, ...] = ()
+    error: PassthruError | None = None
+    """Why it is not as the policy says."""
+
+
+def apply(host: Host, wanted: SriovPolicy, deadline: Deadline, *, dry_run: bool = False) -> Result:
+    """Make one PF what its policy says, or with `dry_run` only say what that would be; a failure is in the result."""
+    said: list[str] = []
+    warnings: list[str] = []
+    failure: PassthruError | None = None
+    try:
+        if dry_run:
+            _say(host, wanted, deadline, said, warnings)
+        else:
+            with numvfs.take_lock(host, wanted.address, deadline) as lock:
+                under_lock(host, wanted, lock, deadline, said, warnings)
+    except PassthruError as error:
+        failure = error
+    return Result(wanted.address, wanted.vfs, tuple(said), tuple(warnings), failure)
+
+
+def under_lock(  # noqa: PLR0913, PLR0917 - as _each
+    host: Host, wanted: SriovPolicy, lock: Lock, deadline: Deadline, said: list[str], warnings: list[str]
+) -> None:
+    """Make one PF, whose lock is held, what its policy says. Raises as numvfs.look and set_number, and as `_each`.
+
+    From before its VFs are made a file in /run tells that they are not all set up, until they are.
+    """
+    wish = _wish(wanted)
+    pf = numvfs.look(host, wish)
+    before = host.text(state.unfinished_path(wanted.address))  # whoever was killed has left what autoprobe was
+    if pf:
+        before = before or ("0" if pf.autoprobe is False else "1")
+        _mark(host, wanted.address, before)
+        try:
+            change = numvfs.set_number(host, pf, wish, lock, deadline)
+        finally:
+            _restore(host, wanted, before)
+        said += change.said
+        warnings += change.warnings
+    elif before:
+        _restore(host, wanted, before)
+        _clear_overrides(host, wanted, lock, deadline)
+    _each(host, wanted, lock, deadline, said, warnings)
+    try:
+        host.remove(state.unfinished_path(wanted.address))
+    except OSError as error:
+        raise PassthruError(f"cannot remove {state.unfinished_path(wanted.address)}: {error.strerror}") from error
+
+
+def _mark(host: Host, address: str, autoprobe: str) -> None:
+    """Note that a PF's VFs are not all set up, and what its autoprobe was."""
+    path = state.unfinished_path(address)
+    try:
+        host.replace(path, autoprobe.encode())
+    except OSError as error:
+        raise PassthruError(f"cannot write {path}: {error.strerror}", "check that /run is not full") from error
+
+
+def _clear_overrides(host: Host, wanted: SriovPolicy, lock: Lock, deadline: Deadline) -> None:
+    """Empty the overrides of whoever was killed between binding a VF and that."""
+    for vf in sriov.functions(host, wanted.address):
+        path = f"{DEVICES}/{vf.address}/driver_override"
+        if vf.driver is not None and host.text(path) == vf.driver == wanted.of(vf.number).driver:
+            try:
+                _write(host, path, "\n", lock, deadline)
+            except OSError as error:
+                raise DeviceError(f"cannot write {path}: {error.strerror}", "see the kernel log") from error
+
+
+def _restore(host: Host, wanted: SriovPolicy, before: str) -> None:
+    """Have autoprobe as it was before the VFs were made; with `autoprobe: true` it stays on."""
+    present = host.text(f"{DEVICES}/{wanted.address}/sriov_drivers_autoprobe")
+    if not wanted.autoprobe and present not in {None, before}:
+        numvfs.set_autoprobe(host, wanted.address, on=before != "0")
+
+
+def _say(host: Host, wanted: SriovPolicy, deadline: Deadline, said: list[str], warnings: list[str]) -> None:
+    wish = _wish(wanted)
+    pf = numvfs.look(host, wish)
+    if pf is None:
+        _each(host, wanted, None, deadline, said, warnings)
+        return
+    change = numvfs.plan(host, pf, wish)
+    said += change.said
+    warnings += change.warnings
+    if wanted.vfs and (wanted.vf or any(value is not None for value in wanted.all)):
+        said.append(f"would then set up the VFs of {wanted.address} as the policy says")
+
+
+def _wish(wanted: SriovPolicy) -> Wish:
+    return Wish(wanted.address, wanted.vfs, wanted.autoprobe, wanted.manage)
+
+
+def _each(  # noqa: PLR0913, PLR0917 - what both kinds of settings need
+    host: Host, wanted: SriovPolicy, lock: Lock | None, deadline: Deadline, said: list[str], warnings: list[str]
+) -> None:
+    """Set what each VF is to have; without the PF's lock only say so. Raises PassthruError with the first failure."""
+    functions = sriov.functions(host, wanted.address)
+    users = sriov.Users(host)
+    failures: list[PassthruError] = []
+    if any(getattr(wanted.of(vf.number), name) is not None for vf in functions for name in _NETWORK):
+        failures += _network(host, wanted, users, lock, said, warnings)
+    for vf in functions:
+        driver = wanted.of(vf.number).driver
+        if driver is None or driver == vf.driver:
+            continue
+        why = users.why(vf)
+        if why:
+            warnings.append(f"VF {vf.number} ({vf.address}) stays with the driver {vf.driver}: {why}")
+        elif lock is None:
+            said.append(f"would bind VF {vf.number} ({vf.address}) to {driver}")
+        else:
+            try:
+                if not host.exists(state.unfinished_path(wanted.address)):
+                    _mark(host, wanted.address, host.text(f"{DEVICES}/{wanted.address}/sriov_drivers_autoprobe") or "1")
+                bind(host, vf.address, driver, lock, deadline)
+                said.append(f"bound VF {vf.number} ({vf.address}) to {driver}")
+            except PassthruError as error:
+                failures.append(error)
+    if failures:
+        warnings += [str(error) for error in failures[1:]]
+        raise failures[0]
+
+
+# ---- drivers
+
+
+def bind(host: Host, address: str, driver: str, lock: Lock, deadline: Deadline) -> None:
+    """Bind a VF that nobody uses to a driver, by driver_override, which is empty again afterwards.
+
+    Raises DeviceError when it has another driver then, BusyError when a write does not end in time.
+    """
+    folder = f"{DEVICES}/{address}"
+    if Inventory(host).driver(address) == driver:
+        return
+    try:
+        _write(host, f"{folder}/driver_override", driver, lock, deadline)
+        try:
+            if Inventory(host).driver(address) is not None:
+                _write(host, f"{folder}/driver/unbind", address, lock, deadline)
+            _write(host, PROBE, address, lock, deadline)
+        finally:
+            _write(host, f"{folder}/driver_override", "\n", lock, deadline)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot bind {address} to {driver}: the kernel says {error.strerror}", "see the kernel log"
+        ) from error
+    present = Inventory(host).driver(address)
+    if present != driver:
+        hint = f"modprobe {driver}" if not host.exists(f"/sys/bus/pci/drivers/{driver}") else "see the kernel log"
+        raise DeviceError(f"cannot bind {address} to {driver}: it has {present or 'no driver'} afterwards", hint)
+
+
+def _write(host: Host, path: str, value: str, lock: Lock, deadline: Deadline) -> None:
+    try:
+        slow.write(host, path, value, deadline.left(BIND_LIMIT), lock)
+    except slow.StillBlockedError:
+        raise BusyError(f"cannot write {path}: the kernel has not finished in time", "see the kernel log") from None
+
+
+# ---- network settings
+
+
+def _network(  # noqa: PLR0913, PLR0917 - as _each
+    host: Host, wanted: SriovPolicy, users: Users, lock: Lock | None, said: list[str], warnings: list[str]
+) -> list[PassthruError]:
+    """Set the network settings of a PF's VFs, or say what would be set; returns what failed, VF by VF.
+
+    Raises DeviceError when ip cannot be asked, or the PF has no interface.
+    """
+    from pvepassthru.host import iplink  # noqa: PLC0415 - only policies with network settings pay for it
+
+    nets = sriov.interfaces(host, wanted.address)
+    if not nets:
+        raise DeviceError(
+            f"cannot set the network of the VFs of {wanted.address}: it has no network interface",
+            "see that its driver is loaded, or leave such settings out of its policy",
+        )
+    net = nets[0]
+    if host.copy_of is not None:  # of a plan: no program is run for it
+        said.append(f"would set the network settings of the VFs of {wanted.address}")
+        return []
+    link = iplink.show(host, net)
+    failures: list[PassthruError] = []
+    for vf in sriov.functions(host, wanted.address):
+        policy = wanted.of(vf.number)
+        present = link.vfs.get(vf.number)
+        if all(getattr(policy, name) is None for name in _NETWORK):
+            continue
+        try:
+            if present is None:
+                raise DeviceError(f"ip knows no VF {vf.number} of {net}", "see: ip link show " + net)
+            wish = wish_of(host, wanted.address, link.permanent, vf, policy)
+            todo = iplink.differences(wish, present)
+            why = users.why(vf) if todo else None
+            words = ", ".join(iplink.described(todo))
+            if why:
+                warnings.append(f"VF {vf.number} ({vf.address}) does not get {words}: {why}")
+            elif todo and lock is None:
+                said.append(f"would set of VF {vf.number} ({vf.address}): {words}")
+            elif todo:
+                iplink.set_vf(host, net, vf.number, wish, present)
+                said.append(f"set of VF {vf.number} ({vf.address}): {words}")
+        except PassthruError as error:
+            failures.append(error)
+    return failures
+
+
+def wish_of(host: Host, pf: str, permanent: str | None, vf: Vf, policy: VfPolicy) -> VfLink:
+    """The network settings that a policy wants of a VF. Raises InputError for a MAC that cannot be."""
+    from pvepassthru.host import iplink  # noqa: PLC0415 - as _network
+
+    mac = policy.mac
+    if mac == "keep":
+        mac = None
+    elif mac == "stable":
+        mac = iplink.stable_mac(host, pf, permanent, vf.number)
+    elif mac is not None:
+        mac = iplink.check_mac(mac)
+    values = {name: getattr(policy, name) for name in _NETWORK}
+    return iplink.VfLink(**{**values, "mac": mac})

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Virtual functions on a real kernel: `pvepassthru sriov`, and VFs that a start makes."""
+
+from __future__ import annotations
+
+import os
+
+from tests.scenarios import vfs
+from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
+
+prepare = prepare_guest
+TEST_LIMIT = 300.0
+SUITE_LIMIT = 1200.0
+
+
+def setup() -> None:
+    """As for all suites, and without a policy."""
+    if os.path.exists(vfs.POLICY):
+        os.unlink(vfs.POLICY)
+    reset_guest()
+
+
+def test_up_and_down() -> None:
+    vfs.up_and_down(GuestWorld())
+
+
+def test_open_without_a_vm() -> None:
+    vfs.open_without_a_vm(GuestWorld())
+
+
+def test_applied_twice() -> None:
+    vfs.applied_twice(GuestWorld())
+
+
+def test_applied_while_in_use() -> None:
+    vfs.applied_while_in_use(GuestWorld())
+
+
+def test_while_another_writes() -> None:
+    vfs.while_another_writes(GuestWorld())
+
+
+def test_removal_that_hangs() -> None:
+    vfs.removal_that_hangs(GuestWorld())
+
+
+def test_made_by_the_start() -> None:
+    vfs.made_by_the_start(GuestWorld())
+
+
+def test_not_made_by_the_start() -> None:
+    vfs.not_made_by_the_start(GuestWorld())
+
+
+def test_apply_killed_before() -> None:
+    vfs.apply_killed_before(GuestWorld())
+
+
+def test_start_killed_while_its_child_goes_on() -> None:
+    vfs.start_killed_while_its_child_goes_on(GuestWorld())
