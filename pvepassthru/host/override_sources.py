@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.host.boot import whole
 from pvepassthru.host.inventory import DEVICES
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ FOLDERS = (
     "/usr/local/sbin",
 )
 FILES = ("/etc/rc.local", "/etc/sysfs.conf", "/etc/crontab", "/var/spool/cron/crontabs/root")
+MOST = 1 << 18
+"""Bytes that are searched of a file."""
 WORDS = ("driver_override", "driverctl")
 
 
@@ -63,6 +64,14 @@ class Sources:
     def _read(self) -> Iterator[tuple[str, str]]:
         paths = [f"{folder}/{name}" for folder in FOLDERS for name in self._host.names(folder)]
         for path in (*paths, *FILES):
-            text = whole(self._host, path) or ""
+            text = self._text(path)
             if any(word in text for word in WORDS):
                 yield path, text
+
+    def _text(self, path: str) -> str:
+        """The start of a file as text; nothing of a folder or a program, as owners have them in /usr/local."""
+        try:
+            data = self._host.head(path, MOST)
+        except OSError:
+            return ""
+        return "" if b"\0" in data else data.decode("utf-8", "replace")

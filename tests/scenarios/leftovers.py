@@ -208,7 +208,7 @@ def orphaned_vgpu_types(world: World) -> None:
     check("as before", world.state() | {"reservations": ""}, before | {"reservations": ""})
 
 
-def stale_overrides(world: World) -> None:
+def stale_override(world: World) -> None:
     """An override that nothing asks for is reported, with policy too; never touched."""
     _remove_orphans(world)
     world.host.write(f"{PCI}/{NIC}/driver_override", "vfio-pci")
@@ -216,22 +216,33 @@ def stale_overrides(world: World) -> None:
     check("reported", [(one["kind"], one["target"]) for one in found["orphans"]], [("override", NIC)])
     said(found["orphans"][0]["hint"], "nobody can tell who wrote it", f"echo > {PCI}/{NIC}/driver_override")
     check("untouched", world.host.text(f"{PCI}/{NIC}/driver_override"), "vfio-pci")
+
+
+def wanted_override(world: World) -> None:
+    """None is stale that a file sets at boot, that the policy lets stay, or whose function is in use."""
+    world.host.write(f"{PCI}/{NIC}/driver_override", "vfio-pci")
     folder = (world.host.resolve(f"{PCI}/{NIC}") or "").removeprefix("/sys")
-    for path, text in {
-        "/etc/udev/rules.d/61-pvepassthru.rules": f'DEVPATH=="{folder}", ATTR{{driver_override}}="vfio-pci"\n',
+    rule = 'DEVPATH=="{}", ATTR{{driver_override}}="vfio-pci"\n'
+    sources = {
+        "/etc/udev/rules.d/61-pvepassthru.rules": rule.format(folder),
         "/etc/initramfs-tools/scripts/init-top/mine": "for one in $ALL; do echo vfio-pci >$one/driver_override; done\n",
         f"/etc/driverctl.d/{NIC}": "vfio-pci\n",
-    }.items():
+        POLICY: f"devices:\n  '{NIC}':\n    give_back: stay\n",
+    }
+    for path, text in sources.items():
         world.pve.cluster.put(path, text)
+        os.chmod(world.host.path(path), 0o644)
         check(f"by {path}", _json(world, "recover")["orphans"], [])
         os.unlink(world.host.path(path))
-    world.pve.cluster.put("/etc/udev/rules.d/9.rules", f'DEVPATH=="{OTHER}", ATTR{{driver_override}}="vfio-pci"\n')
-    check("another device's rule", _named(_json(world, "recover")), [NIC])
-    os.unlink(world.host.path("/etc/udev/rules.d/9.rules"))
-    if world.simulated:  # on a real kernel only what vfio-pci has can be held open
-        with world.held(NIC):
-            check("in use", _named(_json(world, "recover")), [])
-    world.host.write(f"{PCI}/{NIC}/driver_override", "\n")
+    for path, text in {
+        "/etc/udev/rules.d/9.rules": rule.format(OTHER),  # another device's
+        "/usr/local/bin/tool": "\0driver_override",  # a program
+    }.items():
+        world.pve.cluster.put(path, text)
+        check(f"not by {path}", _named(_json(world, "recover")), [NIC])
+        os.unlink(world.host.path(path))
+    with world.held(NIC):
+        check("in use", _named(_json(world, "recover")), [])
 
 
 # ---- the timer

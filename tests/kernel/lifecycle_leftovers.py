@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What VMs leave behind and who takes it away, and recover beside starts and stops, on a real kernel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from tests.pve.flows import Pve
+from tests.scenarios import leftovers, races
+from tests.scenarios.counts import counts, note
+from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
+
+prepare = prepare_guest
+SUITE_LIMIT = 1200.0
+TEST_LIMIT = 600.0
+
+
+def setup() -> None:
+    """As before each test, and without what these tests add to the host."""
+    reset_guest()
+    for path in (leftovers.POLICY, "/etc/mdevctl.d", "/etc/pve/nodes/other"):
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        elif os.path.exists(path):
+            os.unlink(path)
+
+
+def test_migrated_away() -> None:
+    leftovers.migrated_away(GuestWorld())
+
+
+def test_comes_back_meanwhile() -> None:
+    leftovers.comes_back_meanwhile(GuestWorld())
+
+
+def test_orphans_of_this_node() -> None:
+    leftovers.orphans_of_this_node(GuestWorld())
+
+
+def test_orphan_being_created() -> None:
+    leftovers.orphan_being_created(GuestWorld())
+
+
+def test_orphaned_vgpu_types() -> None:
+    leftovers.orphaned_vgpu_types(GuestWorld())
+
+
+def test_stale_override() -> None:
+    leftovers.stale_override(GuestWorld())
+
+
+def test_release_by_hand() -> None:
+    leftovers.release_by_hand(GuestWorld())
+
+
+def test_recover_disturbs_no_start() -> None:
+    world = GuestWorld()
+    number = max(6, counts().rounds // 2)
+    note("VMs beside recover", number)
+
+    def make_pve() -> Pve:
+        return Pve("/", node=world.node, hook=world.pve.hook, patience=1.0)
+
+    races.lives(world, make_pve, range(races.FIRST, races.FIRST + number), 2, watchers=1)
