@@ -7,7 +7,7 @@ import os
 import shutil
 
 from tests.pve.flows import Pve
-from tests.scenarios import leftovers, races
+from tests.scenarios import leftover_functions, leftovers, races
 from tests.scenarios.counts import counts, note
 from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
 
@@ -63,3 +63,7 @@ def test_recover_disturbs_no_start() -> None:
         return Pve("/", node=world.node, hook=world.pve.hook, patience=1.0)
 
     races.lives(world, make_pve, range(races.FIRST, races.FIRST + number), 2, watchers=1)
+
+
+def test_function_of_a_migrated_vm() -> None:
+    leftover_functions.function_of_a_migrated_vm(GuestWorld())

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.scenarios import leftovers
+from tests.scenarios import leftover_functions, leftovers
 from tests.scenarios.world import scenarios
 
 if TYPE_CHECKING:
     from tests.scenarios.world import Scenario, World
 
 
-@pytest.mark.parametrize("scenario", scenarios(leftovers), ids=lambda case: case.__name__)
+@pytest.mark.parametrize(
+    "scenario", [*scenarios(leftovers), *scenarios(leftover_functions)], ids=lambda case: case.__name__
+)
 def test_leftovers(scenario: Scenario, world: World) -> None:
     scenario(world)
+
+
+def test_function_beside_recover(world: World) -> None:
+    leftover_functions.function_beside_recover(world)
