@@ -10,7 +10,7 @@ from __future__ import annotations
 from pvepassthru.host import holders, reservations, slow, vms
 from pvepassthru.host.inventory import DEVICES, NUMVFS_WAIT, Inventory
 from pvepassthru.host.nets import NETS
-from pvepassthru.model import pci, reservation, sriov_drivers
+from pvepassthru.model import reservation, sriov_drivers
 from pvepassthru.model.errors import DeviceError, NotFoundError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.start import owners
@@ -169,31 +169,22 @@ def expected(host: Host, pf: str, count: int) -> tuple[str, ...] | None:
 class Users:
     """Who uses VFs now: each file and process is looked at once."""
 
-    def __init__(self, host: Host, now: int | None = None) -> None:
-        """Raises InputError and PassthruError when it cannot be told."""
+    def __init__(self, host: Host, but: int | None = None) -> None:
+        """`but` is a VM whose reservation does not count: its own start asks.
+
+        Raises InputError and PassthruError when it cannot be told.
+        """
         self.host = host
         self.inventory = Inventory(host)
-        self.now = int(host.now()) if now is None else now
+        self.now = int(host.now())
+        self._but = but
         self._reserved = reservation.parse(reservations.text(host))
         self._opened = holders.opened(host)
-
-    def vm(self, vf: str) -> int | None:
-        """The VM that has a VF: by PVE's reservation, by a process of its that has it open, by its mediated device."""
-        entry = self._reserved.get(vf)
-        if entry and (entry.pending(self.now) or entry.holder(self._running) is not None):
-            return entry.vmid
-        for holder in self._holders(vf):
-            for name in self.host.names("/run/qemu-server"):
-                vmid = vms.vmid_of(name.removesuffix(".pid")) if name.endswith(".pid") else None
-                if vmid is not None and self._running(vmid) == holder.pid:
-                    return vmid
-        found = [owner[1] for uuid in self.inventory.mdevs_of(vf) if (owner := pci.vmid_of_uuid(uuid))]
-        return found[0] if found else None
 
     def why(self, vf: Vf) -> str | None:
         """Who uses a VF, in words, or None if nobody does."""
         entry = self._reserved.get(vf.address)
-        if entry and (entry.pending(self.now) or entry.holder(self._running) is not None):
+        if entry and entry.vmid != self._but and (entry.pending(self.now) or entry.holder(self._running) is not None):
             return reservation.describe(entry, self.now)
         users = self._holders(vf.address)
         if users:

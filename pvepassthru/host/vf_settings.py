@@ -56,11 +56,18 @@ def apply(host: Host, wanted: SriovPolicy, deadline: Deadline, *, dry_run: bool 
 
 
 def under_lock(  # noqa: PLR0913, PLR0917 - as _each
-    host: Host, wanted: SriovPolicy, lock: Lock, deadline: Deadline, said: list[str], warnings: list[str]
+    host: Host,
+    wanted: SriovPolicy,
+    lock: Lock,
+    deadline: Deadline,
+    said: list[str],
+    warnings: list[str],
+    vmid: int | None = None,
 ) -> None:
     """Make one PF, whose lock is held, what its policy says. Raises as numvfs.look and set_number, and as `_each`.
 
-    From before its VFs are made a file in /run tells that they are not all set up, until they are.
+    `vmid` is the VM that is about to start, if a start asks. From before its VFs are made until all are set up a file
+    in /run tells that they are not.
     """
     wish = _wish(wanted)
     pf = numvfs.look(host, wish)
@@ -77,7 +84,7 @@ def under_lock(  # noqa: PLR0913, PLR0917 - as _each
     elif before:
         _restore(host, wanted, before)
         _clear_overrides(host, wanted, lock, deadline)
-    _each(host, wanted, lock, deadline, said, warnings)
+    _each(host, wanted, lock, deadline, said, warnings, vmid)
     try:
         host.remove(state.unfinished_path(wanted.address))
     except OSError as error:
@@ -129,11 +136,17 @@ def _wish(wanted: SriovPolicy) -> Wish:
 
 
 def _each(  # noqa: PLR0913, PLR0917 - what both kinds of settings need
-    host: Host, wanted: SriovPolicy, lock: Lock | None, deadline: Deadline, said: list[str], warnings: list[str]
+    host: Host,
+    wanted: SriovPolicy,
+    lock: Lock | None,
+    deadline: Deadline,
+    said: list[str],
+    warnings: list[str],
+    vmid: int | None = None,
 ) -> None:
     """Set what each VF is to have; without the PF's lock only say so. Raises PassthruError with the first failure."""
     functions = sriov.functions(host, wanted.address)
-    users = sriov.Users(host)
+    users = sriov.Users(host, vmid)
     failures: list[PassthruError] = []
     if any(getattr(wanted.of(vf.number), name) is not None for vf in functions for name in _NETWORK):
         failures += _network(host, wanted, users, lock, said, warnings)

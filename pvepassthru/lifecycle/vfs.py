@@ -90,7 +90,7 @@ def _make(work: Work, wanted: SriovPolicy, lacks: list[str]) -> bool:
                 f"when nobody uses them: pvepassthru sriov set {wanted.address} {wanted.vfs}",
             )
         try:
-            vf_settings.under_lock(host, wanted, lock, work.deadline, said, warnings)
+            vf_settings.under_lock(host, wanted, lock, work.deadline, said, warnings, work.vmid)
         finally:
             for sentence in said:
                 work.voice.say(sentence)

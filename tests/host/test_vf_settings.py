@@ -146,6 +146,7 @@ def test_users(nic: SimHost) -> None:
             tree.put(nic.root, f"sys/class/net/{net}/flags", "0x1003\n")
     users = sriov.Users(nic)
     why = [users.why(vf) or "" for vf in sriov.functions(nic, PF)]
+    assert sriov.Users(nic, 105).why(sriov.functions(nic, PF)[0]) is None
     assert why[0].startswith("VM 105 has reserved it for a start")
     assert why[1:3] == ["it has vGPU type 35", "it is the host's interface eth2, which is up"]
     assert "another network namespace" in why[3]

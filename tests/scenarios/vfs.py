@@ -299,8 +299,8 @@ def _killed(world: World, how: str, *, hook: bool) -> None:
     check("without a kill", _state(world), wanted)
     numbers = points(makers, how, every=False)
     numbers = numbers if how == "spared" else numbers[how == "after" :: 2]  # what is before one is after another
-    numbers = numbers if world.simulated else numbers[::3]  # each takes ten seconds there
-    holds(f"changes to kill at: {makers}", len(numbers) > 3)
+    numbers = numbers if world.simulated else numbers[::2]  # each takes ten seconds there
+    holds(f"changes to kill at: {makers}", len(numbers) >= 2)
     for number in numbers:
         if hook:
             forked.ran(forked.forked(forked.hook(world, "post-stop")))
