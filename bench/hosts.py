@@ -35,13 +35,24 @@ REGIONS = "0x00000000fee00000 0x00000000feefffff msi\n"
 """The `reserved_regions` of an IOMMU group."""
 
 
+GPU = {"0000:01:00.0": "nouveau", "0000:01:00.1": "snd_hda_intel"}
+"""Display and audio of one slot, with their drivers."""
+
+
 def hook_host(root: str) -> None:
-    """A host with VM 100, that passes nothing through, and VM 101 with one mdev."""
+    """A host with VM 100, that passes nothing through, VM 101 with one mdev, and VM 102 with a GPU."""
     kinds = {MDEV_TYPE: {"available": 4, "name": "GRID P4-1Q"}}
     parent = {"vendor": "0x10de", "device": "0x1bb3", "class": "0x030200", "iommu_group": 8, "driver": "nvidia"}
     plain = "cores: 4\nmachine: q35\nmemory: 8192\nname: plain\nnet0: virtio=BC:24:11:00:00:01,bridge=vmbr0\nvga: std\n"
-    configs = {100: plain, 101: f"{plain}hostpci0: {PARENT},mdev={MDEV_TYPE}\n"}
-    tree.build(root, {"devices": {PARENT: {**parent, "mdev": {"types": kinds}}}}, configs=configs)
+    configs = {
+        100: plain,
+        101: f"{plain}hostpci0: {PARENT},mdev={MDEV_TYPE}\n",
+        102: f"{plain}hostpci0: 0000:01:00,pcie=1,x-vga=1\n",
+    }
+    gpu = {"vendor": "0x10de", "device": "0x1c03", "class": "0x030000", "iommu_group": 9, "driver": "nouveau"}
+    audio = {**gpu, "device": "0x10f1", "class": "0x040300", "driver": "snd_hda_intel"}
+    devices = {PARENT: {**parent, "mdev": {"types": kinds}}, **dict(zip(GPU, (gpu, audio), strict=True))}
+    tree.build(root, {"devices": devices}, configs=configs)
 
 
 def addresses(count: int) -> list[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from bench import hosts
 from bench.measure import BenchError, Program, Row, in_turns
+from pvepassthru.host.sim import SimHost
 from tests.kernel import testbed
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 - a pri
 """Where the trees lie: in memory, as a real host's /sys and /run do."""
 NOTHING_LIMIT = 1.2
 MDEV_LIMIT = 3.0
+GPU_LIMIT = 4.0
 READ_LIMIT = 5.0
 ONE_VM_LIMIT = 10.0
 ONE_VM_FUNCTIONS = 200
@@ -86,15 +88,35 @@ def hook_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> I
             if os.path.lexists(instance):
                 raise BenchError("post-stop left the mdev: the next round would measure something else")
 
+        def give_back(python: str = python) -> None:
+            check_gpu(root)
+            subprocess.run(
+                [python, "-I", HOOK, "102", "post-stop"], env=environment, stdout=subprocess.DEVNULL, check=True
+            )
+            host = SimHost(root)  # a display stays with vfio-pci, and the next round would have nothing to do
+            for address, driver in hosts.GPU.items():
+                host.write("/sys/bus/pci/drivers/vfio-pci/unbind", address)
+                host.write(f"/sys/bus/pci/drivers/{driver}/bind", address)
+
         programs = [
             Program([python, "-I", "-c", "pass"]),
             Program([python, "-I", HOOK, "100", "pre-start"], environment),
             Program([python, "-I", HOOK, "101", "pre-start"], environment, undo),
+            Program([python, "-I", HOOK, "102", "pre-start"], environment, give_back),
         ]
-        nothing, plain, mdev = in_turns(programs, rounds)
+        nothing, plain, mdev, gpu = in_turns(programs, rounds)
         baseline = "python3 -I -c pass"
         yield Row("pre-start of a VM without hostpci", version, plain, baseline, nothing, NOTHING_LIMIT)
         yield Row("pre-start with one mdev", version, mdev, baseline, nothing, MDEV_LIMIT)
+        yield Row("pre-start of a GPU with two functions", version, gpu, baseline, nothing, GPU_LIMIT)
+
+
+def check_gpu(root: str) -> None:
+    """Make sure that the GPU's functions have vfio-pci. Raises BenchError."""
+    for one in hosts.GPU:
+        found = os.path.basename(os.readlink(f"{root}/sys/bus/pci/devices/{one}/driver"))
+        if found != "vfio-pci":
+            raise BenchError(f"{one} has {found} and not vfio-pci: something else would be measured")
 
 
 def validate_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> Iterator[Row]:
@@ -144,8 +166,8 @@ def check_validate(command: list[str], vms: int) -> None:
         raise BenchError(f"validate judged {len(judged)} of {vms} VMs, {devices} devices, exit {done.returncode}")
 
 
-def guest_row() -> Row:
-    """The hook against mdevctl on a real kernel. Raises BenchError when the guest fails."""
+def guest_rows() -> list[Row]:
+    """The hook against mdevctl, and against driverctl, on a real kernel. Raises BenchError when the guest fails."""
     kernels = testbed.kernels()
     if not kernels:
         raise BenchError("no kernel to boot on this system; leave it out with --fast")
@@ -156,14 +178,21 @@ def guest_row() -> Row:
             raise BenchError(f"the guest failed with {done.code}:\n{done.output[-3000:]}")
         with open(f"{share}/bench.json", encoding="utf-8") as file:
             numbers = json.load(file)
-    return Row(
-        f"pre-start with 8 mdevs, kernel {kernels[0]}",
-        ".".join(numbers["interpreter"].split(".")[:2]),
-        numbers["ours_ms"],
-        "8 times mdevctl start",
-        numbers["baseline_ms"],
-        PEER_LIMIT,
+    whats = (
+        (f"pre-start with 8 mdevs, kernel {kernels[0]}", "8 times mdevctl start"),
+        (f"the hook's binding of a NIC to vfio-pci, kernel {kernels[0]}", "driverctl set-override"),
     )
+    return [
+        Row(
+            what,
+            ".".join(row["interpreter"].split(".")[:2]),
+            row["ours_ms"],
+            baseline,
+            row["baseline_ms"],
+            PEER_LIMIT,
+        )
+        for (what, baseline), row in zip(whats, numbers, strict=True)
+    ]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -193,7 +222,7 @@ def measure(rounds: int, pythons: Sequence[tuple[str, str]], *, fast: bool) -> l
             *validate_rows(folder, max(3, rounds // 8), pythons),
         ]
     if not fast:
-        rows.append(guest_row())
+        rows += guest_rows()
     return rows
 
 

@@ -9,7 +9,6 @@ another tree than the host's own are never run.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 
 from pvepassthru.model.errors import DeviceError
@@ -93,6 +92,8 @@ def _simulate_stop(host: Host, unit: str, seconds: float) -> None:
         time.sleep(seconds)
         raise DeviceError(f"systemctl stop {unit} has not ended within {seconds:.0f} s", f"see systemctl status {unit}")
     if more:
+        import shutil  # noqa: PLC0415 - simulated hosts only
+
         shutil.rmtree(host.path(f"/proc/{more}"), ignore_errors=True)
     _simulate(host, unit, "inactive")
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pvepassthru.host import holders, users
 from pvepassthru.host.inventory import Inventory
-from pvepassthru.lifecycle import drivers, reserve, services
+from pvepassthru.lifecycle import drivers, reserve
 from pvepassthru.lifecycle.work import Function
 from pvepassthru.model.errors import DeviceError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 VFIO_PCI = "vfio-pci"
 KEEP = "keep"
+SERVICE = "service"
+"""Kind of the steps of lifecycle/services.py,"""
 CONSOLES = frozenset({"console", "framebuffer"})
-"""Kinds of steps of lifecycle/console.py,"""
+"""kinds of those of lifecycle/console.py,"""
 OTHERS = frozenset({"mdev", "vgpu"})
 """and of those that are not about whole functions."""
 
@@ -102,7 +104,7 @@ def carried(work: Work, wanted: Handover) -> set[int]:
     units = {service.unit for service in wanted.services()}
     found = set()
     for step in work.journal.steps:
-        if step.kind == services.KIND:
+        if step.kind == SERVICE:
             needed = step.target in units
         elif step.kind in CONSOLES:
             needed = any(wanted.policy(function).console == "release" for function in wanted.functions)
@@ -125,7 +127,7 @@ def take(work: Work, wanted: Handover) -> None:
         drivers.note(work, address, rescan=policy.rescan)
     moving = [(function, policy) for function, policy in plans if _moves(work, wanted, function, policy)]
     if not wanted.backup:
-        services.stop(work, wanted.services())
+        _stop_services(work, wanted)
         if any(policy.console == "release" for _, policy in plans):
             _release_consoles(work, wanted)
     _look_for_users(work, wanted, [function.address for function, _ in moving])
@@ -211,6 +213,14 @@ def _look_for_users(work: Work, wanted: Handover, moving: Collection[str]) -> No
         else:
             hint = "end that process, or name its unit under services in the policy"
         raise DeviceError(f"cannot take {found[0][0]} from the host: {words}", hint)
+
+
+def _stop_services(work: Work, wanted: Handover) -> None:
+    found = wanted.services()
+    if found:
+        from pvepassthru.lifecycle import services  # noqa: PLC0415 - only where a policy has some
+
+        services.stop(work, found)
 
 
 def _release_consoles(work: Work, wanted: Handover) -> None:

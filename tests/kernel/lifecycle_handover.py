@@ -13,7 +13,7 @@ from tests.kernel.checks import check, holds
 from tests.scenarios import crashes, handover
 from tests.scenarios.counts import counts, note
 from tests.scenarios.crashes import SITUATIONS
-from tests.scenarios.forked import forked, hook
+from tests.scenarios.forked import VMID, forked, hook
 from tests.scenarios.world import HOST_DRIVERS, NIC, GuestWorld, prepare_guest, reset_guest, said
 
 prepare, setup = prepare_guest, reset_guest
@@ -80,13 +80,13 @@ def test_a_group_held_open_before_the_stop() -> None:
 
 
 def test_killed() -> None:
-    """At a sample of the changes of a start and a stop, with each kind of kill in turn; the soak has the rest by chance."""
+    """At a sample of the changes of a start and a stop, with each kind of kill; the soak meets others by chance."""
     world = GuestWorld()
     for name in ("nic", "gpu"):
         situation = SITUATIONS[name]
         if name == "nic":
             crashes.furnish(world, situation.config)
-        world.pve.define(crashes.VMID, situation.config)
+        world.pve.define(VMID, situation.config)
         for phase in ("pre-start", "post-stop"):
             for how in crashes.WAYS:
                 number = crashes.sweep(world, situation, phase, how, stride=6 if name == "nic" else 12)

@@ -26,10 +26,12 @@ INTRODUCTION = """# Soak
 
 `./dev soak` runs the crash and race tests of the hook on every real kernel that this Debian has, with full counts: each
 change that a hook makes is a point where it is killed, then come rounds that are killed at random, and many VMs that
-want four instances; and a network card and a GPU are handed over and given back a hundred times each. `./dev test` runs the same with small counts. Both fail unless afterwards sysfs, drivers, PVE's
-reservation file and the journals are as before, and what belongs to others was not touched.
+want four instances; and a network card and a GPU are handed over and given back a hundred times each. `./dev test` runs
+the same with small counts. Both fail unless afterwards sysfs, drivers, PVE's reservation file and the journals are as
+before, and what belongs to others was not touched.
 
-A round: a VM with one mdev, with two on two parents, with a vendor vGPU, or one whose start fails half way; its
+A round: a VM with one mdev, with two on two parents, with a vendor vGPU, with a whole network card or GPU, or one whose
+start fails half way; its
 pre-start or post-stop, or `pvepassthru recover`, is killed with SIGKILL before or after a change, before a change of
 its child, which lives on, or at any time; then `pvepassthru recover`, or the next start and stop.
 

@@ -13,7 +13,7 @@ import pytest
 from tests.scenarios.world import SCRIPT, mdev
 
 if TYPE_CHECKING:
-    from tests.scenarios.world import World
+    from tests.scenarios.world import SimWorld, World
 
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "modules")
 """Has a file for each phase, written anew by pytest --regenerate."""
@@ -85,3 +85,20 @@ def test_mdev(world: World, phase: str, *, regenerate: bool) -> None:
 def test_nothing_slow_when_refused(world: World) -> None:
     world.pve.define(100, mdev(1).replace("tbmdev-1", "tbmdev-9"))
     assert not hook(world, "pre-start", code=5) & SLOW
+
+
+def test_gpu(world: SimWorld, *, regenerate: bool) -> None:
+    """What a start with a whole GPU loads; nothing of it is slow."""
+    world.drive_gpu()
+    world.pve.define(100, "machine: q35\nhostpci0: 0000:01:00,pcie=1\n")
+    found = hook(world, "pre-start")
+    assert world.driver("0000:01:00.0") == "vfio-pci"
+    assert not {name for name in found if name.partition(".")[0] in SLOW}
+    names = {name if name.startswith("pvepassthru") else name.partition(".")[0] for name in found}
+    kept = sorted(name for name in names if not name.startswith(("pvepassthru.host.sim", "_")))
+    path = f"{GOLDEN}/gpu.txt"
+    if regenerate:
+        with open(path, "w", encoding="ascii") as file:
+            file.write("".join(f"{name}\n" for name in kept))
+    with open(path, encoding="ascii") as file:
+        assert kept == file.read().splitlines(), "run pytest --regenerate if that is meant, and see ./dev bench"
