@@ -11,7 +11,7 @@ import os
 import re
 import stat
 
-from pvepassthru.host import reservations, users, vms
+from pvepassthru.host import capture_displays, reservations, users, vms
 from pvepassthru.host.host import MAX_FILE
 from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.model.hostpci import ROMS
@@ -46,7 +46,8 @@ ATTRIBUTES = frozenset(
     (
         *("vendor", "device", "class", "revision", "subsystem_vendor", "subsystem_device", "irq", "boot_vga"),
         *("driver_override", "reset_method", "sriov_totalvfs", "sriov_numvfs", "sriov_offset", "sriov_stride"),
-        *("sriov_vf_device", "sriov_drivers_autoprobe"),
+        *("sriov_vf_device", "sriov_drivers_autoprobe", "d3cold_allowed", "resource"),
+        *(f"resource{bar}_resize" for bar in range(6)),
     )
 )
 """Of a function: files whose text is copied."""
@@ -79,6 +80,8 @@ def capture(host: Host, destination: str, vmids: Iterable[int], *, ended: int | 
     copy = Copy(host, Folder(destination))
     copy.devices()
     copy.drivers_and_groups()
+    capture_displays.displays(copy)
+    capture_displays.quarantined(copy)
     copy.configs(set(vmids))
     copy.processes(set(vmids), ended)
     for path in PLAIN:

@@ -271,7 +271,7 @@ def framebuffer(subject: Subject) -> Iterator[Hit]:
     not start.
 
     How to fix: `initcall_blacklist=sysfb_init` on the kernel command line, or let the GPU's own driver load before
-    vfio-pci gets it.
+    vfio-pci gets it, or `console: release` for it in the policy.
     """
     for device, functions in whole(subject):
         for address in functions if device.bound_to_vfio else ():

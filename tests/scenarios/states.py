@@ -173,11 +173,25 @@ def bus_reset_beside_the_host(world: SimWorld) -> None:
     refused(world, 100, "cannot let 0000:07:01.0 be reset with its whole bus", "the host's driver e1000e")
 
 
+def planned(world: SimWorld) -> None:
+    """A plan shows all steps, and changes nothing."""
+    furnish(world)
+    before = world.state() | _bar(world)
+    said(
+        world.run("plan", "100"),
+        f"took the console vtcon1 off {GPU}",
+        f"{NIC} is reset by bus pm",
+        f"BAR 0 of {GPU} is 256M large",
+        f"bound {GPU} to vfio-pci",
+    )
+    check("as before", world.state() | _bar(world), before)
+
+
 def _quarantines(world: World) -> list[str]:
     return [name for name in world.host.names("/run/pvepassthru") if name.endswith(".quarantine")]
 
 
-SIMULATED = (quarantine, answers_again_by_itself, rescan_brings_it_back, bus_reset_beside_the_host)
+SIMULATED = (planned, quarantine, answers_again_by_itself, rescan_brings_it_back, bus_reset_beside_the_host)
 EVERYWHERE = (
     everything,
     console_comes_back_when_the_start_fails,
