@@ -41,7 +41,7 @@ def displays(copy: Copy) -> None:
 def quarantined(copy: Copy) -> None:
     """Copy how the configuration spaces of functions in quarantine begin: whether they answer again."""
     for name in copy.source.names(state.FOLDER):
-        address = name.removesuffix(quarantine.ENDING)
+        address = name.removesuffix(state.QUARANTINE)
         answers = quarantine.answers(copy.source, address) if address != name else None
         if answers is not None:
             header = (b"\0" if answers else b"\xff") * quarantine.HEADER

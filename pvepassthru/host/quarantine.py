@@ -21,7 +21,6 @@ from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
 
-ENDING = ".quarantine"
 HEADER = 64
 """Bytes of the configuration space that all functions have and everybody may read."""
 READ_SECONDS = 5.0
@@ -42,7 +41,7 @@ class Quarantine(NamedTuple):
 
 def path(address: str) -> str:
     """Where a function's quarantine is noted."""
-    return f"{state.FOLDER}/{address}{ENDING}"
+    return f"{state.FOLDER}/{address}{state.QUARANTINE}"
 
 
 def read(host: Host, address: str) -> Quarantine | None:
@@ -79,8 +78,7 @@ def drop(host: Host, address: str) -> None:
 
 def listed(host: Host) -> tuple[Quarantine, ...]:
     """All quarantines, by address."""
-    names = (name.removesuffix(ENDING) for name in host.names(state.FOLDER) if name.endswith(ENDING))
-    found = (read(host, address) for address in names if is_address(address))
+    found = (read(host, address) for address in sorted(state.quarantined(host)) if is_address(address))
     return tuple(quarantine for quarantine in found if quarantine)
 
 

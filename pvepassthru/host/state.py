@@ -22,6 +22,9 @@ FOLDER = "/run/pvepassthru"
 UNFINISHED = ".vfs"
 """Ending of the file, named by its PF, that is there while VFs are made and until they are set up."""
 
+QUARANTINE = ".quarantine"
+"""How the names of files about functions in quarantine end."""
+
 
 def journal_path(vmid: int) -> str:
     """Where a VM's journal lies."""
@@ -106,3 +109,12 @@ def journals(host: Host) -> list[int]:
         raise PassthruError(f"cannot read {FOLDER}: {error.strerror}", "run this as root") from error
     stems = (name.removesuffix(".journal") for name in names if name.endswith(".journal"))
     return sorted(vmid for stem in stems if (vmid := vms.vmid_of(stem)) is not None)
+
+
+def quarantined(host: Host) -> frozenset[str]:
+    """The functions of which host/quarantine.py has noted something; none where the folder cannot be listed."""
+    try:
+        names = os.listdir(host.path(FOLDER))
+    except OSError:
+        return frozenset()
+    return frozenset([name.removesuffix(QUARANTINE) for name in names if name.endswith(QUARANTINE)])

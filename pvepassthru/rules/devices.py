@@ -226,10 +226,11 @@ def in_quarantine(subject: Subject) -> Iterator[Hit]:
     How to fix: remove and rescan it (the hint has the commands), then `pvepassthru release ADDRESS`; as a rule only a
     power cycle of the host helps.
     """
-    for device, functions in chosen(subject):
+    noted = subject.around.quarantined
+    for device, functions in chosen(subject) if noted else ():
         mates = group_mates(subject, functions) if device.bound_to_vfio else []
-        for address in (*functions, *mates):
-            from pvepassthru.host import quarantine  # noqa: PLC0415 - VMs without such a function do not pay for it
+        for address in sorted(noted.intersection((*functions, *mates))):
+            from pvepassthru.host import quarantine  # noqa: PLC0415 - hosts without such a function do not pay for it
 
             found = quarantine.standing(subject.host, address)
             if found:

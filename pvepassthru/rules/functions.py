@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pvepassthru.host import quarantine
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model import quirks
 from pvepassthru.model.pci import is_address
@@ -238,7 +237,7 @@ def off_the_bus(subject: Subject) -> Iterator[Hit]:
     How to fix: remove and rescan it (the hint has the commands); as a rule only a reboot, or a power cycle, helps.
     """
     for device, address in _functions(subject):
-        if subject.inventory.physical_function(address) or quarantine.read(subject.host, address):
+        if subject.inventory.physical_function(address) or address in subject.around.quarantined:
             continue  # of one in quarantine another rule tells
         if (subject.inventory.attribute(address, "config") or "")[:CONFIG_HEADER] == ALL_ONES:
             path = f"{DEVICES}/{address}"

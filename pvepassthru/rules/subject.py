@@ -60,6 +60,7 @@ class Surroundings:
         self._configs: dict[str, tuple[bytes, VmConfig]] = {}
         self._opened: dict[str, tuple[Holder, ...]] | None = None
         self._nodes: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._quarantined: frozenset[str] | None = None
         self._mappings: tuple[Mappings, str | None] | None = None
         self._reservations: tuple[dict[str, Entry], str | None] | None = None
 
@@ -134,6 +135,13 @@ class Surroundings:
         if self._has_mdevs is None:
             self._has_mdevs = bool(self.host.names(MDEVS))
         return self._has_mdevs
+
+    @property
+    def quarantined(self) -> frozenset[str]:
+        """The functions that are noted to be in quarantine; none if only root may look."""
+        if self._quarantined is None:
+            self._quarantined = state.quarantined(self.host)
+        return self._quarantined
 
     def nodes(self, address: str) -> tuple[tuple[str, str], ...]:
         """The VFIO device nodes of a function and of the mediated devices on it, each with what it is."""

@@ -65,11 +65,11 @@ class Faults:
                     return
             real(host, path, value)
 
-        sim.SimHost.write = write  # type: ignore[method-assign,assignment]
+        sim.SimHost.write = write  # type: ignore[method-assign,assignment] # for this one hook
         try:
             yield
         finally:
-            sim.SimHost.write = real  # type: ignore[method-assign]
+            sim.SimHost.write = real  # type: ignore[method-assign] # as above
             with open(release, "w", encoding="ascii"):
                 pass
 
