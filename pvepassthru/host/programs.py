@@ -68,8 +68,8 @@ def run(host: Host, command: tuple[str, ...], seconds: float) -> Output:
 def load_driver(host: Host, driver: str) -> str | None:
     """See that a PCI driver is there, loading its module where it is not; returns None, or why it is not there.
 
-    PVE loads vfio-pci itself (PVE::SysFSTools), but only when it binds a device. A module has the name of its driver, in
-    which modprobe takes `-` for `_`. In the copy of a plan nothing is run: the driver is taken for one that loads.
+    PVE loads vfio-pci itself (PVE::SysFSTools), but only when it binds a device. A module has its driver's name, where
+    modprobe takes `-` for `_`. In the copy of a plan nothing is run: the driver is taken for one that loads.
     """
     folder = f"/sys/bus/pci/drivers/{driver}"
     if host.exists(folder):
