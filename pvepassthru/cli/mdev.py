@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from pvepassthru.cli import planning
 from pvepassthru.cli.tables import Column, print_table
-from pvepassthru.cli.words import print_json
+from pvepassthru.cli.words import function_address, print_json
 from pvepassthru.host import capacity as capacity_of
 from pvepassthru.host import holders, reservations, vms
 from pvepassthru.host.inventory import MDEVS, Inventory
 from pvepassthru.lifecycle import instances as by_hand
 from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import NotFoundError, UsageError
-from pvepassthru.model.pci import is_address
 from pvepassthru.model.text import number
 
 if TYPE_CHECKING:
@@ -40,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     types.add_argument(
         "--min-framebuffer", metavar="SIZE", help="only types with so much memory, such as 4G, the best one first"
     )
-    types.add_argument(
-        "--min-instances", metavar="N", type=int, default=1, help="with it: of which N more fit (default: 1)"
-    )
+    types.add_argument("--min-instances", metavar="N", type=int, help="with it: of which N more fit (default: 1)")
     types.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
     instances = commands.add_parser("list", help="the instances and set vGPU types, with their VMs")
     instances.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
@@ -91,6 +88,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
         if args.min_framebuffer is not None:
             wanted = addresses if args.address else capacity_of.parents(inventory)
             return planning.print_offers(inventory, wanted, args)
+        if args.min_instances is not None:
+            raise UsageError("--min-instances goes with --min-framebuffer only", "give both, such as 4G and 2")
         rows = capacity(host, inventory, addresses)
         names = ["address", "type", "name", "available", "used", "total", "vmids", "description"]
         who = f"{addresses[0]} offers no" if args.address else "no function offers"
@@ -123,9 +122,7 @@ def _by_hand(args: argparse.Namespace, host: Host) -> int:
 def _functions(inventory: Inventory, address: str | None) -> tuple[str, ...]:
     if address is None:
         return inventory.addresses()
-    full = address if address.count(":") == 2 else f"0000:{address}"
-    if not is_address(full):
-        raise UsageError(f"{address!r} is no PCI address", "write it as lspci does: 0000:01:00.0 or 01:00.0")
+    full = function_address(address)
     if full not in inventory.addresses():
         raise NotFoundError(f"no PCI function {full} on this host", "see lspci -D")
     return (full,)

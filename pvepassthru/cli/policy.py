@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pvepassthru.cli.tables import Column, print_table
 from pvepassthru.cli.words import print_json, vmid
-from pvepassthru.host import policy
+from pvepassthru.host import policy, vms
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, UnsafeError
 from pvepassthru.model.policy import DevicePolicy, Policies, Policy
@@ -72,9 +72,10 @@ def _check(args: argparse.Namespace, host: Host) -> int:
             found = [{"line": None, "severity": "error", "message": error.message, "hint": error.hint}]
         rows += [{"file": path, **row} for row in found]
     if not args.files and not any(row["severity"] == "error" for row in rows):
-        moved = policy.read(host).moved(Inventory(host))
-        hint = "look what card is there now, and correct the rule"
-        rows += [{"file": None, "line": None, "severity": "warning", "message": words, "hint": hint} for words in moved]
+        rows += [
+            {"file": None, "line": None, "severity": "warning", "message": message, "hint": hint}
+            for message, hint in _doubts(host)
+        ]
     if args.json:
         print_json(rows)
     else:
@@ -86,6 +87,18 @@ def _check(args: argparse.Namespace, host: Host) -> int:
         if not rows:
             print("fine" if read else f"there is no policy: neither {' nor '.join(policy.FILES)} exists")
     return EXIT_FINDINGS if rows else EXIT_FINE
+
+
+def _doubts(host: Host) -> Iterator[tuple[str, str]]:
+    """What may be wrong with policy files without a slip, on this host, each with its hint."""
+    if not host.names(vms.PVE):
+        hint = "see systemctl status pve-cluster"
+        yield f"{vms.PVE} is empty: what the cluster's policy says is not known", hint
+    policies, inventory = policy.read(host), Inventory(host)
+    for words in policies.moved(inventory):
+        yield words, "look what card is there now, and correct the rule"
+    for words in policies.without_sriov(inventory):
+        yield words, "enable SR-IOV in the firmware of host and card, or correct the rule"
 
 
 def _bytes(path: str) -> bytes:
@@ -211,4 +224,6 @@ def _word(value: object) -> str:
         return "-"
     if isinstance(value, dict):
         return ", ".join(f"{key}: {inner}" for key, inner in value.items()) or "-"
+    if isinstance(value, float):
+        return f"{value:g}"  # 15, as people write it
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

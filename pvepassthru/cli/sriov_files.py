@@ -59,6 +59,8 @@ def _content(host: Host, wanted: Mapping[str, SriovPolicy]) -> tuple[str, list[s
         if pf.known.manager:
             notes.append(f"{address}: only {policy.manage or pf.known.manager} makes VFs of the driver {pf.driver}")
             continue
+        if policy.vfs > pf.most:
+            notes.append(f"{address}: the card can have {pf.most} VFs, so this line for {policy.vfs} would fail")
         attribute = f"bus/pci/devices/{address}/sriov_"
         off = [] if policy.autoprobe else [f"{attribute}drivers_autoprobe = 0"]
         lines += [*off, f"{attribute}numvfs = {policy.vfs}", f"{attribute}drivers_autoprobe = 1"]

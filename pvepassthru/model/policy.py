@@ -35,8 +35,8 @@ class Policy(NamedTuple):
 
     gate: str = "enforce"
     """What pre-start does with errors: `enforce`, `warn` or `off`."""
-    pre_start_seconds: int = 0
-    """How long pre-start may take, if that is longer than it may anyway."""
+    pre_start_seconds: int = 60
+    """How long pre-start may take; never less than it may anyway (lifecycle/phases.py)."""
     on_backup: str = "refuse"
     """Whether a backup's start of a stopped VM may take a device that is in use: `refuse` or `handover`."""
 
@@ -216,6 +216,18 @@ class Policies(NamedTuple):
                             f"{name}.{selector} is for {' or '.join(_ids(settings))}, but {there} lies at {address}: "
                             "it is not obeyed there"
                         )
+        return tuple(found)
+
+    def without_sriov(self, hardware: Hardware) -> tuple[str, ...]:
+        """A sentence for each rule on VFs that names functions that are there, none of which can have any."""
+        found = []
+        for selector in self._section("sriov"):
+            named = _there(hardware, selector) if selector.count(":") == 2 else ()
+            pf = any(hardware.attribute(address, "sriov_totalvfs") is not None for address in named)
+            if named and not pf:
+                found.append(
+                    f"sriov.{selector} is not obeyed: {' and '.join(named)} can have no VFs (no sriov_totalvfs)"
+                )
         return tuple(found)
 
     # ----

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pvepassthru.cli.main import main
 from pvepassthru.host import policy, policy_file
+from pvepassthru.lifecycle import phases
 from pvepassthru.model.policy import DevicePolicy, Policies, Policy, SriovPolicy, VfPolicy
 from tests import tree
 
@@ -66,6 +68,21 @@ def test_what_is_no_slip_and_odd_all_the_same(root: str, capsys: pytest.CaptureF
     assert f"warning: devices.{GPU} is for 10de:1111, but 10de:2204 lies at {GPU}" in out
 
 
+def test_what_the_host_cannot_do(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """VFs of a card that has none, as while its firmware has SR-IOV off; and no cluster file system."""
+    put(root, f"sriov: {{{GPU}: {{vfs: 2}}, '0000:99:00.0': {{vfs: 2}}}}\n")
+    out = ran(root, capsys, "check", code=1)
+    assert f"warning: sriov.{GPU} is not obeyed: {GPU} can have no VFs (no sriov_totalvfs)" in out
+    assert "0000:99" not in out, "another node's, perhaps"
+    put(root, "{}\n")
+    assert ran(root, capsys, "check") == "fine\n"
+    shutil.rmtree(os.path.join(root, "etc/pve"))
+    os.mkdir(os.path.join(root, "etc/pve"))
+    assert "warning: /etc/pve is empty: what the cluster's policy says is not known" in ran(
+        root, capsys, "check", code=1
+    )
+
+
 def test_a_file_that_is_not_installed_yet(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "new.yaml"
     path.write_text("defaults: {gate: nope}\n", encoding="utf-8")
@@ -90,7 +107,7 @@ def test_what_applies_and_where_it_stands(root: str, capsys: pytest.CaptureFixtu
     rows = json.loads(ran(root, capsys, "show", "100", "--json"))
     found = {row["setting"]: (row["value"], row["source"]) for row in rows}
     assert found["gate"] == ("warn", "/etc/pve/pvepassthru.yaml:2")
-    assert found["pre_start_seconds"] == (0, "default")
+    assert found["pre_start_seconds"] == (60, "default")
     assert found[f"hostpci0 {GPU} give_back"] == ("former", "/etc/pvepassthru.yaml:3")
     assert found[f"hostpci0 {GPU} seconds"] == (20, "/etc/pve/pvepassthru.yaml:4")
     assert found[f"hostpci0 {GPU} driver"] == ("vfio-pci", "default")
@@ -136,8 +153,8 @@ def test_the_example_has_every_setting() -> None:
 def test_the_examples_defaults_are_those_without_a_policy() -> None:
     with open(EXAMPLE, "rb") as file:
         defaults = policy_file.check(file.read()).document["defaults"]
-    said = Policies({"defaults": {**defaults, "pre_start_seconds": 0}})
-    assert said.of(100) == Policy()
+    assert Policies({"defaults": defaults}).of(100) == Policy()
+    assert Policy().pre_start_seconds == phases.BUDGET["pre-start"]
     assert (
         DevicePolicy()._replace(**{name: defaults[name] for name in DevicePolicy._fields if name in defaults})
         == DevicePolicy()

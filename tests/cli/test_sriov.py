@@ -112,6 +112,22 @@ def test_a_rule_that_is_for_another_card(host: SimHost, capsys: pytest.CaptureFi
     assert host.text(f"{PCI}/{PF}/sriov_numvfs") == "0"
 
 
+def test_a_rule_for_a_card_without_sriov(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    tree.put(host.root, "etc/pvepassthru.yaml", "sriov:\n  05:00.0:\n    vfs: 2\n")
+    os.chmod(host.path("/etc/pvepassthru.yaml"), 0o600)
+    assert run(host, "apply") == 0
+    assert "warning: sriov.0000:05:00.0 is not obeyed: 0000:05:00.0 can have no VFs" in capsys.readouterr().err
+
+
+def test_without_the_clusters_file_system(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """The node's own policy is obeyed, and what is not known is told."""
+    policy(host, 2)
+    os.rename(host.path("/etc/pve"), host.path("/etc/no"))
+    assert run(host, "apply") == 0
+    assert "warning: /etc/pve is empty" in capsys.readouterr().err
+    assert host.text(f"{PCI}/{PF}/sriov_numvfs") == "2"
+
+
 @pytest.mark.parametrize(
     "words,code",
     [(("set", PF, "9"), 2), (("set", "01:00", "1"), 2), (("show", "0000:0f:00.0"), 3), (("show", VFS[0]), 3)],
