@@ -142,6 +142,7 @@ def _prepare(work: Work, start: Start) -> Handover | None:
         whole = _whole(subject, policies)
     if subject.config.template:
         return None
+    subject.around.policies = policies
     try:
         _judge(work, subject, allowed.gate, policies.silence)
         for want in needed:

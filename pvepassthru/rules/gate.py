@@ -51,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP250", "warning", "own", critical.functions_vanish, hook="warns"),
     Rule("PVP251", "warning", "own", critical.mdevs_vanish, hook="warns"),
     Rule("PVP252", "warning", "own", critical.networks, hook="warns"),
+    Rule("PVP253", "warning", "own", hosts.policy_moved, hook="warns"),
     Rule("PVP256", "error", "own", devices.in_quarantine),
     Rule("PVP301", "error", "pve", config.bad_pattern),
     Rule("PVP302", "error", "pve", config.bad_format),
