@@ -95,7 +95,7 @@ def _doubts(host: Host) -> Iterator[tuple[str, str]]:
         hint = "see systemctl status pve-cluster"
         yield f"{vms.PVE} is empty: what the cluster's policy says is not known", hint
     policies, inventory = policy.read(host), Inventory(host)
-    for words in policies.moved(inventory):
+    for _, words in policies.moved(inventory):
         yield words, "look what card is there now, and correct the rule"
     for words in policies.without_sriov(inventory):
         yield words, "enable SR-IOV in the firmware of host and card, or correct the rule"
@@ -210,7 +210,7 @@ def _of_vm(policies: Policies, sources: _Sources, subject: Subject) -> Iterator[
             yield from sources.settings(DevicePolicy(), said, f"{device.entry.key} {address} ")
     for service in policies.services(inventory, devices):
         yield Setting("stops", service.unit, sources.of(("services", service.unit)))
-    for words in policies.moved(inventory):
+    for _, words in policies.moved(inventory):
         yield Setting("not obeyed", words, "")
     for entry in policies.silence:
         if entry.vmid in {None, subject.vmid}:
