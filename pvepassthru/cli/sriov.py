@@ -93,7 +93,7 @@ def _policies(around: Surroundings) -> dict[str, SriovPolicy]:
     policies, inventory = around.policies, around.inventory
     if not around.host.names(vms.PVE):
         print_error(f"warning: {vms.PVE} is empty (see systemctl status pve-cluster), so its policy is not known")
-    moved = (sentence for _, sentence in policies.moved(inventory))
+    moved = (found.message for found in policies.moved(inventory))
     for sentence in (*moved, *policies.without_sriov(inventory)):
         print_error(f"warning: {sentence}")
     return {wanted.address: wanted for wanted in policies.sriov(inventory)}
