@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The functions that a start takes from the host as a whole: in which order what is done to them, and what stays.
 
-    1. the functions that the VM gets are reserved in PVE's file;
+    1. the functions that the VM gets are reserved in PVE's file, all at once; where another VM was faster, and a
+       mapping has other devices, all is looked at anew;
     2. the policy's services are stopped, consoles and framebuffers let go;
     3. nobody on the host may have one open: the start ends here then, and the host's drivers still have all;
     4. reset method and power states by the policy; each function is taken from its driver; BARs by the policy;
@@ -117,12 +118,28 @@ def carried(work: Work, wanted: Handover) -> set[int]:
     return found
 
 
+def reserved(work: Work, wanted: Handover) -> None:
+    """Reserve what the VM gets, for `take`.
+
+    Raises DeviceError, and nothing is reserved, when another VM has one of the functions or their group mates: it was
+    faster, since the gate has seen them free. Raises BusyError when PVE's lock is not to be had.
+    """
+    passed = [function.address for function in wanted.functions if function.passed]
+    reserve.reserve(work, passed, [function.address for function in wanted.functions if not function.passed])
+
+
+def choices(wanted: Handover) -> int:
+    """How many alternatives the VM's entries have together: so often can another VM be faster."""
+    return sum(len(device.alternatives) for device in wanted.subject.resolution.passed if not device.mdev)
+
+
 def take(work: Work, wanted: Handover) -> None:
-    """Take the functions from the host. Raises DeviceError and BusyError, and what was done is in the journal."""
+    """Take the functions from the host once they are reserved.
+
+    Raises DeviceError and BusyError, and what was done is in the journal.
+    """
     plans = [(function, wanted.policy(function)) for function in wanted.functions]
     passed = [(function.address, policy) for function, policy in plans if function.passed]
-    for address, _ in passed:
-        reserve.reserve(work, address)
     for address, policy in passed:
         drivers.note(work, address, rescan=policy.rescan)
     moving = [(function, policy) for function, policy in plans if _moves(work, wanted, function, policy)]

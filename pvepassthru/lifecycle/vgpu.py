@@ -35,7 +35,7 @@ def set_type(work: Work, want: Want) -> None:
     (function,) = want.candidates
     host = work.host
     with _gpu_lock(work, function) as lock:
-        reserve.reserve(work, function)
+        reserve.reserve(work, [function])
         current = _current(host, function)
         if current is None:
             raise DeviceError(
