@@ -142,11 +142,12 @@ def take(work: Work, wanted: Handover) -> None:
     passed = [(function.address, policy) for function, policy in plans if function.passed]
     for address, policy in passed:
         drivers.note(work, address, rescan=policy.rescan)
+    _end_quarantines(work, wanted)
     moving = [(function, policy) for function, policy in plans if _moves(work, wanted, function, policy)]
     if not wanted.backup:
         _stop_services(work, wanted)
-        if any(policy.console == "release" for _, policy in plans):
-            _release_consoles(work, wanted)
+    if any(policy.console == "release" for _, policy in plans):
+        _release_consoles(work, wanted)
     _look_for_users(work, wanted, [function.address for function, _ in moving])
     for function, policy in plans:
         _apply(work, function, policy)
@@ -243,7 +244,19 @@ def _stop_services(work: Work, wanted: Handover) -> None:
 def _release_consoles(work: Work, wanted: Handover) -> None:
     from pvepassthru.lifecycle import console  # noqa: PLC0415 - only where a policy wants it
 
-    console.release(work, wanted.functions, wanted.policies)
+    if wanted.backup:
+        console.refuse(work, wanted.functions, wanted.policies)
+    else:
+        console.release(work, wanted.functions, wanted.policies)
+
+
+def _end_quarantines(work: Work, wanted: Handover) -> None:
+    """Forget those that fell off the bus once and answer again: a VM has them now."""
+    for address in sorted(wanted.subject.around.quarantined):
+        if wanted.has(address):
+            from pvepassthru.lifecycle import health  # noqa: PLC0415 - few hosts have any
+
+            health.forget_if_well(work, address)
 
 
 def _apply(work: Work, function: Function, policy: DevicePolicy) -> None:

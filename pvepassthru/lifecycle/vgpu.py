@@ -143,7 +143,7 @@ def _write(work: Work, function: str, value: str, lock: Lock) -> None:
     if not work.deadline:
         raise BusyError(f"cannot set vGPU type {value} on {function}: no time was left for it", "start again")
     try:
-        slow.write(work.host, path, value, work.deadline.left(), lock)
+        work.write(path, value, work.deadline.left(), lock)
     except slow.StillBlockedError:
         raise BusyError(
             f"cannot set vGPU type {value} on {function}: the driver has not answered in time",
