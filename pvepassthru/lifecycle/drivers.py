@@ -40,7 +40,9 @@ HEALTH_KIND = "health"
 RESCAN, LOOK = "rescan", "look"
 DRIVERS = "/sys/bus/pci/drivers"
 SECONDS = 15.0
-"""For each write of an undo, which asks no policy."""
+"""For each write of an undo, which asks no policy,"""
+LEAST = 6.0
+"""but not more than half of what is left of the phase, if that is more than these: others are to be given back, too."""
 LOCK_WAIT = 10.0
 """Seconds for a start to wait for an earlier write to the same function,"""
 UNDO_LOCK_WAIT = 2.0
@@ -245,6 +247,16 @@ def _is_kept(work: Work, address: str) -> bool:
     return bound is not None and current(work.host, address) == bound.after
 
 
+def still_open(work: Work) -> str | None:
+    """Who has a function open that the journal has with VFIO, in words, or None: the VM has let go of all."""
+    for step in work.journal.steps:
+        if step.kind == KIND and current(work.host, step.target) == step.after:
+            users = holders.describe(holders.device_holders(work.host, f"{DEVICES}/{step.target}"))
+            if users:
+                return f"{users} has {step.target} open"
+    return None
+
+
 def await_writes(work: Work, step: Step, most: float = LOCK_WAIT) -> None:
     """Wait for a write to a function that outlived its hook. Raises BusyError."""
     _lock(work, step.target, most).release()
@@ -288,7 +300,7 @@ def _lock(work: Work, address: str, most: float) -> Lock:
 
 
 def _write(  # noqa: PLR0913 - what varies is by keyword
-    work: Work, path: str, value: str, what: str, *, seconds: float = SECONDS, lock: Lock
+    work: Work, path: str, value: str, what: str, *, seconds: float | None = None, lock: Lock
 ) -> None:
     """Write to an attribute that may block; `what` are words for what cannot be done when it fails.
 
@@ -296,6 +308,8 @@ def _write(  # noqa: PLR0913 - what varies is by keyword
     """
     if not work.deadline:
         raise BusyError(f"{what}: no time was left for it", "try again")
+    if seconds is None:
+        seconds = min(SECONDS, max(LEAST, work.deadline.left() / 2))
     limit = work.deadline.left(seconds)
     try:
         work.write(path, value, limit, lock)

@@ -175,14 +175,18 @@ def complete(work: Work, wanted: Handover) -> None:
     """Note what the functions are given back to after the stop, where that is not what they had before."""
     try:
         for function in wanted.functions:
-            steps = [work.journal.of(kind, function.address) for kind in (drivers.KIND, drivers.UNBIND_KIND)]
+            address = function.address
+            bound, unbound = (work.journal.of(kind, address) for kind in (drivers.KIND, drivers.UNBIND_KIND))
             target = _target(wanted, function)
             if target == "stay":
-                for step in steps:
+                for step in (bound, unbound):
                     if step is not None:
                         work.journal.undone(step, "stays")
-            elif target != "former" and steps[1] is not None:
-                work.journal.amend(steps[1], target)
+                if bound is not None:
+                    work.voice.say(f"{address} will stay with {bound.after} after the stop")
+            elif target != "former" and unbound is not None:
+                work.journal.amend(unbound, target)
+                work.voice.say(f"{address} will go to {target} after the stop")
     except PassthruError as error:
         work.voice.warn(f"not all devices will be given back as the policy says: {error.message}")
 

@@ -194,6 +194,7 @@ def planned(world: SimWorld) -> None:
         world.run("plan", "100"),
         f"took the console vtcon1 off {GPU}",
         f"{NIC} is reset by bus pm",
+        f"d3cold_allowed of {NIC} is 0",
         f"BAR 0 of {GPU} is 256M large",
         f"bound {GPU} to vfio-pci",
     )
