@@ -215,7 +215,8 @@ def _give_back(work: Work, step: Step, driver: str) -> str | None:
         return f"its driver {driver} is not loaded (modprobe it)"
     pinned = override(work.host, address)
     for_the_moment: Step | None = None
-    if pinned not in {None, driver}:  # as it was before the start: set while another driver had the function
+    # as it was before the start: another driver's, or none though VFIO's had the function, whose ids nobody knows
+    if pinned != driver and (pinned is not None or "vfio" in driver):
         for_the_moment = work.journal.intend(OVERRIDE_KIND, address, pinned, driver)
         _pin(work, address, driver)
     try:
