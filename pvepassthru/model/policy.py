@@ -47,7 +47,9 @@ class DevicePolicy(NamedTuple):
     driver: str = "vfio-pci"
     """What pre-start binds it to: vfio-pci, a variant driver of VFIO, or `keep` for what it has."""
     give_back: str = "auto"
-    """Its driver after a stop: `former`, `stay`, a driver's name, or `auto`: the former one, but `stay` for GPUs."""
+    """Its driver after a stop: `former`, `stay`, a driver's name, or `auto`: the former one, but `stay` for GPUs.
+
+    So also when PVE fails to start the VM after pre-start; a pre-start that fails itself gives the former one back."""
     console: str = "keep"
     """`release`: consoles and the firmware's framebuffer let the GPU go first."""
     restore_framebuffer: bool = False
