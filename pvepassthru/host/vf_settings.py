@@ -78,11 +78,11 @@ def under_lock(  # noqa: PLR0913, PLR0917 - as _each
         try:
             change = numvfs.set_number(host, pf, wish, lock, deadline)
         finally:
-            _restore(host, wanted, before)
+            _restore(host, wanted, before, lock)
         said += change.said
         warnings += change.warnings
     elif before:
-        _restore(host, wanted, before)
+        _restore(host, wanted, before, lock)
         _clear_overrides(host, wanted, lock, deadline)
     _each(host, wanted, lock, deadline, said, warnings, vmid)
     try:
@@ -111,11 +111,11 @@ def _clear_overrides(host: Host, wanted: SriovPolicy, lock: Lock, deadline: Dead
                 raise DeviceError(f"cannot write {path}: {error.strerror}", "see the kernel log") from error
 
 
-def _restore(host: Host, wanted: SriovPolicy, before: str) -> None:
+def _restore(host: Host, wanted: SriovPolicy, before: str, lock: Lock) -> None:
     """Have autoprobe as it was before the VFs were made; with `autoprobe: true` it stays on."""
     present = host.text(f"{DEVICES}/{wanted.address}/sriov_drivers_autoprobe")
     if not wanted.autoprobe and present not in {None, before}:
-        numvfs.set_autoprobe(host, wanted.address, on=before != "0")
+        numvfs.set_autoprobe(host, wanted.address, lock, on=before != "0")
 
 
 def _say(host: Host, wanted: SriovPolicy, deadline: Deadline, said: list[str], warnings: list[str]) -> None:
@@ -199,6 +199,9 @@ def bind(host: Host, address: str, driver: str, lock: Lock, deadline: Deadline) 
     if present != driver:
         hint = f"modprobe {driver}" if not host.exists(f"/sys/bus/pci/drivers/{driver}") else "see the kernel log"
         raise DeviceError(f"cannot bind {address} to {driver}: it has {present or 'no driver'} afterwards", hint)
+    left = host.text(f"{folder}/driver_override")
+    if left not in {"", "(null)", None}:
+        raise DeviceError(f"cannot empty driver_override of {address}: it still reads {left}", "see the kernel log")
 
 
 def _write(host: Host, path: str, value: str, lock: Lock, deadline: Deadline) -> None:
