@@ -39,7 +39,7 @@ SHORT = 3
 """Seconds for a write, where one hangs."""
 BEGIN, END = "pre-start", "post-stop"
 UNFINISHED = f"{PF}{state.UNFINISHED}"
-DEVICE = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|vtcon\d|[a-z-]+\.service")
+DEVICE = re.compile(r"[0-9a-f-]{36}|[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|vtcon\d|[a-z-]+\.service")
 LIMITS = {
     drivers: ("SECONDS", "UNDO_LOCK_WAIT"),
     settings: ("UNDO_SECONDS",),

@@ -87,7 +87,7 @@ class Faults:
 
         def write(host: Host, path: str, *more: Any) -> None:  # noqa: ANN401 - as what it stands in for
             counts = not path.startswith("/sys/") if kind == FILES else name != "write" or path.startswith("/sys/")
-            if not (counts and self._hits(f"{path} {more[0]}" if name == "write" else path)):
+            if not (counts and self._hits(f"{path} {more[0].strip()}" if name == "write" else path)):
                 real(host, path, *more)
                 return
             if fail(name, path):
