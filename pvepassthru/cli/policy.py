@@ -74,7 +74,9 @@ def _check(args: argparse.Namespace, host: Host) -> int:
     if not args.files and not any(row["severity"] == "error" for row in rows):
         moved = policy.read(host).moved(Inventory(host))
         hint = "look what card is there now, and correct the rule"
-        rows += [{"file": None, "line": None, "severity": "warning", "message": words, "hint": hint} for words in moved]
+        rows += [
+            {"file": None, "line": None, "severity": "warning", "message": words, "hint": hint} for _, words in moved
+        ]
     if args.json:
         print_json(rows)
     else:
@@ -197,7 +199,7 @@ def _of_vm(policies: Policies, sources: _Sources, subject: Subject) -> Iterator[
             yield from sources.settings(DevicePolicy(), said, f"{device.entry.key} {address} ")
     for service in policies.services(inventory, devices):
         yield Setting("stops", service.unit, sources.of(("services", service.unit)))
-    for words in policies.moved(inventory):
+    for _, words in policies.moved(inventory):
         yield Setting("not obeyed", words, "")
     for entry in policies.silence:
         if entry.vmid in {None, subject.vmid}:

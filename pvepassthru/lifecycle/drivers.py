@@ -42,7 +42,9 @@ BAR_KIND = "bar"
 """Of the steps about sizes of BARs (lifecycle/settings.py); target: ADDRESS/BAR."""
 DRIVERS = "/sys/bus/pci/drivers"
 SECONDS = 15.0
-"""For each write of an undo, which asks no policy."""
+"""For each write of an undo, which asks no policy,"""
+LEAST = 6.0
+"""but not more than half of what is left of the phase, if that is more than these: others are to be given back, too."""
 LOCK_WAIT = 10.0
 """Seconds for a start to wait for an earlier write to the same function,"""
 UNDO_LOCK_WAIT = 2.0
@@ -217,7 +219,8 @@ def _give_back(work: Work, step: Step, driver: str) -> str | None:
         return f"its driver {driver} is not loaded (modprobe it)"
     pinned = override(work.host, address)
     for_the_moment: Step | None = None
-    if pinned not in {None, driver}:  # as it was before the start: set while another driver had the function
+    # as it was before the start: another driver's, or none though VFIO's had the function, whose ids nobody knows
+    if pinned != driver and (pinned is not None or "vfio" in driver):
         for_the_moment = work.journal.intend(OVERRIDE_KIND, address, pinned, driver)
         _pin(work, address, driver)
     try:
@@ -247,6 +250,16 @@ def _is_kept(work: Work, address: str) -> bool:
     """Whether the step that bound a function could not be undone: those before it wait for that one."""
     bound = work.journal.of(KIND, address)
     return bound is not None and current(work.host, address) == bound.after
+
+
+def still_open(work: Work) -> str | None:
+    """Who has a function open that the journal has with VFIO, in words, or None: the VM has let go of all."""
+    for step in work.journal.steps:
+        if step.kind == KIND and current(work.host, step.target) == step.after:
+            users = holders.describe(holders.device_holders(work.host, f"{DEVICES}/{step.target}"))
+            if users:
+                return f"{users} has {step.target} open"
+    return None
 
 
 def await_writes(work: Work, step: Step, most: float = LOCK_WAIT) -> None:
@@ -292,7 +305,7 @@ def _lock(work: Work, address: str, most: float) -> Lock:
 
 
 def _write(  # noqa: PLR0913 - what varies is by keyword
-    work: Work, path: str, value: str, what: str, *, seconds: float = SECONDS, lock: Lock
+    work: Work, path: str, value: str, what: str, *, seconds: float | None = None, lock: Lock
 ) -> None:
     """Write to an attribute that may block; `what` are words for what cannot be done when it fails.
 
@@ -300,9 +313,11 @@ def _write(  # noqa: PLR0913 - what varies is by keyword
     """
     if not work.deadline:
         raise BusyError(f"{what}: no time was left for it", "try again")
+    if seconds is None:
+        seconds = min(SECONDS, max(LEAST, work.deadline.left() / 2))
     limit = work.deadline.left(seconds)
     try:
-        slow.write(work.host, path, value, limit, lock)
+        work.write(path, value, limit, lock)
     except slow.StillBlockedError:
         waits = _waits_for(work.host, path, value)
         raise BusyError(

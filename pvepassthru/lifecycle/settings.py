@@ -209,6 +209,8 @@ def _set_d3cold(work: Work, address: str, policy: DevicePolicy) -> None:
         ) from error
     if work.host.text(path) != after:
         work.voice.warn(f"d3cold_allowed of {address} stays {before}: the kernel takes the write and does nothing")
+    else:
+        work.voice.say(f"d3cold_allowed of {address} is {after}")
     work.journal.done(step)
 
 
@@ -217,7 +219,10 @@ def _undo_d3cold(work: Work, step: Step, path: str) -> str | None:
     if why:
         return why
     _write(work, step.target, path, step.before or "0", UNDO_SECONDS)
-    return _NO_EFFECT.format(path, step.after) if work.host.text(path) == step.after else None
+    if work.host.text(path) == step.after:
+        return _NO_EFFECT.format(path, step.after)
+    work.voice.say(f"d3cold_allowed of {step.target} is {step.before or '0'} again")
+    return None
 
 
 # ---- BARs
@@ -321,7 +326,7 @@ def _write(work: Work, address: str, path: str, value: str, seconds: float) -> N
     with locks.take(work.host, state.device_lock_path(address), work.deadline, address, seconds) as lock:
         left = work.deadline.left(seconds)
         try:
-            slow.write(work.host, path, value, left, lock)
+            work.write(path, value, left, lock)
         except slow.StillBlockedError:
             raise BusyError(
                 f"cannot write {value.strip()} to {path}: it has not answered within {left:.0f} s", "see the kernel log"

@@ -47,7 +47,9 @@ class DevicePolicy(NamedTuple):
     driver: str = "vfio-pci"
     """What pre-start binds it to: vfio-pci, a variant driver of VFIO, or `keep` for what it has."""
     give_back: str = "auto"
-    """Its driver after a stop: `former`, `stay`, a driver's name, or `auto`: the former one, but `stay` for GPUs."""
+    """Its driver after a stop: `former`, `stay`, a driver's name, or `auto`: the former one, but `stay` for GPUs.
+
+    So also when PVE fails to start the VM after pre-start; a pre-start that fails itself gives the former one back."""
     console: str = "keep"
     """`release`: consoles and the firmware's framebuffer let the GPU go first."""
     restore_framebuffer: bool = False
@@ -204,18 +206,17 @@ class Policies(NamedTuple):
         """What `recover` does with what a dead VM left and no journal names: `report` or `remove`."""
         return self.document.get("orphans") or "report"
 
-    def moved(self, hardware: Hardware) -> tuple[str, ...]:
-        """A sentence for each rule by address whose expected ids are not those of what lies there now."""
+    def moved(self, hardware: Hardware) -> tuple[tuple[str, str], ...]:
+        """The functions at addresses whose rules expect other ids, each with a sentence: the rule is not obeyed."""
         found = []
         for name in ("devices", "sriov"):
-            for selector, settings in self._section(name).items():
-                for address in _there(hardware, selector):
-                    if settings and not _is_pinned(hardware, address, settings):
+            for place, settings in self._section(name).items():
+                for address in _there(hardware, place) if _ids(settings or {}) else ():
+                    if not _is_pinned(hardware, address, settings):
                         there = plain_id(hardware, address, "vendor", "device")
-                        found.append(
-                            f"{name}.{selector} is for {' or '.join(_ids(settings))}, but {there} lies at {address}: "
-                            "it is not obeyed there"
-                        )
+                        wanted = " or ".join(_ids(settings))
+                        words = f"the policy's {name}.{place} is for {wanted}, but {there} lies at {address}"
+                        found.append((address, f"{words}: it is not obeyed there"))
         return tuple(found)
 
     # ----

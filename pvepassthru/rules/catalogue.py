@@ -47,6 +47,7 @@ SEEN_FROM_HOST: dict[str, tuple[Callable[[Surroundings], Iterator[Hit]], str]] =
     "PVP103": (services.reservations_unreadable, "PVE services"),
     "PVP104": (services.unreadable, "PVE services"),
     "PVP105": (services.policy_unusable, "PVE services"),
+    "PVP253": (services.policy_moved, "PVE services"),
     "PVP411": (services.mappings_unreadable, "cluster"),
 }
 """What `doctor` asks of the rules of the hook's gate, which itself does not pay for these modules."""

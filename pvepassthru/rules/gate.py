@@ -51,6 +51,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP250", "warning", "own", critical.functions_vanish, hook="warns"),
     Rule("PVP251", "warning", "own", critical.mdevs_vanish, hook="warns"),
     Rule("PVP252", "warning", "own", critical.networks, hook="warns"),
+    Rule("PVP253", "warning", "own", hosts.policy_moved, hook="warns"),
     Rule("PVP256", "error", "own", devices.in_quarantine),
     Rule("PVP301", "error", "pve", config.bad_pattern),
     Rule("PVP302", "error", "pve", config.bad_format),
@@ -100,12 +101,16 @@ LAST = Rule("PVP104", "warning", "own", hosts.unreadable, hook="warns")
 """Asked after all others: it tells what they could not read."""
 
 
-def findings(subject: Subject) -> list[Finding]:
-    """What the hook has to say of a VM: an error refuses its start.
+ALL = ("PVP",)
+"""How the codes of all rules begin."""
+
+
+def findings(subject: Subject, codes: tuple[str, ...] = ALL) -> list[Finding]:
+    """What the hook has to say of a VM, by the rules whose codes begin so: an error refuses its start.
 
     An error of a rule that only warns becomes a warning.
     """
-    asked = tuple(rule for rule in (*RULES, LAST) if rule.hook != "itself")
+    asked = tuple([rule for rule in (*RULES, LAST) if rule.hook != "itself" and rule.code.startswith(codes)])
     warns = {rule.code for rule in asked if rule.hook == "warns"}
     return [
         finding._replace(severity="warning") if finding.code in warns and finding.severity == "error" else finding

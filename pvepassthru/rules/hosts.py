@@ -93,6 +93,27 @@ def policy_unusable(subject: Subject) -> Iterator[Hit]:
             yield Hit(path, f"the hook refuses to start the VM: {error.message}", error.hint or "correct the file")
 
 
+def policy_moved(subject: Subject) -> Iterator[Hit]:
+    """What it checks: whether the policy's rules for the addresses that the VM gets are for the devices that lie there.
+
+    A rule by address may say which `ids` it expects.
+
+    Why it matters: the rule is not obeyed, so the device is handed over and given back as the defaults say. Bus numbers
+    change when cards are added or taken out.
+
+    How to fix: see where the card is now (`pvepassthru devices`), and correct the address in the policy.
+    """
+    try:
+        moved = dict(subject.around.policies.moved(subject.inventory)) if subject.resolution.passed else {}
+    except (InputError, UnsafeError):
+        return  # another rule tells
+    for device in subject.resolution.passed if moved else ():
+        for address in dict.fromkeys(one for functions in device.alternatives for one in functions):
+            if address in moved:
+                hint = "see where that card is now (pvepassthru devices), and correct the policy"
+                yield Hit(subject.at(device.entry.key, device.entry.line), moved[address], hint)
+
+
 def mappings_unreadable(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether the cluster's PCI mappings can be read, when the VM uses one.
 

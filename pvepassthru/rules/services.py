@@ -6,7 +6,9 @@ from __future__ import annotations
 import os
 
 from pvepassthru.host import policy, reservations, vms
+from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import InputError, UnsafeError
+from pvepassthru.model.policy import Policies
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
 from pvepassthru.rules.hosts import unread
@@ -110,6 +112,19 @@ def _has_hookscript(around: Surroundings, vmid: int) -> bool:
         return False
     volume = around.config(path, data).main.get("hookscript") or ""
     return volume.endswith(":snippets/pvepassthru")
+
+
+def policy_moved(around: Surroundings) -> Iterator[Hit]:
+    """Whether every rule by address of the policy is for the device that lies there."""
+    try:
+        policies = around.policies
+    except (InputError, UnsafeError) as error:
+        raise Unknown("the policy cannot be used") from error
+    if policies == Policies():
+        raise NotApplicable("there is no policy")
+    for address, message in policies.moved(around.inventory):
+        hint = "see where that card is now (pvepassthru devices), and correct the policy"
+        yield Hit(f"{DEVICES}/{address}", message, hint)
 
 
 def mappings_unreadable(around: Surroundings) -> Iterator[Hit]:

@@ -63,7 +63,7 @@ def test_what_is_no_slip_and_odd_all_the_same(root: str, capsys: pytest.CaptureF
     put(root, f"silence:\n- {{code: PVP999, reason: x}}\ndevices: {{{GPU}: {{ids: 10de:1111}}}}\n")
     out = ran(root, capsys, "check", code=1)
     assert "warning: /etc/pvepassthru.yaml:2: silence entry 1 names PVP999, and there is no such code" in out
-    assert f"warning: devices.{GPU} is for 10de:1111, but 10de:2204 lies at {GPU}" in out
+    assert f"warning: the policy's devices.{GPU} is for 10de:1111, but 10de:2204 lies at {GPU}" in out
 
 
 def test_a_file_that_is_not_installed_yet(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

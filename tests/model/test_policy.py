@@ -103,10 +103,13 @@ def test_a_rule_for_another_card_is_not_obeyed(hardware: Inventory) -> None:
     assert policies.device(hardware, AUDIO) == DevicePolicy(d3cold=True)
     assert policies.device(hardware, PF) == DevicePolicy()
     assert policies.sriov(hardware) == ()
-    assert policies.moved(hardware) == (
-        f"devices.0000:01:00 is for 10de:1aef or 10de:9999, but 10de:2204 lies at {GPU}: it is not obeyed there",
-        f"devices.{PF} is for 8086:ffff, but 8086:1572 lies at {PF}: it is not obeyed there",
-        f"sriov.{PF} is for 1:2, but 8086:1572 lies at {PF}: it is not obeyed there",
+    assert policies.moved(hardware) == tuple(
+        (address, f"the policy's {rule} is for {wanted}, but {there} lies at {address}: it is not obeyed there")
+        for address, rule, wanted, there in (
+            (GPU, "devices.0000:01:00", "10de:1aef or 10de:9999", "10de:2204"),
+            (PF, f"devices.{PF}", "8086:ffff", "8086:1572"),
+            (PF, f"sriov.{PF}", "1:2", "8086:1572"),
+        )
     )
 
 

@@ -7,6 +7,7 @@ A stop here is the hook's: PVE's own part of it is done before. What a policy sa
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from tests.kernel.checks import check, holds
@@ -255,7 +256,13 @@ def planned(world: World) -> None:
     world.drive_gpu()
     world.pve.define(100, ONE_GPU)
     before = world.state()
-    said(world.run("plan", "100"), f"bound {GPU} to {VFIO} (was bochs-drm)", f"bound {AUDIO} to {VFIO}")
+    words = world.run("plan", "100")
+    said(words, f"bound {GPU} to {VFIO} (was bochs-drm)", f"bound {AUDIO} to {VFIO}")
+    said(words, f"{GPU} will stay with {VFIO} after the stop", f"{AUDIO} will stay with {VFIO} after the stop")
+    world.policy(f"devices:\n  '{GPU}': {{give_back: bochs-drm}}\n  '{AUDIO}': {{give_back: former}}\n")
+    words = world.run("plan", "100")
+    said(words, f"{GPU} will go to bochs-drm after the stop")
+    holds(f"nothing special of the other: {words}", f"{AUDIO} will" not in words)
     check("as before", world.state(), before)
 
 
@@ -271,6 +278,24 @@ def held_after_the_stop(world: World) -> None:
         log = went(world.pve.stop(100, qemu="lingers"))
         said(log, f"kept binding {NIC} to {VFIO}", "has it open", "recover")
     _bound(world, NIC)
+    world.pve.end_qemu(100)
+    said(world.run("recover"), "VM 100: recovered")
+    check("as before", world.state(), before)
+
+
+def held_all_together(world: World) -> None:
+    """A QEMU that outlives its kill has all of the VM's devices: they are waited for together, not one by one."""
+    world.drive_gpu()
+    world.policy(FORMER)
+    world.pve.define(100, f"{ONE_GPU}hostpci1: {NIC}\n")
+    before = world.state()
+    went(world.pve.start(100))
+    with world.bent("patience=3"):
+        begun = time.monotonic()
+        log = went(world.pve.stop(100, qemu="lingers"))
+        seconds = time.monotonic() - begun
+        said(log, *(f"kept binding {address} to {VFIO}" for address in (GPU, AUDIO, NIC)))
+        holds(f"waited once, not six times: {seconds:.1f} s", 3 <= seconds < (9 if world.simulated else 16))
     world.pve.end_qemu(100)
     said(world.run("recover"), "VM 100: recovered")
     check("as before", world.state(), before)
@@ -333,14 +358,32 @@ def driver_is_gone_by_then(world: World) -> None:
     check("still without", world.driver(NIC), None)
 
 
-def vf(world: World) -> None:
-    """A VF is handed over as any function; its PF and the other VF are not touched."""
-    first, second = world.make_vfs(2)
+def vf_keeps_its_driver(world: World) -> None:
+    """With driver=keep a VF stays with the driver that it has."""
+    (first,) = world.make_vfs(1)
     before = world.state()
     world.pve.define(100, f"hostpci0: {first},driver=keep\nhostpci1: {NIC}\n")
-    del second
-    check("drivers", world.driver(PF), before["drivers"][PF])
     world.hook(100, "pre-start")
-    check("the VF has the driver that driver=keep keeps", world.driver(first), before["drivers"][first])
+    check("kept", world.driver(first), before["drivers"][first])
+    check("the other function", world.driver(NIC), VFIO)
     world.hook(100, "post-stop")
     check("as before", world.state()["drivers"], before["drivers"])
+
+
+def vfs(world: World) -> None:
+    """Two VFs go to two VMs and back to their driver, each by itself; PF and the third VF are not touched."""
+    first, second, third = world.make_vfs(3)
+    before = world.state()
+    holds(f"the host's driver has all: {before['drivers']}", all(before["drivers"][one] for one in (PF, first, third)))
+    for vmid, one in ((100, first), (101, second)):
+        world.pve.define(vmid, f"hostpci0: {one}\n")
+        said(went(world.pve.start(vmid)), f"bound {one} to {VFIO} (was {before['drivers'][one]})")
+    _bound(world, first, second)
+    check("PF and the other VF", [world.driver(one) for one in (PF, third)], [before["drivers"][PF]] * 2)
+    said(went(world.pve.stop(100)), f"gave {first} back to {before['drivers'][first]}")
+    check("the first one", (world.driver(first), world.override(first)), (before["drivers"][first], "tbvgpu"))
+    _bound(world, second)
+    failed(world.pve.start(100, fail="command"), "injected-command")
+    went(world.pve.stop(101))
+    said(world.run("recover"), "VM 100: recovered", f"gave {first} back")
+    check("as before", world.state(), before)

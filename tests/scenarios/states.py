@@ -74,6 +74,18 @@ def console_comes_back_when_the_start_fails(world: World) -> None:
     check("as before", world.state() | _bar(world), before)
 
 
+def backup_takes_no_console(world: World) -> None:
+    """A GPU with the host's console, which a start would take off it, is in use for a backup."""
+    furnish(world)
+    before = world.state() | _bar(world)
+    log = failed(world.pve.backup(100), "hook-failed")
+    said(log, f"cannot take {GPU} from the host", "its console (vtcon1)", "a backup starts VM 100", "on_backup")
+    check("as before", world.state() | _bar(world), before)
+    world.policy(f"defaults: {{on_backup: handover}}\n{POLICY}")
+    said(went(world.pve.backup(100)), f"took the console vtcon1 off {GPU}")
+    check("as before", world.state() | _bar(world), before)
+
+
 def reset_method_that_is_not_offered(world: World) -> None:
     furnish(world)
     world.policy(POLICY.replace("bus pm", "flr"))
@@ -138,7 +150,8 @@ def answers_again_by_itself(world: SimWorld) -> None:
     _fell(world)
     world.pve.stop(100)
     _fell(world, config=HEADER)
-    went(world.pve.start(100))
+    said(went(world.pve.start(100)), f"{NIC} answers again: its quarantine ends")
+    check("no quarantine while it runs", _quarantines(world), [])
     went(world.pve.stop(100))
     check("as before", world.state(), before)
     check("no quarantine", _quarantines(world), [])
@@ -173,6 +186,20 @@ def bus_reset_beside_the_host(world: SimWorld) -> None:
     refused(world, 100, "cannot let 0000:07:01.0 be reset with its whole bus", "the host's driver e1000e")
 
 
+def resized_on_vfio(world: SimWorld) -> None:
+    """A GPU that vfio-pci has had since an earlier stop, by no override and no id, is resized and is with it again."""
+    furnish(world)
+    world.unbind(GPU)
+    world.host.write(f"{PCI}/{GPU}/driver_override", "vfio-pci")
+    world.host.write("/sys/bus/pci/drivers_probe", GPU)
+    world.host.write(f"{PCI}/{GPU}/driver_override", "\n")
+    before = world.state() | _bar(world)
+    said(went(world.pve.start(100)), f"BAR 0 of {GPU} is 256M large")
+    check("with it", world.driver(GPU), "vfio-pci")
+    log = went(world.pve.stop(100))
+    check(f"as before: {log}", world.state() | _bar(world), before)
+
+
 def planned(world: SimWorld) -> None:
     """A plan shows all steps, and changes nothing."""
     furnish(world)
@@ -181,6 +208,7 @@ def planned(world: SimWorld) -> None:
         world.run("plan", "100"),
         f"took the console vtcon1 off {GPU}",
         f"{NIC} is reset by bus pm",
+        f"d3cold_allowed of {NIC} is 0",
         f"BAR 0 of {GPU} is 256M large",
         f"bound {GPU} to vfio-pci",
     )
@@ -191,10 +219,18 @@ def _quarantines(world: World) -> list[str]:
     return [name for name in world.host.names("/run/pvepassthru") if name.endswith(".quarantine")]
 
 
-SIMULATED = (planned, quarantine, answers_again_by_itself, rescan_brings_it_back, bus_reset_beside_the_host)
+SIMULATED = (
+    planned,
+    resized_on_vfio,
+    quarantine,
+    answers_again_by_itself,
+    rescan_brings_it_back,
+    bus_reset_beside_the_host,
+)
 EVERYWHERE = (
     everything,
     console_comes_back_when_the_start_fails,
+    backup_takes_no_console,
     reset_method_that_is_not_offered,
     nothing_without_a_policy,
 )

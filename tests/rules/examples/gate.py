@@ -75,6 +75,10 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree("hostpci0: 02:00.0\n", change=_policy("defaults: {gate: wran}\n")),
         Tree("hostpci0: 02:00.0\n", change=_policy("defaults: {gate: warn}\n")),
     ),
+    "PVP253": (
+        Tree("hostpci0: 02:00.0\n", change=_policy("devices: {02:00.0: {ids: 10de:2204}}\n")),
+        Tree("hostpci0: 02:00.0\n", change=_policy("devices: {02:00.0: {d3cold: true}, 01:00: {ids: 10de:2204}}\n")),
+    ),
     "PVP104": (Tree("hostpci0: 41:00.0,mdev=nvidia-63\n", change=_available_is_folder), MDEV),
     "PVP201": (Tree("hostpci0: 03:00.0\n"), PLAIN),
     "PVP202": (Tree("hostpci0: 02:00.0\nhostpci1: 02:00\n"), Tree("hostpci0: 02:00.0\nhostpci1: 01:00.1\n")),

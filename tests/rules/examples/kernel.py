@@ -76,6 +76,10 @@ HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         host({"etc/pvepassthru.yaml": "gate: off\n"}),
         host({"etc/pvepassthru.yaml": "defaults: {gate: warn}\n"}),
     ),
+    "PVP253": (
+        host({"etc/pvepassthru.yaml": "devices: {0000:02:00.0: {ids: 10de:2204}}\n"}),
+        host({"etc/pvepassthru.yaml": "devices: {0000:0e:00.0: {ids: 10de:2204}}\n"}),
+    ),
     "PVP106": (host(change=_no_pmxcfs), GOOD),
     "PVP107": (
         host(reservations="0000:02:00.0 100 pid:42\n"),
