@@ -208,7 +208,8 @@ def _write(host: Host, path: str, value: str, lock: Lock, deadline: Deadline) ->
     try:
         slow.write(host, path, value, deadline.left(BIND_LIMIT), lock)
     except slow.StillBlockedError:
-        raise BusyError(f"cannot write {path}: the kernel has not finished in time", "see the kernel log") from None
+        words = f"cannot write {value.strip() or 'nothing'} to {path}: the kernel has not finished in time"
+        raise BusyError(words, "see the kernel log") from None
 
 
 # ---- network settings
