@@ -35,8 +35,11 @@ D3COLD = "d3cold"
 BAR = drivers.BAR_KIND
 """Target: ADDRESS/BAR, such as 0000:01:00.0/bar1; before and after: bytes."""
 AUTO = "auto"
-UNDO_SECONDS = 15.0
-"""How long a write that gives something back may take, if the phase has so much time left."""
+UNDO_SECONDS = 8.0
+"""How long a write that gives something back may take, if the phase has so much time left: others have to be given
+back, too."""
+LOCK_WAIT = 2.0
+"""Seconds for a function's lock: who holds it for longer has a write that hangs."""
 _NO_EFFECT = "the kernel took the write to {}, but it still reads {}"
 _WHY_NOT = {
     errno.ENOSPC: (
@@ -323,7 +326,7 @@ def _in_use(work: Work, address: str) -> str | None:
 
 def _write(work: Work, address: str, path: str, value: str, seconds: float) -> None:
     """Write to a function's attribute under its lock. Raises OSError as the kernel, and BusyError."""
-    with locks.take(work.host, state.device_lock_path(address), work.deadline, address, seconds) as lock:
+    with locks.take(work.host, state.device_lock_path(address), work.deadline, address, LOCK_WAIT) as lock:
         left = work.deadline.left(seconds)
         try:
             work.write(path, value, left, lock)

@@ -42,7 +42,7 @@ UNFINISHED = f"{PF}{state.UNFINISHED}"
 DEVICE = re.compile(r"[0-9a-f-]{36}|[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|vtcon\d|[a-z-]+\.service")
 LIMITS = {
     drivers: ("SECONDS", "UNDO_LOCK_WAIT"),
-    settings: ("UNDO_SECONDS",),
+    settings: ("UNDO_SECONDS", "LOCK_WAIT"),
     console: ("UNDO_SECONDS",),
     mdev: ("HALF_CREATED_WAIT", "INSTANCE_LOCK_WAIT", "REMOVE_WAIT", "PARENT_WAIT"),
     vgpu: ("GPU_LOCK_WAIT", "RESET_WAIT"),
