@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WRITE_LIMIT = 120.0
 """Seconds for one write to sriov_numvfs: some drivers take long for many VFs."""
+AUTOPROBE_LIMIT = 5.0
+"""Seconds for one to sriov_drivers_autoprobe, which waits for nobody in the kernel."""
 LOCK_WAIT = 30.0
 """Seconds to wait for others who work on the PF."""
 MANAGER_LIMIT = 60.0
@@ -96,7 +98,7 @@ def set_number(host: Host, pf: Pf, wish: Wish, lock: Lock, deadline: Deadline) -
         said += (f"removed {present} VFs of {pf.address}",)
     if wish.vfs:
         if pf.autoprobe is not None and pf.autoprobe != wish.autoprobe:
-            set_autoprobe(host, pf.address, on=wish.autoprobe)
+            set_autoprobe(host, pf.address, lock, on=wish.autoprobe)
         _write(host, pf, wish.vfs, lock, deadline)
         _count(host, pf, wish.vfs)
         said += (f"made {wish.vfs} VFs of {pf.address}",)
@@ -173,17 +175,23 @@ def _warnings(host: Host, pf: Pf) -> tuple[str, ...]:
 # ---- sysfs
 
 
-def set_autoprobe(host: Host, address: str, *, on: bool) -> None:
-    """Say whether the kernel offers a PF's VFs to drivers. Raises DeviceError.
+def set_autoprobe(host: Host, address: str, lock: Lock, *, on: bool) -> None:
+    """Say whether the kernel offers a PF's VFs to drivers. Raises DeviceError, and BusyError when that does not end.
+
+    It has a time of its own, since it comes also after what took all the time there was.
 
     Off, only driver_override binds one: PVE's own way (new_id, bind) gets ENODEV. So it is off while VFs are made, and
     then what it was.
     """
     path = f"{DEVICES}/{address}/sriov_drivers_autoprobe"
     try:
-        host.write(path, "1" if on else "0")
+        slow.write(host, path, "1" if on else "0", AUTOPROBE_LIMIT, lock)
+    except slow.StillBlockedError:
+        raise BusyError(f"the kernel has not finished the write to {path}", _LOG) from None
     except OSError as error:
         raise DeviceError(f"cannot write {path}: {error.strerror}", _LOG) from error
+    if (host.text(path) == "0") == on:
+        raise DeviceError(f"cannot write {path}: the kernel took the write, but it reads {host.text(path)}", _LOG)
 
 
 def _write(host: Host, pf: Pf, value: int, lock: Lock, deadline: Deadline) -> None:

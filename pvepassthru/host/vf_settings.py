@@ -79,11 +79,11 @@ def under_lock(  # noqa: PLR0913, PLR0917 - as _each
         try:
             change = numvfs.set_number(host, pf, wish, lock, deadline)
         finally:
-            _restore(host, wanted, before)
+            _restore(host, wanted, before, lock)
         said += change.said
         warnings += change.warnings
     elif before:
-        if _restore(host, wanted, before):
+        if _restore(host, wanted, before, lock):
             said.append(f"set sriov_drivers_autoprobe of {wanted.address} back to {before}, as it was before a kill")
         _clear_overrides(host, wanted, lock, deadline)
     _each(host, wanted, lock, deadline, said, warnings, vmid)
@@ -113,11 +113,11 @@ def _clear_overrides(host: Host, wanted: SriovPolicy, lock: Lock, deadline: Dead
                 raise DeviceError(f"cannot write {path}: {error.strerror}", "see the kernel log") from error
 
 
-def _restore(host: Host, wanted: SriovPolicy, before: str) -> bool:
+def _restore(host: Host, wanted: SriovPolicy, before: str, lock: Lock) -> bool:
     """Have autoprobe as it was before the VFs were made; with `autoprobe: true` it stays on. Returns if it was not."""
     if not _autoprobe_differs(host, wanted, before):
         return False
-    numvfs.set_autoprobe(host, wanted.address, on=before != "0")
+    numvfs.set_autoprobe(host, wanted.address, lock, on=before != "0")
     return True
 
 
@@ -214,13 +214,17 @@ def bind(host: Host, address: str, driver: str, lock: Lock, deadline: Deadline) 
     if present != driver:
         what = f"cannot bind {address} to {driver}: it has {present or 'no driver'} afterwards"
         raise DeviceError(what, "see the kernel log")
+    left = host.text(f"{folder}/driver_override")
+    if left not in {"", "(null)", None}:
+        raise DeviceError(f"cannot empty driver_override of {address}: it still reads {left}", "see the kernel log")
 
 
 def _write(host: Host, path: str, value: str, lock: Lock, deadline: Deadline) -> None:
     try:
         slow.write(host, path, value, deadline.left(BIND_LIMIT), lock)
     except slow.StillBlockedError:
-        raise BusyError(f"cannot write {path}: the kernel has not finished in time", "see the kernel log") from None
+        words = f"cannot write {value.strip() or 'nothing'} to {path}: the kernel has not finished in time"
+        raise BusyError(words, "see the kernel log") from None
 
 
 # ---- network settings

@@ -38,6 +38,8 @@ KIND = "driver"
 HEALTH_KIND = "health"
 """A function that is looked at after the stop; after: RESCAN or LOOK. It undoes nothing."""
 RESCAN, LOOK = "rescan", "look"
+BAR_KIND = "bar"
+"""Of the steps about sizes of BARs (lifecycle/settings.py); target: ADDRESS/BAR."""
 DRIVERS = "/sys/bus/pci/drivers"
 SECONDS = 15.0
 """For each write of an undo, which asks no policy,"""
@@ -214,6 +216,8 @@ def undo_unbind(work: Work, step: Step) -> str | None:
     address = step.target
     if _is_kept(work, address):
         return "VFIO still has it"
+    if any(other.kind == BAR_KIND and other.target.startswith(f"{address}/") for other in work.journal.steps):
+        return "a BAR of it has not its former size yet, and the kernel resizes only what no driver has"
     if step.before is None or current(work.host, address) is not None or not work.host.exists(f"{DEVICES}/{address}"):
         return None
     return _while_ours(work, step, lambda: _give_back(work, step, step.before or ""))

@@ -17,7 +17,7 @@ import errno
 from pvepassthru.host import holders, locks, neighbours, quarantine, slow, state
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.inventory import DEVICES, Inventory
-from pvepassthru.lifecycle import reserve
+from pvepassthru.lifecycle import drivers, reserve
 from pvepassthru.model import bars, quirks
 from pvepassthru.model.errors import BusyError, DeviceError
 from pvepassthru.model.problem import plain_id
@@ -32,11 +32,15 @@ RESET = "reset_method"
 """Target: the address; before and after: the file's text."""
 D3COLD = "d3cold"
 """Target: the address; before and after: 0 or 1."""
-BAR = "bar"
+BAR = drivers.BAR_KIND
 """Target: ADDRESS/BAR, such as 0000:01:00.0/bar1; before and after: bytes."""
 AUTO = "auto"
-UNDO_SECONDS = 15.0
-"""How long a write that gives something back may take, if the phase has so much time left."""
+UNDO_SECONDS = 8.0
+"""How long a write that gives something back may take, if the phase has so much time left: others have to be given
+back, too."""
+LOCK_WAIT = 2.0
+"""Seconds for a function's lock: who holds it for longer has a write that hangs."""
+_NO_EFFECT = "the kernel took the write to {}, but it still reads {}"
 _WHY_NOT = {
     errno.ENOSPC: (
         "the bridge above has no room for it",
@@ -180,6 +184,9 @@ def _undo_reset(work: Work, step: Step, path: str) -> str | None:
         # a method that the kernel no longer has, since the device is no longer alone on its bus for instance
         work.voice.warn(f"{step.target} no longer has the reset methods {step.before}; it gets what the kernel offers")
         _write(work, step.target, path, "default", UNDO_SECONDS)
+    else:
+        if work.host.text(path) == step.after:
+            return _NO_EFFECT.format(path, step.after)
     work.voice.say(f"{step.target} is reset by {work.host.text(path) or 'nothing'} again")
     return None
 
@@ -215,6 +222,8 @@ def _undo_d3cold(work: Work, step: Step, path: str) -> str | None:
     if why:
         return why
     _write(work, step.target, path, step.before or "0", UNDO_SECONDS)
+    if work.host.text(path) == step.after:
+        return _NO_EFFECT.format(path, step.after)
     work.voice.say(f"d3cold_allowed of {step.target} is {step.before or '0'} again")
     return None
 
@@ -266,6 +275,8 @@ def _undo_bar(work: Work, step: Step, address: str, bar: int) -> str | None:
     finally:
         if driver is not None:
             _write_driver(work, address, f"/sys/bus/pci/drivers/{driver}/bind")
+    if _size(work, address, bar) == int(step.after or 0):
+        return f"the kernel took the write to {_resize_path(address, bar)}, but the size is the same"
     work.voice.say(f"BAR {bar} of {address} is {bars.words(int(step.before or 0))} large again")
     return None
 
@@ -315,7 +326,7 @@ def _in_use(work: Work, address: str) -> str | None:
 
 def _write(work: Work, address: str, path: str, value: str, seconds: float) -> None:
     """Write to a function's attribute under its lock. Raises OSError as the kernel, and BusyError."""
-    with locks.take(work.host, state.device_lock_path(address), work.deadline, address, seconds) as lock:
+    with locks.take(work.host, state.device_lock_path(address), work.deadline, address, LOCK_WAIT) as lock:
         left = work.deadline.left(seconds)
         try:
             work.write(path, value, left, lock)

@@ -193,6 +193,16 @@ def test_users(nic: SimHost) -> None:
 # ---- what drivers do
 
 
+def of_numvfs(instead: Callable[..., None]) -> Callable[..., None]:
+    """A slow.write that has something else happen at sriov_numvfs."""
+    real = slow.write
+
+    def write(host: Host, path: str, *more: Any) -> None:  # noqa: ANN401 - as the real one
+        (instead if path.endswith("/sriov_numvfs") else real)(host, path, *more)
+
+    return write
+
+
 @pytest.mark.parametrize(
     "number,expected",
     [
@@ -209,7 +219,7 @@ def test_what_the_kernel_answers(nic: SimHost, monkeypatch: pytest.MonkeyPatch, 
         raise OSError(number, os.strerror(number), host.path(path) + value)
 
     before = nic.text(AUTOPROBE)
-    monkeypatch.setattr(slow, "write", answer)
+    monkeypatch.setattr(slow, "write", of_numvfs(answer))
     result = apply(nic, 2)
     assert isinstance(result.error, DeviceError)
     assert f"cannot give {PF} 2 VFs: {expected}" in words(result)
@@ -220,15 +230,56 @@ def test_a_write_that_never_returns(nic: SimHost, monkeypatch: pytest.MonkeyPatc
     def never(*_: object) -> None:
         raise slow.StillBlockedError
 
-    monkeypatch.setattr(slow, "write", never)
+    monkeypatch.setattr(slow, "write", of_numvfs(never))
     result = apply(nic, 2)
     assert isinstance(result.error, BusyError)
     assert "the kernel has not finished within 60 s" in words(result)
     assert nic.text(AUTOPROBE) == "1"
 
 
+@pytest.mark.parametrize("answer", [errno.EIO, None, slow.StillBlockedError()], ids=str)
+def test_autoprobe_that_cannot_be_set(
+    nic: SimHost, monkeypatch: pytest.MonkeyPatch, answer: int | Exception | None
+) -> None:
+    """It fails, is taken and changes nothing, or never returns: the policy is not as it says, and the next one is."""
+    real = slow.write
+
+    def write(host: Host, path: str, *more: Any) -> None:  # noqa: ANN401 - as the real one
+        if not path.endswith("/sriov_drivers_autoprobe"):
+            real(host, path, *more)
+        elif isinstance(answer, int):
+            raise OSError(answer, os.strerror(answer), path)
+        elif answer:
+            raise answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slow, "write", write)
+        result = apply(nic, 2)
+    assert isinstance(result.error, BusyError if isinstance(answer, Exception) else DeviceError)
+    assert AUTOPROBE in words(result)
+    assert nic.exists(state.unfinished_path(PF))
+    assert apply(nic, 2).error is None
+    assert (nic.text(NUMVFS), nic.text(AUTOPROBE)) == ("2", "1")
+    assert not nic.exists(state.unfinished_path(PF))
+
+
+def test_an_override_that_stays(nic: SimHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes the write that empties it, and it still says what it said."""
+    real = slow.write
+
+    def write(host: Host, path: str, value: str, *more: Any) -> None:  # noqa: ANN401 - as the real one
+        if value != "\n":
+            real(host, path, value, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slow, "write", write)
+        assert "cannot empty driver_override of" in words(apply(nic, 1, VfPolicy(driver="vfio-pci")))
+    assert apply(nic, 1, VfPolicy(driver="vfio-pci")).error is None
+    assert nic.text(f"{PCI}/{VFS[0]}/driver_override") == "(null)"
+
+
 def test_a_driver_that_takes_the_write_and_makes_none(nic: SimHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slow, "write", lambda *_: None)
+    monkeypatch.setattr(slow, "write", of_numvfs(lambda *_: None))
     assert (
         f"the driver nvme took the write, but 0 VFs are there and sriov_numvfs says 0; ip link set {NET} up"
         in words(apply(nic, 2))

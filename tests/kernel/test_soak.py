@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,12 +46,18 @@ def test_the_page(tmp_path: Path, mocker: MockerFixture, capsys: pytest.CaptureF
     outcome = suites.Outcome({"test_one": RESULT, "test_two": {**RESULT, "outcome": "failed"}}, complete=True, words="")
     boot = mocker.patch.object(suites, "boot", return_value=outcome)
     mocker.patch.object(suites, "suites", return_value=[SUITE, SUITE._replace(name="lifecycle_flows")])
+    ended = subprocess.CompletedProcess([], 1, "one failed\n== 1 failed, 8 passed ==\n", "")
+    run = mocker.patch.object(subprocess, "run", return_value=ended)
     assert soak.main(["--rounds", "7", "--seed", "5", "--write"]) == 1
     assert [call.args for call in boot.call_args_list] == [("6.1", SUITE), ("6.12", SUITE)]
     assert os.environ[VARIABLE] == "rounds=7,vms=64,seed=5"
-    assert "soak: 2 passed, 2 failed" in capsys.readouterr().out
+    assert f"soak: 2 passed, {2 + len(soak.SIMULATED)} failed" in capsys.readouterr().out
+    assert [call.args[0][-1] for call in run.call_args_list] == [
+        f"tests/lifecycle/{name}.py" for name in soak.SIMULATED
+    ]
     page = (tmp_path / "soak.md").read_text()
     assert "| 6.12 | race: one | passed | 12 | VMs: 64 |\n" in page
+    assert "| simulated | faults | failed | 0 | 1 failed, 8 passed |\n" in page
     assert "rounds=7,vms=64,seed=5" in page
 
 

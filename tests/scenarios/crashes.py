@@ -34,6 +34,7 @@ NO_TIME = "no time was left"
 DEVICE_ERROR = DeviceError.exit_code
 OWN_LOCKS = "/run/pvepassthru/"
 SIMULATION = "/.sim"
+UNITS = f"{SIMULATION}/units"
 
 
 class Situation(NamedTuple):
@@ -85,10 +86,13 @@ def furnish(world: World, config: str) -> None:
 
 
 def seen(world: World) -> dict[str, Any]:
-    """All that must be as before: the world's state, and on a simulated host every file but the tool's locks."""
+    """All that must be as before: the world's state, and on a simulated host systemd's units and every file but the
+    tool's locks.
+    """
     state = world.state() | {"left beside": world.host.names("/run/qemu-server")}
     if world.simulated:
         state["files"] = dict(_files(world.root, world.root))
+        state["units"] = {name: world.host.text(f"{UNITS}/{name}") for name in world.host.names(UNITS)}
     return state
 
 
@@ -101,7 +105,7 @@ def _files(folder: str, root: str) -> Iterator[tuple[str, str]]:
                 yield path, f"-> {os.readlink(entry.path)}"
             elif entry.is_dir():
                 yield path, "/"
-                if path != SIMULATION:
+                if path != SIMULATION and not path.endswith("/vfio-dev"):  # numbers by the order of binding
                     yield from _files(entry.path, root)
             elif not path.startswith(OWN_LOCKS) or not path.endswith(".lock"):
                 with open(entry.path, encoding="utf-8", errors="surrogateescape") as file:
