@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of the running host that hooks and commands ask to do what no file of the kernel does: ip, sriov-manage.
+"""Programs of the running host that do what no file of the kernel does: ip, modprobe, sriov-manage.
 
 Those of another tree are whatever its maker put there, and would act on this host: they are never run.
 """
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
 
+MODULE_LIMIT = 15.0
+"""Seconds for a module to be loaded."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -61,6 +63,27 @@ def run(host: Host, command: tuple[str, ...], seconds: float) -> Output:
         _end(process)
     stdout, stderr = (part.decode("utf-8", "replace") for part in said)
     return Output(process.returncode, stdout, stderr.strip())
+
+
+def load_driver(host: Host, driver: str) -> str | None:
+    """See that a PCI driver is there, loading its module where it is not; returns None, or why it is not there.
+
+    PVE loads vfio-pci itself (PVE::SysFSTools), but only when it binds a device. A module has its driver's name, where
+    modprobe takes `-` for `_`. In the copy of a plan nothing is run: the driver is taken for one that loads.
+    """
+    folder = f"/sys/bus/pci/drivers/{driver}"
+    if host.exists(folder):
+        return None
+    if host.copy_of is not None:
+        os.makedirs(host.path(folder), exist_ok=True)
+        for name in ("bind", "unbind"):
+            host.replace(f"{folder}/{name}", b"")
+        return None
+    path = find(host, "modprobe")
+    words = (
+        run(host, (path, "--", driver), MODULE_LIMIT).words if path else "there is no program modprobe for this host"
+    )
+    return None if host.exists(folder) else words or f"its module was loaded, and there is no driver {driver}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pvepassthru.host import numvfs, slow, sriov, state
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.host.numvfs import Wish
+from pvepassthru.model import sriov_drivers
 from pvepassthru.model.errors import BusyError, DeviceError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
@@ -82,7 +83,8 @@ def under_lock(  # noqa: PLR0913, PLR0917 - as _each
         said += change.said
         warnings += change.warnings
     elif before:
-        _restore(host, wanted, before)
+        if _restore(host, wanted, before):
+            said.append(f"set sriov_drivers_autoprobe of {wanted.address} back to {before}, as it was before a kill")
         _clear_overrides(host, wanted, lock, deadline)
     _each(host, wanted, lock, deadline, said, warnings, vmid)
     try:
@@ -111,17 +113,26 @@ def _clear_overrides(host: Host, wanted: SriovPolicy, lock: Lock, deadline: Dead
                 raise DeviceError(f"cannot write {path}: {error.strerror}", "see the kernel log") from error
 
 
-def _restore(host: Host, wanted: SriovPolicy, before: str) -> None:
-    """Have autoprobe as it was before the VFs were made; with `autoprobe: true` it stays on."""
+def _restore(host: Host, wanted: SriovPolicy, before: str) -> bool:
+    """Have autoprobe as it was before the VFs were made; with `autoprobe: true` it stays on. Returns if it was not."""
+    if not _autoprobe_differs(host, wanted, before):
+        return False
+    numvfs.set_autoprobe(host, wanted.address, on=before != "0")
+    return True
+
+
+def _autoprobe_differs(host: Host, wanted: SriovPolicy, before: str) -> bool:
     present = host.text(f"{DEVICES}/{wanted.address}/sriov_drivers_autoprobe")
-    if not wanted.autoprobe and present not in {None, before}:
-        numvfs.set_autoprobe(host, wanted.address, on=before != "0")
+    return not wanted.autoprobe and present not in {None, before}
 
 
 def _say(host: Host, wanted: SriovPolicy, deadline: Deadline, said: list[str], warnings: list[str]) -> None:
     wish = _wish(wanted)
     pf = numvfs.look(host, wish)
     if pf is None:
+        before = host.text(state.unfinished_path(wanted.address))
+        if before and _autoprobe_differs(host, wanted, before):
+            said.append(f"would set sriov_drivers_autoprobe of {wanted.address} back to {before}")
         _each(host, wanted, None, deadline, said, warnings)
         return
     change = numvfs.plan(host, pf, wish)
@@ -149,7 +160,7 @@ def _each(  # noqa: PLR0913, PLR0917 - what both kinds of settings need
     users = sriov.Users(host, vmid)
     failures: list[PassthruError] = []
     if any(getattr(wanted.of(vf.number), name) is not None for vf in functions for name in _NETWORK):
-        failures += _network(host, wanted, users, lock, said, warnings)
+        failures += _network(host, wanted, users, lock, deadline, said, warnings)
     for vf in functions:
         driver = wanted.of(vf.number).driver
         if driver is None or driver == vf.driver:
@@ -178,11 +189,15 @@ def _each(  # noqa: PLR0913, PLR0917 - what both kinds of settings need
 def bind(host: Host, address: str, driver: str, lock: Lock, deadline: Deadline) -> None:
     """Bind a VF that nobody uses to a driver, by driver_override, which is empty again afterwards.
 
-    Raises DeviceError when it has another driver then, BusyError when a write does not end in time.
+    A VF that the driver has already is bound to it anew. Raises DeviceError when the driver is not there, and then the
+    VF keeps its own, or when it has another one afterwards; BusyError when a write does not end in time.
     """
+    from pvepassthru.host import programs  # noqa: PLC0415 - only policies with drivers pay for it
+
     folder = f"{DEVICES}/{address}"
-    if Inventory(host).driver(address) == driver:
-        return
+    why = programs.load_driver(host, driver)
+    if why is not None:
+        raise DeviceError(f"cannot bind {address} to {driver}: {why}", f"modprobe {driver}")
     try:
         _write(host, f"{folder}/driver_override", driver, lock, deadline)
         try:
@@ -197,8 +212,8 @@ def bind(host: Host, address: str, driver: str, lock: Lock, deadline: Deadline) 
         ) from error
     present = Inventory(host).driver(address)
     if present != driver:
-        hint = f"modprobe {driver}" if not host.exists(f"/sys/bus/pci/drivers/{driver}") else "see the kernel log"
-        raise DeviceError(f"cannot bind {address} to {driver}: it has {present or 'no driver'} afterwards", hint)
+        what = f"cannot bind {address} to {driver}: it has {present or 'no driver'} afterwards"
+        raise DeviceError(what, "see the kernel log")
 
 
 def _write(host: Host, path: str, value: str, lock: Lock, deadline: Deadline) -> None:
@@ -212,7 +227,13 @@ def _write(host: Host, path: str, value: str, lock: Lock, deadline: Deadline) ->
 
 
 def _network(  # noqa: PLR0913, PLR0917 - as _each
-    host: Host, wanted: SriovPolicy, users: Users, lock: Lock | None, said: list[str], warnings: list[str]
+    host: Host,
+    wanted: SriovPolicy,
+    users: Users,
+    lock: Lock | None,
+    deadline: Deadline,
+    said: list[str],
+    warnings: list[str],
 ) -> list[PassthruError]:
     """Set the network settings of a PF's VFs, or say what would be set; returns what failed, VF by VF.
 
@@ -223,8 +244,8 @@ def _network(  # noqa: PLR0913, PLR0917 - as _each
     nets = sriov.interfaces(host, wanted.address)
     if not nets:
         raise DeviceError(
-            f"cannot set the network of the VFs of {wanted.address}: it has no network interface",
-            "see that its driver is loaded, or leave such settings out of its policy",
+            f"cannot set the network of the VFs of {wanted.address}: it has no network interface here",
+            "see that its driver is loaded and no container has its interface, or take such settings out of its policy",
         )
     net = nets[0]
     if host.copy_of is not None:  # of a plan: no program is run for it
@@ -248,12 +269,22 @@ def _network(  # noqa: PLR0913, PLR0917 - as _each
                 warnings.append(f"VF {vf.number} ({vf.address}) does not get {words}: {why}")
             elif todo and lock is None:
                 said.append(f"would set of VF {vf.number} ({vf.address}): {words}")
-            elif todo:
+            elif todo and lock is not None:
                 iplink.set_vf(host, net, vf.number, wish, present)
                 said.append(f"set of VF {vf.number} ({vf.address}): {words}")
+                said += _bind_anew(host, wanted.address, vf, lock, deadline) if "mac" in todo else ()
         except PassthruError as error:
             failures.append(error)
     return failures
+
+
+def _bind_anew(host: Host, pf: str, vf: Vf, lock: Lock, deadline: Deadline) -> tuple[str, ...]:
+    """Bind a free VF anew where its driver takes a MAC only then; one that VFIO has is reset when its VM starts."""
+    known = sriov_drivers.of(Inventory(host).driver(pf))
+    if not known.mac_at_bind or vf.driver is None or vf.driver != known.vf_driver:
+        return ()
+    bind(host, vf.address, vf.driver, lock, deadline)
+    return (f"bound VF {vf.number} ({vf.address}) to {vf.driver} anew, for its MAC to count",)
 
 
 def wish_of(host: Host, pf: str, permanent: str | None, vf: Vf, policy: VfPolicy) -> VfLink:

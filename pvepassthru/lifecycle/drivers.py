@@ -52,6 +52,17 @@ NONE = frozenset({"", "(null)"})
 # ---- doing
 
 
+def need(work: Work, address: str, driver: str) -> None:
+    """See that VFIO's driver is there, before anything is taken from the host. Raises DeviceError."""
+    if work.host.exists(f"{DRIVERS}/{driver}"):
+        return
+    from pvepassthru.host import programs  # noqa: PLC0415 - the first start after a boot only
+
+    why = programs.load_driver(work.host, driver)
+    if why is not None:
+        raise DeviceError(f"cannot bind {address} to {driver}: {why}", f"modprobe {driver}")
+
+
 def unbind(work: Work, address: str, seconds: float, *, always: bool = False) -> None:
     """Take a function from its driver, if it has one; with `always` a step is noted of one without, too.
 

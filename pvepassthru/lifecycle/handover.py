@@ -126,6 +126,8 @@ def take(work: Work, wanted: Handover) -> None:
     for address, policy in passed:
         drivers.note(work, address, rescan=policy.rescan)
     moving = [(function, policy) for function, policy in plans if _moves(work, wanted, function, policy)]
+    for function, policy in moving:
+        drivers.need(work, function.address, policy.driver)
     if not wanted.backup:
         _stop_services(work, wanted)
         if any(policy.console == "release" for _, policy in plans):

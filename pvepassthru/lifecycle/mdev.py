@@ -31,7 +31,7 @@ INSTANCE_LOCK_WAIT = 2.0
 REMOVE_WAIT = 10.0
 """Seconds to wait for a remove, which blocks while a process has the device open."""
 PARENT_WAIT = 15.0
-"""Seconds to wait for each parent when there are others to choose from."""
+"""Seconds to wait for parents as long as there are others to choose from: for all of them together."""
 GONE = frozenset({errno.ENOENT, errno.ENODEV})
 
 
@@ -51,8 +51,9 @@ def create(work: Work, want: Want, strategy: str = "order") -> None:
             raise blocked
         untried = list(want.candidates)
         refusals = {}
+        patience = Deadline(work.deadline.left(PARENT_WAIT))
         while untried:
-            held = _parent_locks(work, untried, strategy)
+            held = _parent_locks(work, untried, strategy, patience)
             try:
                 parent = _best(work.host, want.type, untried, strategy, held)
                 work.journal.gone(KIND, f"{parent}/{want.uuid}")  # PVE removed what an earlier start made
@@ -124,30 +125,27 @@ def _parent_lock(work: Work, parent: str, most: float | None = None) -> Lock:
     return locks.take(work.host, state.device_lock_path(parent), work.deadline, f"mdev parent {parent}", most)
 
 
-def _parent_locks(work: Work, untried: list[str], strategy: str) -> dict[str, Lock]:
+def _parent_locks(work: Work, untried: list[str], strategy: str, patience: Deadline) -> dict[str, Lock]:
     """The locks of the parents among which to choose: of the next one, or of all, if a strategy compares them.
 
     All are held until the instance is there, since only then others see it: else starts at the same time would choose
     the same GPU, or scatter over all. They are taken by address, so that nobody waits for him who waits for him. A
-    parent with which another start is busy for long is left out, as long as there are others. Raises BusyError.
+    parent with which others are busy for longer than `patience` is left out, if there is another. Raises BusyError.
     """
     if strategy == "order" or len(untried) == 1:
         return {untried[0]: _parent_lock(work, untried[0])}
     held: dict[str, Lock] = {}
-    late = []
     try:
         for parent in sorted(set(untried)):
             try:
-                held[parent] = _parent_lock(work, parent, PARENT_WAIT)
-            except BusyError as error:
-                late.append(error)
+                held[parent] = _parent_lock(work, parent, patience.left())
+            except BusyError:
+                continue
     except BaseException:
         for lock in held.values():
             lock.release()
         raise
-    if not held:
-        raise late[0]
-    return held
+    return held or {untried[0]: _parent_lock(work, untried[0])}
 
 
 def _best(host: Host, kind: str, untried: list[str], strategy: str, held: dict[str, Lock]) -> str:

@@ -26,6 +26,8 @@ class SriovDriver(NamedTuple):
     """Whether the PF's network interface must be up: a driver makes none otherwise, and says that all went well."""
     resets_link: bool = False
     """Whether a change of the number resets the PF, so that its link is down for some seconds."""
+    mac_at_bind: bool = False
+    """Whether a VF takes an administrative MAC only when its driver binds it."""
     manager: str | None = None
     """The program that makes the VFs where a write to sriov_numvfs is refused."""
     notes: tuple[str, ...] = ()
@@ -58,9 +60,10 @@ DRIVERS: dict[str, SriovDriver] = {
     "ice": SriovDriver("iavf", 256, notes=("each VF gets up to 16 queues, fewer the more VFs there are",)),
     "mlx5_core": SriovDriver(
         "mlx5_core",
+        mac_at_bind=True,
         notes=(
             "its firmware says how many: mstconfig -d ADDRESS set SRIOV_EN=1 NUM_OF_VFS=N, then a reboot",
-            "a MAC that is set counts from the next time on that the VF is bound to a driver",
+            "a MAC counts from the next time on that the VF is bound to a driver: sriov apply binds a free VF anew",
             "for migration of a VF: driver mlx5_vfio_pci, and driver=keep in the hostpci entry",
         ),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -87,6 +87,41 @@ def test_a_vf_in_use_keeps_its_network(nic: SimHost, ip: Ip) -> None:
     assert result.error is None
     assert result.warnings == (f"VF 0 ({VFS[0]}) does not get vlan 9: process 4711 (holder) has it open",)
     assert (ip.of(0)["vlan"], ip.of(1)["vlan"]) == (0, 9)
+
+
+@pytest.mark.usefixtures("ip")
+def test_a_mac_that_counts_when_the_driver_binds(nic: SimHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A free VF that the host's driver has is bound anew when its MAC changes; one that VFIO has is not."""
+    late = sriov_drivers.SriovDriver("tbvgpu", mac_at_bind=True)
+    monkeypatch.setitem(sriov_drivers.DRIVERS, "nvme", late)
+    apply(nic, 2)
+    take(nic, VFS[0], "tbvgpu")
+    take(nic, VFS[1], "vfio-pci")
+    tree.driver(nic.root, "tbvgpu")
+    written: list[tuple[str, str]] = []
+    write = slow.write
+
+    def noted(host: Host, path: str, *more: Any) -> None:  # noqa: ANN401 - as slow.write
+        written.append((path, more[0]))
+        write(host, path, *more)
+
+    monkeypatch.setattr(slow, "write", noted)
+    result = apply(nic, 2, VfPolicy(mac="stable"))
+    assert result.error is None
+    assert f"bound VF 0 ({VFS[0]}) to tbvgpu anew, for its MAC to count" in result.said
+    assert [path for path, value in written if value == VFS[0]] == [f"{PCI}/{VFS[0]}/driver/unbind", vf_settings.PROBE]
+    assert not any(VFS[1] in path + value for path, value in written)
+    assert [vf.driver for vf in sriov.functions(nic, PF)] == ["tbvgpu", "vfio-pci"]
+    assert apply(nic, 2, VfPolicy(mac="stable")).said == ()
+
+
+def test_a_driver_that_is_not_there(nic: SimHost) -> None:
+    """The VF keeps the one that it has."""
+    apply(nic, 1)
+    take(nic, VFS[0], "vfio-pci")
+    result = apply(nic, 1, VfPolicy(driver="nosuch"))
+    assert f"cannot bind {VFS[0]} to nosuch: " in words(result)
+    assert sriov.functions(nic, PF)[0].driver == "vfio-pci"
 
 
 def test_a_setting_that_fails(nic: SimHost, ip: Ip) -> None:
@@ -241,8 +276,13 @@ def test_a_command_that_was_killed_leaves_autoprobe_to_the_next(nic: SimHost) ->
     tree.put(nic.root, state.unfinished_path(PF), "1")
     nic.write(AUTOPROBE, "0")
     nic.write(NUMVFS, "2")
+    wanted = SriovPolicy(PF, 2)
+    dry = vf_settings.apply(nic, wanted, Deadline(60), dry_run=True)
+    assert dry.said == (f"would set sriov_drivers_autoprobe of {PF} back to 1",)
+    assert nic.text(AUTOPROBE) == "0"
     result = apply(nic, 2)
-    assert (result.said, result.error) == ((), None)
+    told = f"set sriov_drivers_autoprobe of {PF} back to 1, as it was before a kill"
+    assert (result.said, result.error) == ((told,), None)
     assert nic.text(AUTOPROBE) == "1"
     assert not nic.exists(state.unfinished_path(PF))
 

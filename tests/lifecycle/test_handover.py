@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.kernel.checks import check
+from pvepassthru.host import programs
+from pvepassthru.lifecycle import hook
+from pvepassthru.lifecycle.phases import Start
+from pvepassthru.lifecycle.work import Voice
+from pvepassthru.model.errors import DeviceError
+from tests import tree
+from tests.kernel.checks import check, holds
 from tests.scenarios import handover
 from tests.scenarios.world import GPU, HOST_DRIVERS, NIC, failed, refused, said, scenarios, went
 
 if TYPE_CHECKING:
+    from pvepassthru.host.host import Host
     from tests.scenarios.world import Scenario, SimWorld, World
 
 CASES = [*scenarios(handover), handover.nic, handover.gpu]
 UNIT = "desk.service"
+VFIO_PCI = "/sys/bus/pci/drivers/vfio-pci"
 SERVICES = f"services:\n  {UNIT}: {{devices: ['0000:01:00'], seconds: 1}}\n"
 
 
@@ -113,3 +121,59 @@ def test_the_hook_dies_after_it_stopped_a_service(world: SimWorld) -> None:
     said(world.run("status"), f"the stop of {UNIT}")
     said(world.run("recover"), f"started {UNIT} again")
     check("started", unit(world), "active")
+
+
+# ---- VFIO's driver is not loaded
+
+
+class Modprobe:
+    """Stands for modprobe on a host that has the module vfio-pci and has not loaded it, as after each boot."""
+
+    def __init__(self, world: SimWorld, monkeypatch: pytest.MonkeyPatch, *, loads: bool = True) -> None:
+        self._host = world.host
+        self._loads = loads
+        self.ran: list[tuple[str, ...]] = []
+        os.rename(self._host.path(VFIO_PCI), f"{world.root}/vfio-pci")
+        tree.put(world.root, "proc/sys/kernel/osrelease", "6.8.12-1-pve\n")
+        tree.put(world.root, "lib/modules/6.8.12-1-pve/modules.dep", "kernel/drivers/vfio/pci/vfio-pci.ko:\n")
+        monkeypatch.setattr(programs, "find", lambda _host, name: f"/usr/sbin/{name}")
+        monkeypatch.setattr(programs, "run", self._run)
+
+    def _run(self, _host: Host, command: tuple[str, ...], _seconds: float) -> programs.Output:
+        self.ran.append(command)
+        if not self._loads:
+            return programs.Output(1, "", "modprobe: ERROR: could not insert 'vfio_pci': Operation not permitted")
+        os.rename(f"{self._host.root}/vfio-pci", self._host.path(VFIO_PCI))
+        return programs.Output(0, "", "")
+
+    def pre_start(self) -> None:
+        """Run pre-start of VM 100 in this process."""
+        silent = Voice(*[lambda _: None] * 3)
+        hook.run_phase(self._host, 100, "pre-start", Start({}), silent)
+
+
+def test_vfios_driver_is_loaded(world: SimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PVE loads it when it binds a device; whoever binds before it has to."""
+    world.pve.define(100, handover.ONE_NIC)
+    modprobe = Modprobe(world, monkeypatch)
+    modprobe.pre_start()
+    check("driver", world.driver(NIC), "vfio-pci")
+    check("run", modprobe.ran, [("/usr/sbin/modprobe", "--", "vfio-pci")])
+
+
+def test_vfios_driver_cannot_be_loaded(world: SimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the host keeps the card: nothing was touched."""
+    world.pve.define(100, handover.ONE_NIC)
+    modprobe = Modprobe(world, monkeypatch, loads=False)
+    with pytest.raises(DeviceError, match=f"cannot bind {NIC} to vfio-pci: modprobe: ERROR: could not insert"):
+        modprobe.pre_start()
+    check("driver", world.driver(NIC), HOST_DRIVERS[NIC])
+    holds("never taken", not world.host.exists("/run/pvepassthru/100.journal"))
+
+
+def test_a_plan_loads_no_driver(world: SimWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.pve.define(100, handover.ONE_NIC)
+    modprobe = Modprobe(world, monkeypatch)
+    assert f"bound {NIC} to vfio-pci" in world.run("plan", "100")
+    check("run", modprobe.ran, [])
+    holds("not loaded", not world.host.exists(VFIO_PCI))

@@ -29,6 +29,10 @@ def settings(path: Path, section: str, name: str) -> list[str]:
     return found
 
 
+def keys() -> set[str]:
+    return {line.partition("=")[0] for line in SRIOV.read_text(encoding="utf-8").splitlines()}
+
+
 def test_the_vfs_are_there_before_any_vm_starts() -> None:
     assert {"pve-ha-lrm.service", "pve-guests.service"} <= set(settings(SRIOV, "Unit", "Before"))
     after = set(settings(SRIOV, "Unit", "After"))
@@ -39,9 +43,12 @@ def test_the_vfs_are_there_before_any_vm_starts() -> None:
 
 
 def test_sys_can_be_written() -> None:
-    assert not {"ProtectKernelTunables", "PrivateNetwork"} & {
-        line.partition("=")[0] for line in SRIOV.read_text(encoding="utf-8").splitlines()
-    }
+    assert not {"ProtectKernelTunables", "PrivateNetwork"} & keys()
+
+
+def test_devices_and_modules_stay_as_they_are() -> None:
+    """ProtectClock= implies DeviceAllow=, which closes all device nodes but its own (systemd.exec(5))."""
+    assert not {"PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "ProtectKernelModules"} & keys()
 
 
 def test_what_it_runs_is_a_command() -> None:
