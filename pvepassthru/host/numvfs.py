@@ -126,7 +126,7 @@ def _check(host: Host, pf: Pf, wish: Wish) -> None:
     if pf.known.must_be_up and wish.vfs and down:
         why = f"its interface {down[0]} is down, and then {pf.driver} makes none and reports no error"
         raise DeviceError(f"{what}: {why}", f"ip link set {down[0]} up")
-    used = sriov.Users(host).in_use(pf.functions)
+    used = sriov.Users(host).in_use(pf.functions) if pf.functions else []
     if used:
         raise DeviceError(f"{what}: that removes all VFs it has, of which some are in use ({listed(used, 4)})", _FREE)
 
