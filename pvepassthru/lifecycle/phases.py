@@ -11,7 +11,7 @@ from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
-from pvepassthru.model.policy import Policies
+from pvepassthru.model.policy import HOST_SAVING, Policies
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules import gate as gates
 from pvepassthru.rules import subject as subjects
@@ -217,18 +217,17 @@ def _stands_in_the_way(target: str, want: Want) -> bool:
 def _judge(work: Work, subject: Subject, gate: str, silences: tuple[Silence, ...]) -> None:
     """Run the gate's rules: an error refuses the start, unless the policy says otherwise; all else is a warning.
 
-    An error that the policy silences is a warning with the owner's reason; what else it silences is not said.
+    An error that the policy silences is a warning with the owner's reason; what else it silences is not said. Whatever
+    the gate is, what would take the host's disks or network refuses the start, unless it is silenced.
     """
-    if gate == "off":
-        return
-    found = gates.findings(subject)
+    found = gates.findings(subject, HOST_SAVING if gate == "off" else gates.ALL)
     if silences:
         from pvepassthru.rules import silence  # noqa: PLC0415 - only hosts whose policy silences something pay for it
 
         marked = silence.of_vm(silences, subject, found)
         found = [finding for finding in marked if finding.severity == "error" or finding.silenced is None]
     refuses = [finding for finding in found if finding.severity == "error" and finding.silenced is None]
-    errors = refuses if gate == "enforce" else []
+    errors = [finding for finding in refuses if gate == "enforce" or finding.code.startswith(HOST_SAVING)]
     for finding in found:
         if finding not in errors:
             work.voice.warn(_words(finding))

@@ -123,6 +123,15 @@ class Silence(NamedTuple):
     """The policy file that says so."""
 
 
+class Moved(NamedTuple):
+    """A rule of the policy for an address where another device lies."""
+
+    address: str
+    place: tuple[str, ...]
+    """The keys of the rule."""
+    message: str
+
+
 class Policies(NamedTuple):
     """The cluster's document with the node's laid over it, key by key."""
 
@@ -204,8 +213,8 @@ class Policies(NamedTuple):
         """What `recover` does with what a dead VM left and no journal names: `report` or `remove`."""
         return self.document.get("orphans") or "report"
 
-    def moved(self, hardware: Hardware) -> tuple[tuple[str, str], ...]:
-        """The functions at addresses whose rules expect other ids, each with a sentence: the rule is not obeyed."""
+    def moved(self, hardware: Hardware) -> tuple[Moved, ...]:
+        """The rules by address that expect other ids than those of what lies there: they are not obeyed."""
         found = []
         for name in ("devices", "sriov"):
             for place, settings in self._section(name).items():
@@ -214,7 +223,7 @@ class Policies(NamedTuple):
                         there = plain_id(hardware, address, "vendor", "device")
                         wanted = " or ".join(_ids(settings))
                         words = f"the policy's {name}.{place} is for {wanted}, but {there} lies at {address}"
-                        found.append((address, f"{words}: it is not obeyed there"))
+                        found.append(Moved(address, (name, place), f"{words}: it is not obeyed there"))
         return tuple(found)
 
     # ----
