@@ -36,6 +36,8 @@ PLAN = (
     Column("PLANNED"),
     Column("ON", least=12),
 )
+NO_TYPES = "see that the vendor's driver is loaded and set up for them"
+"""What to do where no types are."""
 OFFERS = (Column("TYPE"), Column("NAME", drop=1, least=12), Column("FRAMEBUFFER"), Column("FITS"), Column("GPUS"))
 
 
@@ -64,9 +66,11 @@ def run(args: argparse.Namespace, host: Host) -> int:
     if not (args.parent or args.mapping):
         gpus = tuple(gpu for gpu in gpus if args.type in gpu.profiles or args.type in gpu.used) or gpus
     known = {kind for gpu in gpus for kind in gpu.profiles} | {kind for gpu in gpus for kind in gpu.used if kind}
+    if not known:
+        raise NotFoundError("none of these devices offers mdev or vGPU types", NO_TYPES)
     if args.type not in known:
         near = nearest(args.type, known)
-        hint = f"is {near} meant?" if near else f"the types are {listed(sorted(known)) or 'none'}"
+        hint = f"is {near} meant?" if near else f"the types are {listed(sorted(known))}"
         raise NotFoundError(f"none of these devices has the type {shown(args.type)}", hint)
     strategy = args.strategy or policy.read(host).placement(args.mapping)
     made = placement.plan(gpus, args.type, args.count, strategy)
@@ -96,14 +100,17 @@ def run(args: argparse.Namespace, host: Host) -> int:
 
 def print_offers(inventory: Inventory, addresses: Sequence[str], args: argparse.Namespace) -> int:
     """Print the types with at least so much memory of which enough instances fit, the best one first; 1 if none."""
-    wanted = profile.megabytes(args.min_framebuffer or "1M")
-    if not wanted or args.min_instances < 1:
-        raise UsageError(
-            f"{args.min_framebuffer!r}, {args.min_instances}: no amount of memory, or no number of instances",
-            "write such as --min-framebuffer 4G --min-instances 2",
-        )
+    wanted = profile.megabytes(args.min_framebuffer)
+    if wanted and args.min_framebuffer.strip().isdecimal():
+        word = shown(args.min_framebuffer.strip())
+        raise UsageError(f"--min-framebuffer {word}: of what?", f"say {word}G or {word}M, as is meant")
+    if not wanted:
+        raise UsageError(f"{shown(args.min_framebuffer)} is no amount of memory", "say such as 4G or 4096M")
+    least = 1 if args.min_instances is None else args.min_instances
+    if least < 1:
+        raise UsageError(f"{least} is no number of instances", "write 1 or more")
     gpus = capacity.gpus(inventory, addresses, _taken(inventory.host))
-    offers = profile.choose(capacity.offers(gpus), wanted, args.min_instances)
+    offers = profile.choose(capacity.offers(gpus), wanted, least)
     if args.json:
         print_json([_offer(offer, gpus) for offer in offers])
     elif offers:
@@ -122,7 +129,7 @@ def print_offers(inventory: Inventory, addresses: Sequence[str], args: argparse.
             ),
         )
     else:
-        print(f"no type with {wanted} MiB or more has room for {args.min_instances} more")
+        print(f"no type with {wanted} MiB or more has room for {least} more")
     return EXIT_FINE if offers else EXIT_FINDINGS
 
 

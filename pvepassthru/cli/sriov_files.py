@@ -43,7 +43,15 @@ def run(
         with filelocks.hold(host, changes.LOCK, PATIENCE, "the host's configuration"):
             changes.apply(host, [change], ())
     if args.json:
-        print_json({"path": FILE, "text": text, "notes": notes, "errors": slips, "written": args.write and differs and not slips})
+        print_json(
+            {
+                "path": FILE,
+                "text": text,
+                "notes": notes,
+                "errors": slips,
+                "written": args.write and differs and not slips,
+            }
+        )
         return EXIT_FINDINGS if slips else EXIT_FINE
     if not args.write:
         print(

@@ -122,7 +122,8 @@ def mdev_no_instance(subject: Subject) -> Iterator[Hit]:
     Why it matters: PVE cannot create the mediated device, and the start fails.
 
     How to fix: stop a VM that uses one (the message names them), choose a smaller type, or use a mapping with more
-    devices. A VM that does not run may be starting; else `pvepassthru recover` gives back what its last start left.
+    devices. A VM that does not run may be starting; else `pvepassthru recover` gives back what its last start left. An
+    instance that no VM owns was made by hand: `pvepassthru mdev remove UUID`.
     """
     return subject.problems("mdev-no-instance")
 

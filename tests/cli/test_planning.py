@@ -145,7 +145,7 @@ def test_types_by_what_is_required(root: str, capsys: pytest.CaptureFixture[str]
         ("nvidia-65", 4096, 2, [FIRST]),
         ("nvidia-38", 49152, 1, ["0000:a1:00.0"]),
     ]
-    assert main(["--root", root, "mdev", "types", FIRST, "--min-framebuffer", "4096", "--min-instances", "2"]) == 0
+    assert main(["--root", root, "mdev", "types", FIRST, "--min-framebuffer", "4096M", "--min-instances", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [f"nvidia-65  GRID P4-4Q  4096 MiB     2     {FIRST}"]
 
 
@@ -154,5 +154,44 @@ def test_nothing_is_enough(root: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == "no type with 65536 MiB or more has room for 1 more\n"
     assert main(["--root", root, "mdev", "types", "--min-framebuffer", "64G", "--json"]) == 1
     assert capsys.readouterr().out == "[]\n"
-    for words in (["much"], ["0"], ["4G", "--min-instances", "0"]):
-        assert main(["--root", root, "mdev", "types", "--min-framebuffer", *words]) == 2
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--min-framebuffer", "foo"], "foo is no amount of memory; say such as 4G or 4096M"),
+        (["--min-framebuffer", "0"], "0 is no amount of memory"),
+        (["--min-framebuffer", "4"], "--min-framebuffer 4: of what?; say 4G or 4M, as is meant"),
+        (["--min-framebuffer", "4G", "--min-instances", "0"], "0 is no number of instances"),
+        (["--min-instances", "2"], "--min-instances goes with --min-framebuffer"),
+    ],
+)
+def test_requirements_that_mean_nothing(
+    words: list[str], said: str, root: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--root", root, "mdev", "types", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["types", VFS[0].replace(".4", ".0")],
+        ["types", VFS[0].replace(".4", ".0"), "--json"],
+        ["types", VFS[0].replace(".4", ".0"), "--min-framebuffer", "1G"],
+        ["plan", "nvidia-63", "1", "--parent", VFS[0].replace(".4", ".0")],
+    ],
+)
+def test_a_function_without_types(words: list[str], root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was named, and has none of what was asked for."""
+    assert main(["--root", root, "mdev", *words]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "mdev or vGPU types; see that the vendor's driver is loaded" in err
+
+
+def test_a_vf_whose_type_is_set(root: str) -> None:
+    """It offers nothing more, and has a type."""
+    tree.put(root, f"/{tree.DEVICES}/{VFS[0]}/nvidia/creatable_vgpu_types", "")
+    tree.put(root, f"/{tree.DEVICES}/{VFS[0]}/nvidia/current_vgpu_type", "36\n")
+    assert main(["--root", root, "mdev", "types", VFS[0]]) == 0
