@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 from pvepassthru.cli import planning
 from pvepassthru.cli.tables import Column, print_table
-from pvepassthru.cli.words import print_json
+from pvepassthru.cli.words import function_address, print_json
 from pvepassthru.host import capacity as capacity_of
 from pvepassthru.host import holders, reservations, vms
 from pvepassthru.host.inventory import MDEVS, Inventory
 from pvepassthru.lifecycle import instances as by_hand
 from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import NotFoundError, UsageError
-from pvepassthru.model.pci import is_address
 from pvepassthru.model.text import number
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     if args.action == "types":
         addresses = _functions(inventory, args.address)
         if args.min_instances is not None and args.min_framebuffer is None:
-            raise UsageError("--min-instances goes with --min-framebuffer", "say both, such as --min-framebuffer 4G")
+            raise UsageError("--min-instances goes with --min-framebuffer only", "give both, such as 4G and 2")
         if args.address and not _has_types(inventory, addresses[0]):
             raise NotFoundError(f"{addresses[0]} offers no mdev or vGPU types", planning.NO_TYPES)
         if args.min_framebuffer is not None:
@@ -124,9 +123,7 @@ def _by_hand(args: argparse.Namespace, host: Host) -> int:
 def _functions(inventory: Inventory, address: str | None) -> tuple[str, ...]:
     if address is None:
         return inventory.addresses()
-    full = address if address.count(":") == 2 else f"0000:{address}"
-    if not is_address(full):
-        raise UsageError(f"{address!r} is no PCI address", "write it as lspci does: 0000:01:00.0 or 01:00.0")
+    full = function_address(address)
     if full not in inventory.addresses():
         raise NotFoundError(f"no PCI function {full} on this host", "see lspci -D")
     return (full,)

@@ -7,16 +7,14 @@ a time), `mixed`, `slices` (MIG), `exclusive` (one type at a time) or `shared`. 
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.tables import Column, print_table
-from pvepassthru.cli.words import print_json
+from pvepassthru.cli.words import function_address, print_json
 from pvepassthru.host import capacity, policy, reservations, vms
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model import mapping, placement, profile, reservation
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, UsageError
-from pvepassthru.model.pci import is_address, with_domain
 from pvepassthru.model.text import listed, nearest, shown
 from pvepassthru.rules.subject import MAPPINGS
 
@@ -69,8 +67,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     if not known:
         raise NotFoundError("none of these devices offers mdev or vGPU types", NO_TYPES)
     if args.type not in known:
-        near = nearest(args.type, known)
-        hint = f"is {near} meant?" if near else f"the types are {listed(sorted(known))}"
+        hint = f"the types are {listed(sorted(known))}"
         raise NotFoundError(f"none of these devices has the type {shown(args.type)}", hint)
     strategy = args.strategy or policy.read(host).placement(args.mapping)
     made = placement.plan(gpus, args.type, args.count, strategy)
@@ -105,12 +102,13 @@ def print_offers(inventory: Inventory, addresses: Sequence[str], args: argparse.
         word = shown(args.min_framebuffer.strip())
         raise UsageError(f"--min-framebuffer {word}: of what?", f"say {word}G or {word}M, as is meant")
     if not wanted:
-        raise UsageError(f"{shown(args.min_framebuffer)} is no amount of memory", "say such as 4G or 4096M")
-    least = 1 if args.min_instances is None else args.min_instances
-    if least < 1:
-        raise UsageError(f"{least} is no number of instances", "write 1 or more")
+        hint = "write whole units, such as 4G, 4096M or 512M"
+        raise UsageError(f"--min-framebuffer '{shown(args.min_framebuffer)}' is no amount of memory", hint)
+    instances = 1 if args.min_instances is None else args.min_instances
+    if instances < 1:
+        raise UsageError(f"--min-instances {instances} is no number of instances", "write 1 or more")
     gpus = capacity.gpus(inventory, addresses, _taken(inventory.host))
-    offers = profile.choose(capacity.offers(gpus), wanted, least)
+    offers = profile.choose(capacity.offers(gpus), wanted, instances)
     if args.json:
         print_json([_offer(offer, gpus) for offer in offers])
     elif offers:
@@ -129,7 +127,7 @@ def print_offers(inventory: Inventory, addresses: Sequence[str], args: argparse.
             ),
         )
     else:
-        print(f"no type with {wanted} MiB or more has room for {least} more")
+        print(f"no type with {wanted} MiB or more has room for {instances} more")
     return EXIT_FINE if offers else EXIT_FINDINGS
 
 
@@ -146,7 +144,7 @@ def _offer(offer: Offer, gpus: tuple[Gpu, ...]) -> dict[str, Any]:
 
 def _taken(host: Host) -> frozenset[str]:
     """The functions that a VM runs with, or has reserved for its start."""
-    now = int(time.time())
+    now = int(host.now())
     entries = reservation.parse(reservations.text(host))
     return frozenset(
         address
@@ -157,11 +155,8 @@ def _taken(host: Host) -> frozenset[str]:
 
 def _addresses(host: Host, inventory: Inventory, args: argparse.Namespace) -> tuple[str, ...]:
     if args.parent:
-        found = tuple(dict.fromkeys(with_domain(word.lower()) for word in args.parent))
+        found = tuple(dict.fromkeys(function_address(word) for word in args.parent))
         for address in found:
-            if not is_address(address):
-                hint = "write it as lspci does: 0000:01:00.0 or 01:00.0"
-                raise UsageError(f"{shown(address)} is no PCI address", hint)
             if address not in inventory.addresses():
                 raise NotFoundError(f"no PCI function {address} on this host", "see lspci -D")
         return found

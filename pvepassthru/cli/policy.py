@@ -228,4 +228,6 @@ def _word(value: object) -> str:
         return "-"
     if isinstance(value, dict):
         return ", ".join(f"{key}: {inner}" for key, inner in value.items()) or "-"
+    if isinstance(value, float):
+        return f"{value:g}"  # 15, as people write it
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

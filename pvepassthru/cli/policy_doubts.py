@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pvepassthru.host import vms
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model import mapping, pci
 from pvepassthru.model.policy import EVERY, MAPPING
@@ -31,7 +32,7 @@ class Doubt(NamedTuple):
     """Something odd."""
 
     place: Place
-    """The keys where it stands."""
+    """The keys where it stands; none of any file for what stands in none."""
     severity: str
     message: str
     hint: str
@@ -40,6 +41,9 @@ class Doubt(NamedTuple):
 def doubts(host: Host, policies: Policies) -> Iterator[Doubt]:
     """All that is odd in a policy, section by section."""
     inventory = Inventory(host)
+    if not host.names(vms.PVE):
+        message = f"{vms.PVE} is empty, so what the cluster's policy says is not known"
+        yield Doubt(("",), "warning", message, "see systemctl status pve-cluster")
     for moved in policies.moved(inventory):
         hint = "look what card is there now, and correct the rule"
         yield Doubt(moved.place, "warning", moved.message, hint)

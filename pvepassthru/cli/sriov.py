@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 from pvepassthru.cli import policy_doubts, sriov_files, tables
 from pvepassthru.cli.owners import Owners
 from pvepassthru.cli.tables import Column
-from pvepassthru.cli.words import print_error, print_json
-from pvepassthru.host import iplink, policy, sriov, vf_settings
+from pvepassthru.cli.words import function_address, print_error, print_json
+from pvepassthru.host import iplink, policy, sriov, vf_settings, vms
 from pvepassthru.host.deadline import Deadline
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, PassthruError, UsageError
-from pvepassthru.model.pci import is_address, with_domain
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, PassthruError
 from pvepassthru.model.policy import SriovPolicy
-from pvepassthru.model.text import counted, listed, one_line, shown
+from pvepassthru.model.text import counted, listed, one_line
 from pvepassthru.rules import sharing
 from pvepassthru.rules.subject import Surroundings
 
@@ -92,18 +91,14 @@ def run(args: argparse.Namespace, host: Host) -> int:
     return sriov_files.run(args, host, _policies(around), *beside(around))
 
 
-def _address(text: str) -> str:
-    full = with_domain(text.lower())
-    if not is_address(full):
-        raise UsageError(f"{shown(text)} is no PCI address", "write it as lspci does: 0000:01:00.0 or 01:00.0")
-    return full
-
-
 def _policies(around: Surroundings) -> dict[str, SriovPolicy]:
     """What the policy says of each PF; sentences on rules that are not obeyed are printed as warnings."""
-    for rule in around.policies.moved(around.inventory):
+    policies, inventory = around.policies, around.inventory
+    if not around.host.names(vms.PVE):
+        print_error(f"warning: {vms.PVE} is empty (see systemctl status pve-cluster), so its policy is not known")
+    for rule in policies.moved(inventory):
         print_error(f"warning: {rule.message}")
-    return {wanted.address: wanted for wanted in around.policies.sriov(around.inventory)}
+    return {wanted.address: wanted for wanted in policies.sriov(inventory)}
 
 
 def beside(around: Surroundings) -> tuple[list[str], list[str]]:
@@ -117,7 +112,7 @@ def beside(around: Surroundings) -> tuple[list[str], list[str]]:
 
 
 def _set(args: argparse.Namespace, host: Host) -> int:
-    address = _address(args.address)
+    address = function_address(args.address)
     sriov.read(host, address)  # before the policy: is it a PF at all?
     around = Surroundings(host)
     wanted = _policies(around).get(address, SriovPolicy(address, 0))._replace(vfs=args.number)
@@ -198,7 +193,7 @@ def _show(args: argparse.Namespace, host: Host) -> int:
         else:
             print("no device of this host does SR-IOV: see that it is enabled in the firmware and that the card has it")
         return EXIT_FINE
-    pf = sriov.read(host, _address(args.address))
+    pf = sriov.read(host, function_address(args.address))
     shape = view.shape(pf)
     if args.json:
         print_json(shape)

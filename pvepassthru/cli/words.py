@@ -9,9 +9,10 @@ import os
 import sys
 
 from pvepassthru.host.vms import vmid_of
-from pvepassthru.model.errors import PassthruError
+from pvepassthru.model import pci
+from pvepassthru.model.errors import PassthruError, UsageError
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.model.text import one_line
+from pvepassthru.model.text import one_line, shown
 
 if TYPE_CHECKING:
     import tempfile
@@ -27,6 +28,14 @@ def vmid(word: str) -> int:
     if number is None:
         raise argparse.ArgumentTypeError(f"{word!r} is no VMID: a number from 100 to 999999999")
     return number
+
+
+def function_address(word: str) -> str:
+    """The full PCI address that a word of the command line is, in any case, with a domain or not. Raises UsageError."""
+    full = pci.with_domain(word.lower())
+    if not pci.is_address(full):
+        raise UsageError(f"{shown(word)} is no PCI address", "write it as lspci does: 0000:01:00.0 or 01:00.0")
+    return full
 
 
 def seconds(word: str) -> float:

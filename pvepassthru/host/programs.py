@@ -36,8 +36,8 @@ def find(host: Host, name: str) -> str | None:
     return next((path for folder in PATH.split(":") if os.access(path := f"{folder}/{name}", os.X_OK)), None)
 
 
-def run(host: Host, command: tuple[str, ...], seconds: float) -> Output:
-    """Run a program, by its full path, with no terminal and a limit. Never raises.
+def run(host: Host, command: tuple[str, ...], seconds: float, keep: tuple[int, ...] = ()) -> Output:
+    """Run a program, by its full path, with no terminal and a limit; it gets the open files in `keep`. Never raises.
 
     One that hangs in the kernel cannot be killed; it is left behind then.
     """
@@ -52,6 +52,7 @@ def run(host: Host, command: tuple[str, ...], seconds: float) -> Output:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=keep,
         )
     except OSError as error:
         return Output(None, "", f"{command[0]} cannot be run: {error.strerror}")

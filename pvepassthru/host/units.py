@@ -60,30 +60,14 @@ def start(host: Host, unit: str) -> None:
 
 
 def _systemctl(host: Host, words: tuple[str, ...], seconds: float, keep: tuple[int, ...] = ()) -> tuple[int, str]:
-    """Run systemctl with its last line of output, or its exit code in words. Raises DeviceError."""
-    import subprocess  # noqa: PLC0415 - only VMs with services in their policy pay for it
+    """Run systemctl: its exit code with its last line of output, or that code in words. Raises DeviceError."""
+    from pvepassthru.host import programs  # noqa: PLC0415 - only VMs with services in their policy pay for it
 
-    what = f"systemctl {' '.join(words)}"
-    if host.root:
-        raise DeviceError(f"cannot run {what} in {host.root}", "programs of another tree are not run")
-    try:
-        done = subprocess.run(  # noqa: S603 - systemd's own program; the unit's name was checked with the policy
-            [PROGRAM, "--no-ask-password", *words],
-            cwd="/",
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            pass_fds=keep,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise DeviceError(f"{what} has not ended within {seconds:.0f} s", f"see systemctl status {words[-1]}") from None
-    except OSError as error:
-        raise DeviceError(f"cannot run {what}: {error.strerror}", "see that systemd runs on this host") from error
-    lines = done.stdout.decode("utf-8", "replace").split("\n")
-    return done.returncode, next((line for line in reversed(lines) if line.strip()), f"exit code {done.returncode}")
+    done = programs.run(host, (PROGRAM, "--no-ask-password", *words), seconds, keep)
+    if done.code is None:
+        raise DeviceError(f"cannot run systemctl {' '.join(words)}: {done.words}", f"see systemctl status {words[-1]}")
+    lines = f"{done.stdout}\n{done.words}".split("\n")
+    return done.code, next((line for line in reversed(lines) if line.strip()), f"exit code {done.code}")
 
 
 def _simulate_stop(host: Host, unit: str, seconds: float) -> None:

@@ -17,7 +17,7 @@ from pvepassthru.model import pci
 from pvepassthru.model.errors import BusyError, DeviceError, NotFoundError, PassthruError, UsageError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.start import owners
-from pvepassthru.model.text import listed, nearest, shown
+from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -120,9 +120,7 @@ def _need_type(inventory: Inventory, kind: str, parent: str) -> None:
             "see that the vendor's driver is loaded, and which functions have types: pvepassthru mdev types",
         )
     if kind not in types:
-        near = nearest(kind, types)
-        hint = f"is {near} meant?" if near else f"its types are {listed(types)}"
-        raise NotFoundError(f"{parent} has no mdev type {shown(kind)}", hint)
+        raise NotFoundError(f"{parent} has no mdev type {shown(kind)}", f"its types are {listed(types)}")
 
 
 def _no_room(inventory: Inventory, kind: str, parent: str) -> DeviceError:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pvepassthru.cli import planning
 from pvepassthru.cli.main import main
+from pvepassthru.host.host import Host
 from tests import tree
 
 if TYPE_CHECKING:
@@ -114,11 +116,11 @@ def test_what_is_only_a_bound(root: str, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     "words, code, said",
     [
-        (["nvidia-64", "1"], 3, "is nvidia-63 meant?"),
+        (["nvidia-64", "1"], 3, "has the type nvidia-64; the types are nvidia-35"),
         (["nvidia-63", "0"], 2, "0 is no number of instances"),
         (["nvidia-63", "1", "--mapping", "p5"], 3, "is p4 meant?"),
         (["nvidia-63", "1", "--mapping", "gone"], 3, "mapping gone has no device on node pve"),
-        (["nvidia-63", "1", "--parent", "41:00"], 2, "0000:41:00 is no PCI address"),
+        (["nvidia-63", "1", "--parent", "41:00"], 2, "41:00 is no PCI address"),
         (["nvidia-63", "1", "--parent", "43:00.0"], 3, "no PCI function 0000:43:00.0"),
         (["zz\x1b", "1", "--parent", FIRST], 3, "has the type zz\\x1b"),
     ],
@@ -159,16 +161,16 @@ def test_nothing_is_enough(root: str, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--min-framebuffer", "foo"], "foo is no amount of memory; say such as 4G or 4096M"),
-        (["--min-framebuffer", "0"], "0 is no amount of memory"),
+        (["--min-framebuffer", "4.5G"], "--min-framebuffer '4.5G' is no amount of memory; write whole units"),
+        (["--min-framebuffer", ""], "--min-framebuffer '' is no amount of memory"),
         (["--min-framebuffer", "4"], "--min-framebuffer 4: of what?; say 4G or 4M, as is meant"),
-        (["--min-framebuffer", "4G", "--min-instances", "0"], "0 is no number of instances"),
-        (["--min-instances", "2"], "--min-instances goes with --min-framebuffer"),
+        (["--min-framebuffer", "foo"], "--min-framebuffer 'foo' is no amount of memory; write whole units, such as 4G"),
+        (["--min-framebuffer", "0"], "--min-framebuffer '0' is no amount of memory"),
+        (["--min-framebuffer", "4G", "--min-instances", "0"], "--min-instances 0 is no number of instances"),
+        (["--min-instances", "2"], "--min-instances goes with --min-framebuffer only"),
     ],
 )
-def test_requirements_that_mean_nothing(
-    words: list[str], said: str, root: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_requirements(words: list[str], said: str, root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", root, "mdev", "types", *words]) == 2
     assert said in capsys.readouterr().err
 
@@ -195,3 +197,18 @@ def test_a_vf_whose_type_is_set(root: str) -> None:
     tree.put(root, f"/{tree.DEVICES}/{VFS[0]}/nvidia/creatable_vgpu_types", "")
     tree.put(root, f"/{tree.DEVICES}/{VFS[0]}/nvidia/current_vgpu_type", "36\n")
     assert main(["--root", root, "mdev", "types", VFS[0]]) == 0
+
+
+def test_a_reservation_is_judged_by_the_hosts_clock(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a snapshot stood still when it was taken."""
+    tree.put(root, "run/qemu-server/pci-id-reservations", f"{VFS[0]} 100 time:1100\n")
+    monkeypatch.setattr(Host, "now", lambda _host: 1000.0)
+    assert planning._taken(Host(root)) == {VFS[0]}
+    monkeypatch.setattr(Host, "now", lambda _host: 1200.0)
+    assert planning._taken(Host(root)) == frozenset()
+
+
+def test_an_address_in_capitals(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--root", root, "mdev", "types", "0000:A1:00.4"]) == 0
+    assert main(["--root", root, "mdev", "types", "A1:00.4X"]) == 2
+    assert "A1:00.4X is no PCI address" in capsys.readouterr().err

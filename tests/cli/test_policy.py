@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pvepassthru.cli.main import main
 from pvepassthru.host import policy, policy_file
+from pvepassthru.lifecycle import phases
 from pvepassthru.model.policy import DevicePolicy, Policies, Policy, SriovPolicy, VfPolicy
 from tests import tree
 
@@ -67,6 +69,14 @@ def test_what_is_no_slip_and_odd_all_the_same(root: str, capsys: pytest.CaptureF
         f"warning: /etc/pvepassthru.yaml:3: the policy's devices.{GPU} is for 10de:1111, but 10de:2204 lies at {GPU}"
         in out
     )
+
+
+def test_without_the_clusters_file_system(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    put(root, "{}\n")
+    assert ran(root, capsys, "check") == "fine\n"
+    shutil.rmtree(os.path.join(root, "etc/pve"))
+    os.mkdir(os.path.join(root, "etc/pve"))
+    assert ran(root, capsys, "check").startswith("warning: /etc/pve is empty, so what the cluster's policy says")
 
 
 def test_a_file_that_is_not_installed_yet(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,8 +186,8 @@ def test_the_example_has_every_setting() -> None:
 def test_the_examples_defaults_are_those_without_a_policy() -> None:
     with open(EXAMPLE, "rb") as file:
         defaults = policy_file.check(file.read()).document["defaults"]
-    said = Policies({"defaults": {**defaults, "pre_start_seconds": 0}})
-    assert said.of(100) == Policy()
+    assert Policies({"defaults": defaults}).of(100) == Policy()
+    assert Policy().pre_start_seconds == phases.BUDGET["pre-start"]
     assert (
         DevicePolicy()._replace(**{name: defaults[name] for name in DevicePolicy._fields if name in defaults})
         == DevicePolicy()

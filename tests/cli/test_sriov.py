@@ -112,6 +112,15 @@ def test_a_rule_that_is_for_another_card(host: SimHost, capsys: pytest.CaptureFi
     assert host.text(f"{PCI}/{PF}/sriov_numvfs") == "0"
 
 
+def test_without_the_clusters_file_system(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """The node's own policy is obeyed, and what is not known is told."""
+    policy(host, 2)
+    os.rename(host.path("/etc/pve"), host.path("/etc/no"))
+    assert run(host, "apply") == 0
+    assert "warning: /etc/pve is empty" in capsys.readouterr().err
+    assert host.text(f"{PCI}/{PF}/sriov_numvfs") == "2"
+
+
 @pytest.mark.parametrize(
     "words,code",
     [

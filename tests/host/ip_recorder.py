@@ -34,8 +34,8 @@ class Ip:
         run = programs.run
         words = (sys.executable, "-I", PROGRAM, str(self._file), str(self._log))
 
-        def run_ours(_host: Host, command: tuple[str, ...], seconds: float) -> Output:
-            return run(Host("/"), (*words, *command[1:]), seconds)
+        def run_ours(_host: Host, command: tuple[str, ...], seconds: float, keep: tuple[int, ...] = ()) -> Output:
+            return run(Host("/"), (*words, *command[1:]), seconds, keep)
 
         monkeypatch.setattr(programs, "find", lambda _host, name: f"/usr/sbin/{name}")
         monkeypatch.setattr(programs, "run", run_ours)

@@ -7,6 +7,7 @@ Rounds: 5 each, in the soak as many as it says.
 
 from __future__ import annotations
 
+import subprocess
 import time
 
 from tests.kernel.checks import check, holds
@@ -33,6 +34,14 @@ def test_gpu() -> None:
 
 def test_gpu_stays() -> None:
     handover.gpu_stays(GuestWorld())
+
+
+def test_vfios_driver_is_not_loaded() -> None:
+    """As after a boot on which nothing has used it: the start loads it, as PVE would."""
+    world = GuestWorld()
+    subprocess.run(["/sbin/rmmod", "vfio_pci"], check=True)
+    holds("gone", not world.host.exists("/sys/bus/pci/drivers/vfio-pci"))
+    handover.nic(world, 1)
 
 
 def test_group_mates() -> None:
