@@ -45,8 +45,8 @@ def drifted(around: Surroundings) -> Iterator[Hit]:
         if entry.node == node:
             for problem in mapped.check(mapping, entry, around.inventory, mapping.name, entry.line):
                 promise = vfs.of_problem(around, problem)
-                if promise is None or promise.why_not is not None:
-                    hint = promise.hint if promise else problem.hint
+                hint = promise.hint() if promise else problem.hint
+                if hint is not None:
                     yield Hit(_at(mapping, entry.line), f"{problem.message}; node {node}", hint)
 
 

@@ -36,10 +36,12 @@ class Promise(NamedTuple):
         """What the policy says of the PF."""
         return f"the policy gives {self.wanted.address} {counted(self.wanted.vfs, 'VF')}"
 
-    @property
-    def hint(self) -> str:
-        """What to do for them where no start makes them."""
-        return f"{self.gives}, this one among them, {self.why_not}"
+    def hint(self, subject: Subject | None = None) -> str | None:
+        """What to do for them where no start, or not that of this VM, makes them; None if it does."""
+        why = self.why_not
+        if why is None and subject and not subject.section.get("hookscript"):
+            why = "but only the hook makes them, and the VM has no hookscript; pvepassthru sriov apply makes them, too"
+        return None if why is None else f"{self.gives}, this one among them, {why}"
 
 
 def missing(subject: Subject) -> set[str]:
@@ -107,16 +109,16 @@ def made_at_start(subject: Subject) -> Iterator[Hit]:
 
     The policy has them (`sriov`, with `in_hook: true`), and their physical function has none now.
 
-    Why it matters: only the hook makes them. Without the hookscript PVE refuses to start the VM.
+    Why it matters: only the hook makes them. Where the VM's hookscript is another one PVE refuses to start it.
 
-    How to fix: nothing, while the VM has the hookscript; else `pvepassthru sriov apply` makes them before.
+    How to fix: nothing, if it is this tool's; `pvepassthru sriov apply` makes them before.
     """
     codes = {"device-not-found", "mapping-device-not-found"}
     for problem in subject.resolution.problems:
         promise = of_problem(subject.around, problem) if problem.code in codes else None
-        if promise and promise.why_not is None:
+        if promise and promise.hint(subject) is None:
             message = f"{problem.device} is not there yet: {promise.gives}, and the start makes them"
-            yield subject.hit(problem)._replace(message=message, hint="see that the VM has the hookscript")
+            yield subject.hit(problem)._replace(message=message, hint="see that its hookscript is pvepassthru's")
 
 
 def judged(subject: Subject, code: str) -> Iterator[Hit]:
@@ -124,11 +126,9 @@ def judged(subject: Subject, code: str) -> Iterator[Hit]:
     for problem in subject.resolution.problems:
         if problem.code == code:
             promise = of_problem(subject.around, problem)
-            hit = subject.hit(problem)
-            if promise is None:
-                yield hit
-            elif promise.why_not is not None:
-                yield hit._replace(hint=promise.hint)
+            hint = promise.hint(subject) if promise else problem.hint
+            if hint is not None:
+                yield subject.hit(problem)._replace(hint=hint)
 
 
 def of_problem(around: Surroundings, problem: Problem) -> Promise | None:

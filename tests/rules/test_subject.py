@@ -481,7 +481,12 @@ def test_a_rom_file_is_looked_at_once_and_not_read_to_its_end(tmp_path: Path) ->
     "path, text, mode, message",
     [
         ("etc/pvepassthru.yaml", "vms: {x: {}}\n", 0o644, "vms has x, which is no VMID"),
-        ("etc/pve/pvepassthru.yaml", "defaults: [\n", 0o644, "the policy /etc/pve/pvepassthru.yaml is not valid YAML"),
+        (
+            "etc/pve/pvepassthru.yaml",
+            "defaults: [\n",
+            0o644,
+            "the policy /etc/pve/pvepassthru.yaml:2 is not valid YAML",
+        ),
         ("etc/pvepassthru.yaml", "defaults: {gate: off}\n", 0o666, "can be written by others than root"),
     ],
 )

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvepassthru.rules import catalogue, subject
 from pvepassthru.rules.subject import Surroundings
+from tests import tree
 from tests.rules.example import Tree
 
 if TYPE_CHECKING:
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 PF = "0000:21:00.0"
 CARD = {"sriov_totalvfs": "4\n", "sriov_numvfs": "0\n", "sriov_offset": "1\n", "sriov_stride": "1\n"}
-BY_ADDRESS, BY_MAPPING = "hostpci0: 21:00.1\n", "hostpci0: mapping=net\n"
+HOOK = "hookscript: local:snippets/pvepassthru\n"
+BY_ADDRESS, BY_MAPPING = f"{HOOK}hostpci0: 21:00.1\n", f"{HOOK}hostpci0: mapping=net\n"
 MAPPING = f"net\n\tmap id=8086:1520,iommugroup=21,node=pve,path={PF[:-1]}2\n"
 CODES = {BY_ADDRESS: "PVP201", BY_MAPPING: "PVP403"}
 
@@ -25,17 +28,29 @@ def card(config: str, policy: str, *, driver: str = "igb", vfs: int = 0, **files
     pf = {"vendor": "0x8086", "device": "0x1521", "class": "0x020000", "iommu_group": 20, "driver": driver}
     devices = {PF: {**pf, "files": {**CARD, "sriov_numvfs": f"{vfs}\n", **files}}}
     text = f"sriov:\n  {PF}: {{{policy}}}\n"
-    return Tree(config, devices, mapping=MAPPING, files={"etc/pvepassthru.yaml": text})
+    return Tree(config, devices, mapping=MAPPING, files={"etc/pvepassthru.yaml": text}, change=_hook)
 
 
-def told(tree: Tree, root: Path) -> list[tuple[str, str, str]]:
-    return [(found.code, found.severity, found.hint) for found in tree.findings(root)]
+def _hook(root: str) -> None:
+    os.chmod(tree.put(root, "var/lib/vz/snippets/pvepassthru", "#!/bin/sh\n"), 0o755)
+
+
+def told(made: Tree, root: Path) -> list[tuple[str, str, str]]:
+    return [(found.code, found.severity, found.hint) for found in made.findings(root)]
 
 
 @pytest.mark.parametrize("config", CODES)
 def test_the_start_makes_them(config: str, tmp_path: Path) -> None:
     found = told(card(config, "vfs: 2, in_hook: true"), tmp_path)
     assert [(code, severity) for code, severity, _ in found] == [("PVP299", "info")]
+
+
+@pytest.mark.parametrize("config", CODES)
+def test_only_the_hook_makes_them(config: str, tmp_path: Path) -> None:
+    """The start of a VM without it fails."""
+    ((code, severity, hint),) = told(card(config.removeprefix(HOOK), "vfs: 2, in_hook: true"), tmp_path)
+    assert (code, severity) == (CODES[config], "error")
+    assert "the VM has no hookscript" in hint
 
 
 @pytest.mark.parametrize("config", CODES)
@@ -62,10 +77,10 @@ def test_the_start_cannot_make_them(policy: str, more: dict[str, str], expected:
 
 
 def test_another_number_than_the_policys(tmp_path: Path) -> None:
-    tree = card("hostpci0: 21:00.2\n", "vfs: 2, in_hook: true", vfs=1)
+    made = card(f"{HOOK}hostpci0: 21:00.2\n", "vfs: 2, in_hook: true", vfs=1)
     vf = {"vendor": "0x8086", "device": "0x1520", "class": "0x020000", "iommu_group": 21, "physfn": PF}
-    tree.devices[f"{PF[:-1]}1"] = vf
-    host = tree.build(tmp_path)
+    made.devices[f"{PF[:-1]}1"] = vf
+    host = made.build(tmp_path)
     (tmp_path / f"sys/bus/pci/devices/{PF}/virtfn0").symlink_to(f"../{PF[:-1]}1")
     (found,) = [one for one in catalogue.findings(subject.load(host, 100, pending=True)) if one.severity == "error"]
     assert found.code == "PVP201"
