@@ -36,8 +36,11 @@ def analyze() -> str:
 
 
 def verify(folder: Path, name: str) -> str:
-    """What systemd has to say of a unit in this folder, where the command is one that this machine has."""
-    command = [analyze(), "verify", "--man=no", "--recursive-errors=no", str(folder / name)]
+    """What systemd has to say of a unit in this folder, where the command is one that this machine has.
+
+    It looks for manual pages that the unit names, too.
+    """
+    command = [analyze(), "verify", "--recursive-errors=no", str(folder / name)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 

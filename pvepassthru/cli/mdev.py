@@ -85,15 +85,16 @@ def run(args: argparse.Namespace, host: Host) -> int:
     inventory = Inventory(host)
     if args.action == "types":
         addresses = _functions(inventory, args.address)
+        if args.min_instances is not None and args.min_framebuffer is None:
+            raise UsageError("--min-instances goes with --min-framebuffer only", "give both, such as 4G and 2")
+        if args.address and not _has_types(inventory, addresses[0]):
+            raise NotFoundError(f"{addresses[0]} offers no mdev or vGPU types", planning.NO_TYPES)
         if args.min_framebuffer is not None:
             wanted = addresses if args.address else capacity_of.parents(inventory)
             return planning.print_offers(inventory, wanted, args)
-        if args.min_instances is not None:
-            raise UsageError("--min-instances goes with --min-framebuffer only", "give both, such as 4G and 2")
         rows = capacity(host, inventory, addresses)
         names = ["address", "type", "name", "available", "used", "total", "vmids", "description"]
-        who = f"{addresses[0]} offers no" if args.address else "no function offers"
-        empty = f"{who} mdev or vGPU types: see that the vendor's driver is loaded and set up for them"
+        empty = f"no function offers mdev or vGPU types: {planning.NO_TYPES}"
     else:
         rows = [*_instances(host, inventory), *_vgpus(host, inventory)]
         names = ["parent", "type", "uuid", "vmid", "index", "state"]
@@ -126,6 +127,12 @@ def _functions(inventory: Inventory, address: str | None) -> tuple[str, ...]:
     if full not in inventory.addresses():
         raise NotFoundError(f"no PCI function {full} on this host", "see lspci -D")
     return (full,)
+
+
+def _has_types(inventory: Inventory, address: str) -> bool:
+    """Whether a function offers any type, or has a vGPU type set, with which it offers none."""
+    current = inventory.vgpu_current(address)
+    return bool(inventory.mdev_room(address) or inventory.vgpu_creatable(address) or current not in {None, "0"})
 
 
 def capacity(host: Host, inventory: Inventory, addresses: Iterable[str]) -> list[dict[str, object]]:

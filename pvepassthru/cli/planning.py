@@ -34,6 +34,8 @@ PLAN = (
     Column("PLANNED"),
     Column("ON", least=12),
 )
+NO_TYPES = "see that the vendor's driver is loaded and set up for them"
+"""What to do where no types are."""
 OFFERS = (Column("TYPE"), Column("NAME", drop=1, least=12), Column("FRAMEBUFFER"), Column("FITS"), Column("GPUS"))
 
 
@@ -62,8 +64,10 @@ def run(args: argparse.Namespace, host: Host) -> int:
     if not (args.parent or args.mapping):
         gpus = tuple(gpu for gpu in gpus if args.type in gpu.profiles or args.type in gpu.used) or gpus
     known = {kind for gpu in gpus for kind in gpu.profiles} | {kind for gpu in gpus for kind in gpu.used if kind}
+    if not known:
+        raise NotFoundError("none of these devices offers mdev or vGPU types", NO_TYPES)
     if args.type not in known:
-        hint = f"the types are {listed(sorted(known)) or 'none'}"
+        hint = f"the types are {listed(sorted(known))}"
         raise NotFoundError(f"none of these devices has the type {shown(args.type)}", hint)
     strategy = args.strategy or policy.read(host).placement(args.mapping)
     made = placement.plan(gpus, args.type, args.count, strategy)
@@ -94,6 +98,9 @@ def run(args: argparse.Namespace, host: Host) -> int:
 def print_offers(inventory: Inventory, addresses: Sequence[str], args: argparse.Namespace) -> int:
     """Print the types with at least so much memory of which enough instances fit, the best one first; 1 if none."""
     wanted = profile.megabytes(args.min_framebuffer)
+    if wanted and args.min_framebuffer.strip().isdecimal():
+        word = shown(args.min_framebuffer.strip())
+        raise UsageError(f"--min-framebuffer {word}: of what?", f"say {word}G or {word}M, as is meant")
     if not wanted:
         hint = "write whole units, such as 4G, 4096M or 512M"
         raise UsageError(f"--min-framebuffer '{shown(args.min_framebuffer)}' is no amount of memory", hint)

@@ -48,7 +48,7 @@ def doubts(host: Host, policies: Policies) -> Iterator[Doubt]:
         hint = "look what card is there now, and correct the rule"
         yield Doubt(moved.place, "warning", moved.message, hint)
     yield from _devices(inventory, policies)
-    yield from _pfs(inventory, policies)
+    yield from pfs(inventory, policies)
     yield from _mappings(host, policies)
     yield from _services(host, policies)
 
@@ -64,7 +64,8 @@ def _devices(inventory: Inventory, policies: Policies) -> Iterator[Doubt]:
                 yield Doubt(where, "warning", message, "write the driver as lspci -k shows it, or former")
 
 
-def _pfs(inventory: Inventory, policies: Policies) -> Iterator[Doubt]:
+def pfs(inventory: Inventory, policies: Policies) -> Iterator[Doubt]:
+    """What is odd in `sriov`: functions that are not there, or no PFs, and numbers that cannot be."""
     for name, settings in (policies.document.get("sriov") or {}).items():
         place = ("sriov", name)
         there = [name] if pci.is_address(name) else inventory.in_slot(name) if name.count(":") > 1 else None

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli import sriov_files, tables
+from pvepassthru.cli import policy_doubts, sriov_files, tables
 from pvepassthru.cli.owners import Owners
 from pvepassthru.cli.tables import Column
 from pvepassthru.cli.words import function_address, print_error, print_json
-from pvepassthru.host import iplink, sriov, vf_settings, vms
+from pvepassthru.host import iplink, policy, sriov, vf_settings, vms
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, PassthruError
 from pvepassthru.model.policy import SriovPolicy
-from pvepassthru.model.text import listed, one_line
+from pvepassthru.model.text import counted, listed, one_line
+from pvepassthru.rules import sharing
 from pvepassthru.rules.subject import Surroundings
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, host: Host) -> int:
     """Run one of the actions.
 
-    Returns 0, or 1 when `apply` could not make every PF what the policy says. Raises PassthruError.
+    Returns 0, or 1 when `apply` could not make every PF what the policy says, or `files` cannot say it. Raises
+    PassthruError.
     """
     if args.action == "show":
         return _show(args, host)
@@ -85,7 +87,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
         return _set(args, host)
     if args.action == "apply":
         return _apply(args, host)
-    return sriov_files.run(args, host, _policies(Surroundings(host)))
+    around = Surroundings(host)
+    return sriov_files.run(args, host, _policies(around), *beside(around))
 
 
 def _policies(around: Surroundings) -> dict[str, SriovPolicy]:
@@ -93,10 +96,16 @@ def _policies(around: Surroundings) -> dict[str, SriovPolicy]:
     policies, inventory = around.policies, around.inventory
     if not around.host.names(vms.PVE):
         print_error(f"warning: {vms.PVE} is empty (see systemctl status pve-cluster), so its policy is not known")
-    moved = (found.message for found in policies.moved(inventory))
-    for sentence in (*moved, *policies.without_sriov(inventory)):
-        print_error(f"warning: {sentence}")
+    for rule in policies.moved(inventory):
+        print_error(f"warning: {rule.message}")
     return {wanted.address: wanted for wanted in policies.sriov(inventory)}
+
+
+def beside(around: Surroundings) -> tuple[list[str], list[str]]:
+    """Sentences on what the policy says of functions that are no PF: those that are there, and those that are not."""
+    told = [doubt for doubt in policy_doubts.pfs(around.inventory, around.policies) if len(doubt.place) == 2]
+    slips, notes = ([one for one in told if (one.severity == "error") == wrong] for wrong in (True, False))
+    return [f"{slip.message}; {slip.hint}" for slip in slips], [note.message for note in notes]
 
 
 # ---- set, apply
@@ -105,7 +114,8 @@ def _policies(around: Surroundings) -> dict[str, SriovPolicy]:
 def _set(args: argparse.Namespace, host: Host) -> int:
     address = function_address(args.address)
     sriov.read(host, address)  # before the policy: is it a PF at all?
-    wanted = _policies(Surroundings(host)).get(address, SriovPolicy(address, 0))._replace(vfs=args.number)
+    around = Surroundings(host)
+    wanted = _policies(around).get(address, SriovPolicy(address, 0))._replace(vfs=args.number)
     if args.autoprobe:
         wanted = wanted._replace(autoprobe=True)
     result = vf_settings.apply(host, wanted, Deadline(LIMIT), dry_run=args.dry_run)
@@ -113,23 +123,38 @@ def _set(args: argparse.Namespace, host: Host) -> int:
     if result.error:
         raise result.error
     if not result.said:
-        print(f"{address} has {args.number} VFs already: nothing was changed")
+        print(f"{address} has {counted(args.number, 'VF')} already: nothing was changed")
+    told = around.once(sharing.wanted).get(address)
+    if args.number and not args.dry_run and not (told and told.vfs == args.number):
+        print(
+            f"this lasts until a reboot; to keep it: sriov: {{'{address}': {{vfs: {args.number}}}}} in the policy "
+            f"({policy.FILES[1]}), and systemctl enable {sharing.UNIT}"
+        )
+    elif args.number and not args.dry_run and not sharing.by_unit(around):
+        print(f"the policy says so, too, but this lasts until a reboot unless: systemctl enable {sharing.UNIT}")
     return EXIT_FINE
 
 
 def _apply(args: argparse.Namespace, host: Host) -> int:
-    wanted = _policies(Surroundings(host))
+    around = Surroundings(host)
+    wanted = _policies(around)
+    slips, notes = beside(around)
     results = [vf_settings.apply(host, one, Deadline(LIMIT), dry_run=args.dry_run) for one in wanted.values()]
-    failed = any(result.error for result in results)
+    failed = bool(slips) or any(result.error for result in results)
+    for slip in slips:
+        print_error(f"error: {slip}")
+    for note in notes:
+        print_error(f"note: {note}")
     if args.json:
-        print_json({"dry_run": args.dry_run, "pfs": [_shape(result) for result in results]})
+        shapes = [_shape(result) for result in results]
+        print_json({"dry_run": args.dry_run, "pfs": shapes, "errors": slips, "notes": notes})
         return EXIT_FINDINGS if failed else EXIT_FINE
     for result in results:
         _print(result)
         if result.error:
             print_error(f"error: {result.error}")
         elif not result.said:
-            print(f"{result.address}: {result.vfs} VFs, all as the policy says")
+            print(f"{result.address}: {counted(result.vfs, 'VF')}, all as the policy says")
     if not results:
         print("the policy says nothing of VFs of a PF that this host has")
     elif not failed and not any(result.said for result in results):
@@ -261,7 +286,7 @@ def _fields(shape: dict[str, Any]) -> list[tuple[str, str]]:
         ("address", shape["address"]),
         ("driver", shape["driver"] or "none"),
         ("VFs", f"{count} of {shape['total']}"),
-        ("policy", "nothing" if shape["policy"] is None else f"{shape['policy']} VFs"),
+        ("policy", "nothing" if shape["policy"] is None else counted(shape["policy"], "VF")),
         ("autoprobe", switched[shape["autoprobe"]]),
         ("interface", listed(shape["interfaces"]) or "none"),
     ]

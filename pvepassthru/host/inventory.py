@@ -116,6 +116,7 @@ class Inventory:
     def driver_available(self, name: str) -> bool | None:
         """Whether a PCI driver is there, or a module of its name that can be loaded into the running kernel.
 
+        Driver mlx5_vfio_pci is module mlx5-vfio-pci.ko: `-` and `_` are the same to modprobe.
         None if that cannot be told: no folder of drivers, as in an incomplete copy of a host.
         """
         if name not in self._drivers:
@@ -123,7 +124,7 @@ class Inventory:
                 return None
             folder = f"/lib/modules/{self.host.text('/proc/sys/kernel/osrelease')}"
             self._drivers[name] = self.host.exists(f"/sys/bus/pci/drivers/{name}") or any(
-                f"/{name}.ko" in (self.host.text(f"{folder}/{listing}") or "")
+                f"/{name.replace('-', '_')}.ko" in (self.host.text(f"{folder}/{listing}") or "").replace("-", "_")
                 for listing in ("modules.dep", "modules.builtin")
             )
         return self._drivers[name]

@@ -172,7 +172,8 @@ def _ip(host: Host, *words: str) -> str:
     path = programs.find(host, "ip")
     if path is None:
         why = "programs of another tree are not run" if host.root else "there is no program ip"
-        raise DeviceError(f"cannot run {command}: {why}", "" if host.root else "apt install iproute2")
+        hint = f"run this on {host.node} itself, without --root" if host.root else "apt install iproute2"
+        raise DeviceError(f"cannot run {command}: {why}", hint)
     done = programs.run(host, (path, *words), LIMIT)
     if done.code != 0:
         how = f"it ended with {done.code}" if done.code is not None else "it did not end"

@@ -16,7 +16,7 @@ from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model import sriov_drivers
 from pvepassthru.model.errors import BusyError, DeviceError, UsageError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
-from pvepassthru.model.text import listed
+from pvepassthru.model.text import counted, listed
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -77,8 +77,8 @@ def look(host: Host, wish: Wish) -> Pf | None:
 def plan(host: Host, pf: Pf, wish: Wish) -> Change:
     """What `set_number` would do with a PF that `look` returned."""
     present = len(pf.functions)
-    said = [f"would remove {present} VFs of {pf.address}"] if present else []
-    said += [f"would make {wish.vfs} VFs of {pf.address}"] if wish.vfs else []
+    said = [f"would remove {counted(present, 'VF')} of {pf.address}"] if present else []
+    said += [f"would make {counted(wish.vfs, 'VF')} of {pf.address}"] if wish.vfs else []
     return Change(tuple(said), _warnings(host, pf))
 
 
@@ -95,13 +95,13 @@ def set_number(host: Host, pf: Pf, wish: Wish, lock: Lock, deadline: Deadline) -
     said: tuple[str, ...] = ()
     if pf.vfs or present:
         _write(host, pf, 0, lock, deadline)
-        said += (f"removed {present} VFs of {pf.address}",)
+        said += (f"removed {counted(present, 'VF')} of {pf.address}",)
     if wish.vfs:
         if pf.autoprobe is not None and pf.autoprobe != wish.autoprobe:
             set_autoprobe(host, pf.address, lock, on=wish.autoprobe)
         _write(host, pf, wish.vfs, lock, deadline)
         _count(host, pf, wish.vfs)
-        said += (f"made {wish.vfs} VFs of {pf.address}",)
+        said += (f"made {counted(wish.vfs, 'VF')} of {pf.address}",)
     else:
         _count(host, pf, 0)
     return Change(said, warnings)
@@ -112,8 +112,8 @@ def set_number(host: Host, pf: Pf, wish: Wish, lock: Lock, deadline: Deadline) -
 
 def _check(host: Host, pf: Pf, wish: Wish) -> None:
     """Raise for a wish that cannot be, or must not be now."""
-    what = f"cannot give {pf.address} {wish.vfs} VFs"
-    _check_number(host, pf, wish, what)
+    what = _what(pf, wish)
+    check_number(host, pf, wish)
     if pf.vfs is None:
         raise BusyError(
             f"{what}: its sriov_numvfs cannot be read; a removal of its VFs is under way{_who_blocks(host, pf)}",
@@ -128,13 +128,14 @@ def _check(host: Host, pf: Pf, wish: Wish) -> None:
     if pf.known.must_be_up and wish.vfs and down:
         why = f"its interface {down[0]} is down, and then {pf.driver} makes none and reports no error"
         raise DeviceError(f"{what}: {why}", f"ip link set {down[0]} up")
-    used = sriov.Users(host).in_use(pf.functions)
+    used = sriov.Users(host).in_use(pf.functions) if pf.functions else []
     if used:
         raise DeviceError(f"{what}: that removes all VFs it has, of which some are in use ({listed(used, 4)})", _FREE)
 
 
-def _check_number(host: Host, pf: Pf, wish: Wish, what: str) -> None:
+def check_number(host: Host, pf: Pf, wish: Wish) -> None:
     """Raise UsageError for a number of VFs that the card or its driver never has."""
+    what = _what(pf, wish)
     most = pf.known.most
     if wish.vfs < 0:
         raise UsageError(f"{what}: that is no number of VFs", f"give one from 0 to {pf.most}")
@@ -145,6 +146,14 @@ def _check_number(host: Host, pf: Pf, wish: Wish, what: str) -> None:
         raise UsageError(f"{what}: the driver {pf.driver} makes at most {most}", f"give at most {most}")
     if _managed(host, pf) and wish.vfs not in {0, pf.most}:
         raise UsageError(f"{what}: sriov-manage makes all {pf.most} at once", f"give 0 or {pf.most}")
+
+
+def _what(pf: Pf, wish: Wish) -> str:
+    return f"cannot give {pf.address} {counted(wish.vfs, 'VF')}"
+
+
+def _there(count: int) -> str:
+    return f"{counted(count, 'VF')} {'is' if count == 1 else 'are'}"
 
 
 _FREE = "stop what uses them first; no VF was touched"
@@ -197,7 +206,7 @@ def set_autoprobe(host: Host, address: str, lock: Lock, *, on: bool) -> None:
 def _write(host: Host, pf: Pf, value: int, lock: Lock, deadline: Deadline) -> None:
     """Write sriov_numvfs. Raises DeviceError in words for what the kernel answers, BusyError when it does not."""
     path = f"{DEVICES}/{pf.address}/sriov_numvfs"
-    what = f"cannot give {pf.address} {value} VFs" if value else f"cannot remove the VFs of {pf.address}"
+    what = f"cannot give {pf.address} {counted(value, 'VF')}" if value else f"cannot remove the VFs of {pf.address}"
     if not deadline:
         raise BusyError(f"{what}: no time was left for it", "try again")
     limit = deadline.left(WRITE_LIMIT)
@@ -240,7 +249,8 @@ def _count(host: Host, pf: Pf, wanted: int) -> None:
         return
     hint = f"ip link set {pf.nets[0]} up, if it is down; {_LOG}" if pf.nets else _LOG
     raise DeviceError(
-        f"cannot give {pf.address} {wanted} VFs: the driver {pf.driver} took the write, but {there} VFs are there and "
+        f"cannot give {pf.address} {counted(wanted, 'VF')}: the driver {pf.driver} took the write, but "
+        f"{_there(there)} there and "
         f"sriov_numvfs says {'nothing' if says is None else says}",
         hint,
     )
@@ -259,7 +269,7 @@ def _manage(host: Host, pf: Pf, wish: Wish, deadline: Deadline) -> tuple[str, ..
     """Have NVIDIA's program make or remove the VFs; its exit code says nothing, so they are counted."""
     path = wish.manager or pf.known.manager or sriov_drivers.NVIDIA_MANAGER
     option = "-e" if wish.vfs else "-d"
-    what = f"cannot give {pf.address} {wish.vfs} VFs"
+    what = _what(pf, wish)
     from pvepassthru.host import programs  # noqa: PLC0415 - the hook needs it for NVIDIA's cards only
 
     done = programs.run(host, (path, option, pf.address), deadline.left(MANAGER_LIMIT))
@@ -272,6 +282,6 @@ def _manage(host: Host, pf: Pf, wish: Wish, deadline: Deadline) -> tuple[str, ..
             there = len(sriov.functions(host, pf.address))
             tail = "; ".join(output.splitlines()[-6:]) or "nothing"
             raise DeviceError(
-                f"{what}: {path} {option} ended with {done.code}, but {there} VFs are there; it said: {tail}", _LOG
+                f"{what}: {path} {option} ended with {done.code}, but {_there(there)} there; it said: {tail}", _LOG
             )
-    return (f"{path} {option} {pf.address}: {wish.vfs} VFs are there",)
+    return (f"{path} {option} {pf.address}: {_there(wish.vfs)} there",)

@@ -11,7 +11,7 @@ from pvepassthru.host import holders, reservations, slow, vms
 from pvepassthru.host.inventory import DEVICES, NUMVFS_WAIT, Inventory
 from pvepassthru.host.nets import NETS
 from pvepassthru.model import reservation, sriov_drivers
-from pvepassthru.model.errors import DeviceError, NotFoundError
+from pvepassthru.model.errors import NotFoundError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.start import owners
 from pvepassthru.model.text import listed, number
@@ -68,7 +68,7 @@ def physical_functions(host: Host) -> tuple[str, ...]:
 
 
 def read(host: Host, address: str) -> Pf:
-    """A physical function as it is now. Raises NotFoundError when there is none, DeviceError when it is no PF."""
+    """A physical function as it is now. Raises NotFoundError when there is none, or it is no PF."""
     inventory = Inventory(host)
     folder = f"{DEVICES}/{address}"
     if not host.exists(folder):
@@ -77,7 +77,7 @@ def read(host: Host, address: str) -> Pf:
     if most is None:
         physical = inventory.physical_function(address)
         hint = f"it is a VF of {physical}" if physical else "pvepassthru sriov show lists those that can"
-        raise DeviceError(f"{address} can have no virtual functions: it has no sriov_totalvfs", hint)
+        raise NotFoundError(f"{address} can have no virtual functions: it has no SR-IOV", hint)
     autoprobe = host.text(f"{folder}/sriov_drivers_autoprobe")
     nets = interfaces(host, address)
     switch = host.text(f"{NETS}/{nets[0]}/phys_switch_id") if nets else None

@@ -139,7 +139,27 @@ def _say(host: Host, wanted: SriovPolicy, deadline: Deadline, said: list[str], w
     said += change.said
     warnings += change.warnings
     if wanted.vfs and (wanted.vf or any(value is not None for value in wanted.all)):
+        _foresee(host, wanted)
         said.append(f"would then set up the VFs of {wanted.address} as the policy says")
+
+
+def _foresee(host: Host, wanted: SriovPolicy) -> None:
+    """Raise what setting up VFs that are not there yet would raise, as far as that shows now."""
+    from pvepassthru.host import iplink  # noqa: PLC0415 - as _network
+
+    policies = [wanted.of(index) for index in range(wanted.vfs)]
+    if any(getattr(policy, name) is not None for policy in policies for name in _NETWORK):
+        net = _interface(host, wanted)
+        link = iplink.NetLink(None, {}) if host.copy_of is not None else iplink.show(host, net)
+        for index, policy in enumerate(policies):
+            wish_of(host, wanted.address, link.permanent, sriov.Vf(index, "", None, None), policy)
+    inventory = Inventory(host)
+    for driver in sorted({policy.driver for policy in policies if policy.driver is not None}):
+        if inventory.driver_available(driver) is False:
+            raise DeviceError(
+                f"cannot bind VFs of {wanted.address} to {driver}: there is no such driver, and no such module",
+                "install it, or correct driver in the policy",
+            )
 
 
 def _wish(wanted: SriovPolicy) -> Wish:
@@ -245,13 +265,7 @@ def _network(  # noqa: PLR0913, PLR0917 - as _each
     """
     from pvepassthru.host import iplink  # noqa: PLC0415 - only policies with network settings pay for it
 
-    nets = sriov.interfaces(host, wanted.address)
-    if not nets:
-        raise DeviceError(
-            f"cannot set the network of the VFs of {wanted.address}: it has no network interface here",
-            "see that its driver is loaded and no container has its interface, or take such settings out of its policy",
-        )
-    net = nets[0]
+    net = _interface(host, wanted)
     if host.copy_of is not None:  # of a plan: no program is run for it
         said.append(f"would set the network settings of the VFs of {wanted.address}")
         return []
@@ -280,6 +294,17 @@ def _network(  # noqa: PLR0913, PLR0917 - as _each
         except PassthruError as error:
             failures.append(error)
     return failures
+
+
+def _interface(host: Host, wanted: SriovPolicy) -> str:
+    """The interface through which the VFs of a PF get their network settings. Raises DeviceError without one."""
+    nets = sriov.interfaces(host, wanted.address)
+    if not nets:
+        raise DeviceError(
+            f"cannot set the network of the VFs of {wanted.address}: it has no network interface here",
+            "see that its driver is loaded and no container has its interface, or take such settings out of its policy",
+        )
+    return nets[0]
 
 
 def _bind_anew(host: Host, pf: str, vf: Vf, lock: Lock, deadline: Deadline) -> tuple[str, ...]:

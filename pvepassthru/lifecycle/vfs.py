@@ -8,10 +8,10 @@ them, and what a hook that was killed left half made the next one, or `pvepassth
 from __future__ import annotations
 
 from pvepassthru.host import sriov, state
-from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.model.text import listed
+from pvepassthru.model.text import counted, listed
+from pvepassthru.rules import vfs
 
 if TYPE_CHECKING:
     from pvepassthru.lifecycle.work import Work
@@ -25,7 +25,7 @@ def create_missing(work: Work, subject: Subject, policies: Policies) -> bool:
     Also completes VFs of its PFs that were made and not set up. Raises DeviceError when the PF has another number of
     VFs, the driver refuses, or a VF cannot be set up as the policy says; BusyError when that takes too long.
     """
-    missing = _missing(subject)
+    missing = vfs.missing(subject)
     unfinished = {name for name in work.host.names(state.FOLDER) if name.endswith(state.UNFINISHED)}
     if not missing and not unfinished:
         return False
@@ -38,42 +38,28 @@ def create_missing(work: Work, subject: Subject, policies: Policies) -> bool:
         if lacks and wanted.in_hook:
             made = _make(work, wanted, lacks) or made
         elif half and wanted.in_hook:
-            _make(work, wanted, [])
+            _make(work, wanted, ())
         elif lacks:
+            gives = f"the policy gives {wanted.address} {counted(wanted.vfs, 'VF')}, {listed(lacks)} among them"
             work.voice.warn(
-                f"the policy gives {wanted.address} {wanted.vfs} VFs, {listed(lacks)} among them, but not in a hook; "
-                f"pvepassthru sriov apply makes them, and in_hook: true lets the start do it"
+                f"{gives}, but not in a hook; pvepassthru sriov apply makes them, and in_hook: true lets a start do it"
             )
         elif half:
             work.voice.warn(f"the VFs of {wanted.address} are not all set up; see pvepassthru sriov apply")
     return made
 
 
-def _missing(subject: Subject) -> set[str]:
-    """The addresses and slots that the VM's entries name, in its config or by mapping, and that are not there."""
-    named: set[str] = set()
-    for entry in subject.section.entries.values():
-        if entry.host:
-            named.update(map(pci.with_domain, entry.host.split(";")))
-        mapping = subject.mappings.by_name.get(entry.mapping) if entry.mapping else None
-        for alternative in mapping.on(subject.node) if mapping else ():
-            named.update(alternative.paths)
-    known = subject.inventory
-    return {name for name in named if not any(one.startswith(name) for one in known.in_slot(pci.slot(name)))}
-
-
-def _lacking(work: Work, wanted: SriovPolicy, missing: set[str]) -> list[str]:
+def _lacking(work: Work, wanted: SriovPolicy, missing: set[str]) -> tuple[str, ...]:
     """Which of the missing functions are VFs that this PF would have by its policy, in order."""
     if not missing:
-        return []
-    found = sriov.expected(work.host, wanted.address, wanted.vfs)
+        return ()
+    found = vfs.lacking(work.host, wanted, missing)
     if found is None:
         work.voice.warn(f"nobody can tell which VFs {wanted.address} would have: its sriov_offset says 0")
-        return []
-    return [vf for vf in found if any(vf.startswith(name) for name in missing)]
+    return found or ()
 
 
-def _make(work: Work, wanted: SriovPolicy, lacks: list[str]) -> bool:
+def _make(work: Work, wanted: SriovPolicy, lacks: tuple[str, ...]) -> bool:
     """Make a PF what its policy says, if it has no VFs yet; returns True. Raises as `create_missing`."""
     from pvepassthru.host import numvfs, vf_settings  # noqa: PLC0415 - few starts make VFs
 
@@ -85,8 +71,8 @@ def _make(work: Work, wanted: SriovPolicy, lacks: list[str]) -> bool:
         gone = [vf for vf in lacks if vf not in there]  # another hook may have made them while this one waited
         if gone and there:
             raise DeviceError(
-                f"cannot make {listed(gone)}: {wanted.address} has {len(there)} VFs, the policy says {wanted.vfs}, "
-                "and a start never changes a number of VFs that is not 0",
+                f"cannot make {listed(gone)}: {wanted.address} has {counted(len(there), 'VF')}, the policy says "
+                f"{wanted.vfs}, and a start never changes a number of VFs that is not 0",
                 f"when nobody uses them: pvepassthru sriov set {wanted.address} {wanted.vfs}",
             )
         try:

@@ -58,16 +58,16 @@ def check(mapping: Mapping, here: MapEntry, hardware: Hardware, key: str, line: 
     """What does not fit in one entry of a mapping, said of a VM's key and its line where one asks."""
     found = []
 
-    def refuse(code: str, message: str, hint: str) -> None:
+    def refuse(code: str, message: str, hint: str, device: str | None = None) -> None:
         where = f"mapping {mapping.name} (line {here.line} of pci.cfg)"
-        found.append(Problem(code, key, line, f"{where}: {message}", hint))
+        found.append(Problem(code, key, line, f"{where}: {message}", hint, device))
 
     for number, path in enumerate(here.paths):
         address = path if "." in path else f"{path}.0"  # a whole device is checked on its function 0
         known = address in hardware.in_slot(address.partition(".")[0])
         unreadable = readable(hardware, address) if known else None
         if not known:
-            refuse("mapping-device-not-found", f"there is no PCI device {shown(address)}", UPDATE)
+            refuse("mapping-device-not-found", f"there is no PCI device {shown(address)}", UPDATE, path)
             continue
         if unreadable:
             message = f"{address} has no usable {unreadable} in sysfs, so PVE takes it for absent"

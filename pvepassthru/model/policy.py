@@ -228,18 +228,6 @@ class Policies(NamedTuple):
                         found.append(Moved(address, (name, place), f"{words}: it is not obeyed there"))
         return tuple(found)
 
-    def without_sriov(self, hardware: Hardware) -> tuple[str, ...]:
-        """A sentence for each rule on VFs that names functions that are there, none of which can have any."""
-        found = []
-        for selector in self._section("sriov"):
-            named = _there(hardware, selector) if selector.count(":") == 2 else ()
-            pf = any(hardware.attribute(address, "sriov_totalvfs") is not None for address in named)
-            if named and not pf:
-                found.append(
-                    f"sriov.{selector} is not obeyed: {' and '.join(named)} can have no VFs (no sriov_totalvfs)"
-                )
-        return tuple(found)
-
     # ----
 
     def _section(self, name: str) -> Document:

@@ -20,6 +20,8 @@ class Problem(NamedTuple):
     """Its line, from 1."""
     message: str
     hint: str
+    device: str | None = None
+    """The address or slot that is not there, where that is the reason."""
 
 
 class Instance(Protocol):

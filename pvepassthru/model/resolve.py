@@ -136,7 +136,9 @@ class _Resolver:
             matching = [address for address in slot if address.startswith(wanted)]
             if not matching:
                 missing = True
-                self._refuse("device-not-found", entry, f"there is no PCI device {wanted}", self._other(wanted, slot))
+                message = f"there is no PCI device {wanted}"
+                hint = self._other(wanted, slot)
+                self.problems.append(Problem("device-not-found", entry.key, entry.line, message, hint, wanted))
             functions += matching
         return () if missing else tuple(functions)
 

@@ -191,22 +191,32 @@ class _Room:
         own = sum(self.taken.get((parent, kind), 0) for parent in full)
         words = []
         vms: set[int] = set()
+        foreign: list[str] = []
         for parent in full:
             made = self.hardware.mdevs_of(parent)
             named, who = owners(made)
             vms.update(named)
+            foreign += [uuid for uuid in made if pci.vmid_of_uuid(uuid) is None]
             words.append(f"{f'{len(made)} in use ({who})' if made else 'none in use'} on {parent}")
         message = f"no instance of {kind} is left: {'; '.join(words)}"
         if own:
             message += f"; earlier entries of this VM take {own}"
-        others = [name for name, left in self._offers(full[0]).items() if left and name != kind]
-        hint = self._make_room(sorted(vms))
+        hint = self._make_room(sorted(vms), foreign)
+        others = [
+            f"on {parent}: {listed(names)}"
+            for parent in device.addresses
+            if (names := [name for name, left in self._offers(parent).items() if left and name != kind])
+        ]
         if others and not own:
-            hint += f"; still to be had on {full[0]}: {listed(others)}"
+            more = f"; and on {len(others) - 4} more" if len(others) > 4 else ""
+            hint += f"; still to be had {'; '.join(others[:4])}{more}"
         return _problem("mdev-no-instance", device, message, hint)
 
-    def _make_room(self, vms: list[int]) -> str:
-        """What to do for an instance when these VMs have all; one that does not run cannot be stopped."""
+    def _make_room(self, vms: list[int], foreign: list[str]) -> str:
+        """What to do for an instance when these VMs have all; one that does not run cannot be stopped.
+
+        `foreign` are instances of no VM: somebody made them by hand.
+        """
         states = {vmid: self.guest(vmid) if self.guest else "running" for vmid in vms}
         words = []
         for state, command in (
@@ -217,7 +227,10 @@ class _Room:
             does, it = ("does", "it") if len(idle) == 1 else ("do", "they")
             if idle:
                 words.append(f"VM {listed(idle)} {does} not run: {command} {it} left")
-        stop = "" if vms and "running" not in states.values() else "stop a VM that uses one, or "
+        if foreign:
+            one = "what no VM owns" if len(foreign) == 1 else f"one of {len(foreign)} that no VM owns"
+            words.append(f"pvepassthru mdev remove {foreign[0]} removes {one}")
+        stop = "stop a VM that uses one, or " if "running" in states.values() or not words else ""
         return "; ".join([*words, f"{stop}use a mapping with more devices"])
 
     def _no_type(self, device: Passed, kind: str) -> Problem:

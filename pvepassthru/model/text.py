@@ -43,6 +43,11 @@ def listed(words: Iterable[object], most: int = 12) -> str:
     return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def counted(many: int, word: str) -> str:
+    """`1 VF`, `2 VFs`: a number with its word."""
+    return f"{many} {word}" if many == 1 else f"{many} {word}s"
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word with the least edits from `word`, case, `-` and `_` aside; None if none is near."""
     if len(word) > LONGEST:

@@ -31,6 +31,7 @@ from pvepassthru.rules import (
     sharing,
     silence,
     versions,
+    vfs,
     vgpus,
 )
 from pvepassthru.rules.rule import NotApplicable, Rule, Unknown, judge, of_host
@@ -128,8 +129,9 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP226", "warning", "own", functions.pf_down, hook="no"),
     of_host("PVP227", "warning", "SR-IOV", functions.vfs_missing),
     # ---- what the policy sets on devices (rules/settings.py)
-    Rule("PVP257", "warning", "own", settings.reset_not_offered, hook="no"),
-    Rule("PVP258", "warning", "own", settings.bar_not_offered, hook="no"),
+    Rule("PVP257", "error", "own", settings.reset_not_offered, hook="no"),
+    Rule("PVP258", "error", "own", settings.bar_not_offered, hook="no"),
+    Rule("PVP259", "error", "own", settings.driver_not_usable, hook="no"),
     # ---- devices: state, reset, drivers
     Rule("PVP280", "error", "own", binding.bridge, hook="no"),
     Rule("PVP281", "warning", "own", functions.no_reset, hook="no"),
@@ -145,6 +147,7 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP292", "info", "own", binding.shaky_driver, hook="no"),
     Rule("PVP294", "warning", "own", binding.group_shared, hook="no"),
     Rule("PVP298", "error", "own", binding.overridden, hook="no"),
+    Rule("PVP299", "info", "own", vfs.made_at_start, hook="no"),
     # ---- ROM images (rules/roms.py)
     Rule("PVP260", "warning", "own", roms.not_a_rom, "no"),
     Rule("PVP261", "warning", "own", roms.vendor_header, "no"),

@@ -8,6 +8,7 @@ from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed
+from pvepassthru.rules.devices import not_there
 from pvepassthru.rules.rule import Unknown
 from pvepassthru.rules.subject import MAPPINGS, Hit, chosen, group_mates
 
@@ -44,9 +45,11 @@ def mapping_device_not_found(subject: Subject) -> Iterator[Hit]:
 
     Why it matters: one that is not spoils the whole mapping here: PVE refuses to start the VM.
 
-    How to fix: see which address the device has now (`lspci -D`), then update or remove the mapping's entry.
+    How to fix: see which address the device has now (`lspci -D`), then update or remove the mapping's entry. VFs that
+    the policy has are made by `pvepassthru sriov apply`; those that the start itself makes (`in_hook: true`) do not
+    count as missing.
     """
-    return subject.problems("mapping-device-not-found")
+    return not_there(subject, "mapping-device-not-found")
 
 
 def mapping_id(subject: Subject) -> Iterator[Hit]:

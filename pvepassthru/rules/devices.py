@@ -27,9 +27,19 @@ def not_found(subject: Subject) -> Iterator[Hit]:
     Why it matters: PVE refuses to start the VM.
 
     How to fix: `lspci -D` lists the devices. A card that was added or removed can move others to new addresses; a
-    mapping tells when that has happened.
+    mapping tells when that has happened. VFs that the policy has are made by `pvepassthru sriov apply`; those that the
+    start itself makes (`in_hook: true`) do not count as missing.
     """
-    return subject.problems("device-not-found")
+    return not_there(subject, "device-not-found")
+
+
+def not_there(subject: Subject, code: str) -> Iterator[Hit]:
+    """The problems of a code that say of a device that it is not there, without the VFs that the start itself makes."""
+    if not any(problem.code == code for problem in subject.resolution.problems):
+        return iter(())
+    from pvepassthru.rules import vfs  # noqa: PLC0415 - a start whose devices are all there does not pay for it
+
+    return vfs.judged(subject, code)
 
 
 def assigned_twice(subject: Subject) -> Iterator[Hit]:
@@ -112,7 +122,8 @@ def mdev_no_instance(subject: Subject) -> Iterator[Hit]:
     Why it matters: PVE cannot create the mediated device, and the start fails.
 
     How to fix: stop a VM that uses one (the message names them), choose a smaller type, or use a mapping with more
-    devices. A VM that does not run may be starting; else `pvepassthru recover` gives back what its last start left.
+    devices. A VM that does not run may be starting; else `pvepassthru recover` gives back what its last start left. An
+    instance that no VM owns was made by hand: `pvepassthru mdev remove UUID`.
     """
     return subject.problems("mdev-no-instance")
 

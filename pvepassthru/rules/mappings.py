@@ -11,6 +11,7 @@ from pvepassthru.model import mapped, placement
 from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
+from pvepassthru.rules import vfs
 from pvepassthru.rules.demand import ha_resources
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import MAPPINGS, Hit
@@ -43,7 +44,10 @@ def drifted(around: Surroundings) -> Iterator[Hit]:
     for mapping, entry in _entries(around):
         if entry.node == node:
             for problem in mapped.check(mapping, entry, around.inventory, mapping.name, entry.line):
-                yield Hit(_at(mapping, entry.line), f"{problem.message}; node {node}", problem.hint)
+                promise = vfs.of_problem(around, problem)
+                hint = promise.hint() if promise else problem.hint
+                if hint is not None:
+                    yield Hit(_at(mapping, entry.line), f"{problem.message}; node {node}", hint)
 
 
 def in_two_mappings(around: Surroundings) -> Iterator[Hit]:

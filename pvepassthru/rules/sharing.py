@@ -8,7 +8,7 @@ from pvepassthru.host import persistence
 from pvepassthru.model import sysfs_conf
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.model.text import listed, number, shown
+from pvepassthru.model.text import counted, listed, number, shown
 from pvepassthru.rules import sources
 from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Hit
@@ -37,7 +37,7 @@ def wanted(around: Surroundings) -> dict[str, SriovPolicy]:
         return {}
 
 
-def _by_unit(around: Surroundings) -> bool:
+def by_unit(around: Surroundings) -> bool:
     """Whether our unit, which makes what the policy says, is enabled."""
     host = around.host
     folders = (folder for folder in host.names(persistence.UNITS) if folder.endswith((".wants", ".requires")))
@@ -97,7 +97,8 @@ def not_persistent(around: Surroundings) -> Iterator[Hit]:
                 if nvidia
                 else f"apt install sysfsutils; echo '{line}' >> {persistence.SYSFS_FOLDER}/pvepassthru.conf"
             )
-            message = f"{sources.named(around, address)} has {present} VFs, and nothing makes them anew after a reboot"
+            has = f"{sources.named(around, address)} has {counted(present, 'VF')}"
+            message = f"{has}, and nothing makes them anew after a reboot"
             yield Hit(persistence.pf_path(address), message, hint)
 
 
@@ -137,7 +138,7 @@ def other_number(around: Surroundings) -> Iterator[Hit]:
         if len(counts) == 1 and (total is None or next(iter(counts)) <= total):
             (count, where), *_ = counts.items()
             if count != present:
-                message = f"{sources.named(around, address)} has {present} VFs, and {where} sets up {count}"
+                message = f"{sources.named(around, address)} has {counted(present, 'VF')}, and {where} sets up {count}"
                 yield Hit(persistence.pf_path(address), message, "see the kernel log for what the driver said at boot")
 
 
@@ -175,7 +176,9 @@ def too_many(around: Surroundings) -> Iterator[Hit]:
         counts = _counted(around, address)
         for count, where in sorted(counts.items()) if total is not None and len(counts) == 1 else ():
             if total is not None and count > total:
-                message = f"{where} sets up {count} VFs, but {sources.named(around, address)} can have {total}"
+                message = (
+                    f"{where} sets up {counted(count, 'VF')}, but {sources.named(around, address)} can have {total}"
+                )
                 yield Hit(where, message, f"write {total} or less")
 
 
@@ -223,14 +226,13 @@ def policy_not_at_boot(around: Surroundings) -> Iterator[Hit]:
     if not found:
         raise NotApplicable("the policy says nothing of VFs of a PF that is there")
     _need_sources(around)
-    if _by_unit(around):
+    if by_unit(around):
         return
     for address, policy in found.items():
         others = any(maker.address in {address, None} for maker in around.once(makers))
         if policy.vfs and not policy.in_hook and not others:
-            message = (
-                f"the policy gives {sources.named(around, address)} {policy.vfs} VFs, and nothing makes them at boot"
-            )
+            gives = f"the policy gives {sources.named(around, address)} {counted(policy.vfs, 'VF')}"
+            message = f"{gives}, and nothing makes them at boot"
             yield Hit(persistence.pf_path(address), message, f"systemctl enable {UNIT}")
 
 
@@ -253,5 +255,7 @@ def other_than_policy(around: Surroundings) -> Iterator[Hit]:
         others = {count: where for count, where in _counted(around, address).items() if count != policy.vfs}
         words += [f"gets {count} at boot by {where}" for count, where in sorted(others.items())]
         if words:
-            message = f"the policy gives {sources.named(around, address)} {policy.vfs} VFs, and it {listed(words)}"
+            message = (
+                f"the policy gives {sources.named(around, address)} {counted(policy.vfs, 'VF')}, and it {listed(words)}"
+            )
             yield Hit(persistence.pf_path(address), message, "pvepassthru sriov apply; leave one number in all places")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.passed import Passed
     from pvepassthru.model.policy import Policies
+    from pvepassthru.model.problem import Problem
     from pvepassthru.model.reservation import Entry
     from pvepassthru.model.resolve import Resolution
     from pvepassthru.model.vmconfig import Section, VmConfig
@@ -219,7 +220,11 @@ class Subject(NamedTuple):
         """The problems that PVE has with this VM, of these codes."""
         for problem in self.resolution.problems:
             if problem.code in codes:
-                yield Hit(self.at(problem.key, problem.line), problem.message, problem.hint)
+                yield self.hit(problem)
+
+    def hit(self, problem: Problem) -> Hit:
+        """A problem as what a rule finds."""
+        return Hit(self.at(problem.key, problem.line), problem.message, problem.hint)
 
     def in_the_way(self, address: str) -> tuple[str, Entry] | None:
         """The reservation that keeps this VM from a function, with its code (model/reservation.py), or None."""

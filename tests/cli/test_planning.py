@@ -147,7 +147,7 @@ def test_types_by_what_is_required(root: str, capsys: pytest.CaptureFixture[str]
         ("nvidia-65", 4096, 2, [FIRST]),
         ("nvidia-38", 49152, 1, ["0000:a1:00.0"]),
     ]
-    assert main(["--root", root, "mdev", "types", FIRST, "--min-framebuffer", "4096", "--min-instances", "2"]) == 0
+    assert main(["--root", root, "mdev", "types", FIRST, "--min-framebuffer", "4096M", "--min-instances", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [f"nvidia-65  GRID P4-4Q  4096 MiB     2     {FIRST}"]
 
 
@@ -163,6 +163,8 @@ def test_nothing_is_enough(root: str, capsys: pytest.CaptureFixture[str]) -> Non
     [
         (["--min-framebuffer", "4.5G"], "--min-framebuffer '4.5G' is no amount of memory; write whole units"),
         (["--min-framebuffer", ""], "--min-framebuffer '' is no amount of memory"),
+        (["--min-framebuffer", "4"], "--min-framebuffer 4: of what?; say 4G or 4M, as is meant"),
+        (["--min-framebuffer", "foo"], "--min-framebuffer 'foo' is no amount of memory; write whole units, such as 4G"),
         (["--min-framebuffer", "0"], "--min-framebuffer '0' is no amount of memory"),
         (["--min-framebuffer", "4G", "--min-instances", "0"], "--min-instances 0 is no number of instances"),
         (["--min-instances", "2"], "--min-instances goes with --min-framebuffer only"),
@@ -171,6 +173,30 @@ def test_nothing_is_enough(root: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_wrong_requirements(words: list[str], said: str, root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", root, "mdev", "types", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["types", VFS[0].replace(".4", ".0")],
+        ["types", VFS[0].replace(".4", ".0"), "--json"],
+        ["types", VFS[0].replace(".4", ".0"), "--min-framebuffer", "1G"],
+        ["plan", "nvidia-63", "1", "--parent", VFS[0].replace(".4", ".0")],
+    ],
+)
+def test_a_function_without_types(words: list[str], root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was named, and has none of what was asked for."""
+    assert main(["--root", root, "mdev", *words]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "mdev or vGPU types; see that the vendor's driver is loaded" in err
+
+
+def test_a_vf_whose_type_is_set(root: str) -> None:
+    """It offers nothing more, and has a type."""
+    tree.put(root, f"/{tree.DEVICES}/{VFS[0]}/nvidia/creatable_vgpu_types", "")
+    tree.put(root, f"/{tree.DEVICES}/{VFS[0]}/nvidia/current_vgpu_type", "36\n")
+    assert main(["--root", root, "mdev", "types", VFS[0]]) == 0
 
 
 def test_a_reservation_is_judged_by_the_hosts_clock(root: str, monkeypatch: pytest.MonkeyPatch) -> None:

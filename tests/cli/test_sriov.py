@@ -13,7 +13,7 @@ from pvepassthru.cli.main import main
 from pvepassthru.model import sriov_drivers
 from tests import tree
 from tests.host import machine
-from tests.host.machine import PCI, PF, VFS
+from tests.host.machine import NIC, PCI, PF, VFS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,15 +108,8 @@ def test_a_rule_that_is_for_another_card(host: SimHost, capsys: pytest.CaptureFi
     policy(host, 2, '    ids: "8086:1521"\n')
     assert run(host, "apply") == 0
     err = capsys.readouterr().err
-    assert "it is not obeyed" in err
+    assert f"warning: the policy's sriov.{PF} is for 8086:1521, but " in err
     assert host.text(f"{PCI}/{PF}/sriov_numvfs") == "0"
-
-
-def test_a_rule_for_a_card_without_sriov(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
-    tree.put(host.root, "etc/pvepassthru.yaml", "sriov:\n  05:00.0:\n    vfs: 2\n")
-    os.chmod(host.path("/etc/pvepassthru.yaml"), 0o600)
-    assert run(host, "apply") == 0
-    assert "warning: sriov.0000:05:00.0 is not obeyed: 0000:05:00.0 can have no VFs" in capsys.readouterr().err
 
 
 def test_without_the_clusters_file_system(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,10 +123,91 @@ def test_without_the_clusters_file_system(host: SimHost, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     "words,code",
-    [(("set", PF, "9"), 2), (("set", "01:00", "1"), 2), (("show", "0000:0f:00.0"), 3), (("show", VFS[0]), 3)],
+    [
+        (("set", PF, "9"), 2),
+        (("set", "01:00", "1"), 2),
+        (("show", "0000:0f:00.0"), 3),
+        (("show", VFS[0]), 3),
+        (("show", NIC), 3),
+        (("set", NIC, "1"), 3),
+    ],
 )
 def test_exit_codes(host: SimHost, words: tuple[str, ...], code: int) -> None:
     assert run(host, *words) == code
+
+
+@pytest.mark.parametrize(
+    "selector,code,expected",
+    [
+        (NIC, 1, f"error: sriov.{NIC}: that function has no SR-IOV; name the physical function"),
+        (NIC.removesuffix(".0"), 1, "that function has no SR-IOV"),
+        ("0000:0f:00.0", 0, "note: sriov.0000:0f:00.0: there is no such function on this host"),
+        ("8086:1521", 0, ""),
+    ],
+)
+def test_what_is_no_pf(
+    host: SimHost, capsys: pytest.CaptureFixture[str], selector: str, code: int, expected: str
+) -> None:
+    """The others are made what the policy says of them; a card that is not there may be another node's."""
+    policy(host, 2, f"  '{selector}':\n    vfs: 1\n")
+    assert run(host, "files", "--write", "--json") == code
+    shape = printed(capsys)
+    assert (shape["written"], len(shape["errors"])) == (code == 0, code)
+    assert run(host, "apply") == code
+    out, err = capsys.readouterr()
+    assert f"made 2 VFs of {PF}" in out
+    assert expected in err
+    assert bool(expected) == bool(err)
+
+
+def test_numbers_that_cannot_be_are_not_written(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    policy(host, 9)
+    assert run(host, "files", "--write") == 1
+    out, err = capsys.readouterr()
+    assert "the card can have 4" in err
+    assert "nothing was written" in out
+    assert not host.exists(FILE)
+    assert run(host, "files", "--json") == 1
+    assert printed(capsys)["text"] == ""
+
+
+def test_how_a_number_is_kept(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was set by hand is gone after a reboot."""
+    assert run(host, "set", PF, "1") == 0
+    out = capsys.readouterr().out
+    assert f"made 1 VF of {PF}\n" in out
+    assert f"sriov: {{'{PF}': {{vfs: 1}}}} in the policy (/etc/pvepassthru.yaml)" in out
+    assert "systemctl enable pvepassthru-sriov.service" in out
+    policy(host, 1)
+    assert run(host, "set", PF, "1") == 0
+    out = capsys.readouterr().out
+    assert f"{PF} has 1 VF already" in out
+    assert "unless: systemctl enable pvepassthru-sriov.service" in out
+    wants = "etc/systemd/system/multi-user.target.wants/pvepassthru-sriov.service"
+    tree.link(host.root, wants, "etc/systemd/system/pvepassthru-sriov.service")
+    assert run(host, "set", PF, "1") == 0
+    assert "reboot" not in capsys.readouterr().out
+    assert run(host, "set", PF, "0") == 0
+    assert "reboot" not in capsys.readouterr().out
+
+
+def test_a_dry_run_foresees(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    policy(host, 2, "    vlan: 5\n")
+    assert run(host, "apply", "--dry-run") == 1
+    assert "it has no network interface here" in capsys.readouterr().err
+    policy(host, 2, "    driver: ice\n")
+    assert run(host, "apply", "--dry-run") == 1
+    assert "there is no such driver, and no such module" in capsys.readouterr().err
+    policy(host, 2, "    driver: vfio-pci\n")
+    assert run(host, "apply", "--dry-run") == 0
+    assert host.text(f"{PCI}/{PF}/sriov_numvfs") == "0"
+
+
+def test_ip_of_another_tree(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:
+    tree.folder(host.root, f"{PCI}/{PF}/net/ens1")
+    policy(host, 2, "    vlan: 5\n")
+    assert run(host, "apply") == 1
+    assert "programs of another tree are not run; run this on pve itself, without --root" in capsys.readouterr().err
 
 
 def test_a_policy_with_a_slip(host: SimHost, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,15 @@ def test_what_it_runs_is_a_command() -> None:
     assert build_parser().parse_args(words).action == "apply"
 
 
+def test_how_to_install_them_is_told_the_same_way_twice() -> None:
+    """README.md and packaging/README.md have the same commands, and these name all units."""
+    root = FOLDER.parent.parent
+    commands = ["\n".join(part.splitlines()[1:]) for part in (root / "README.md").read_text("utf-8").split("```")]
+    (units,) = [part for part in commands if part.startswith("install -m 644 packaging/systemd/")]
+    assert units in (root / "packaging" / "README.md").read_text("utf-8")
+    assert {path.name.partition("-")[0] for path in FOLDER.iterdir()} == {"pvepassthru"}
+
+
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     """systemd-analyze says nothing of it; the program, which is not installed here, is one that is."""
     if shutil.which("systemd-analyze") is None:
@@ -69,7 +78,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     assert "ExecStart=/usr/bin/pvepassthru " in text
     unit.write_text(text.replace("ExecStart=/usr/bin/pvepassthru ", "ExecStart=/usr/bin/env "), encoding="utf-8")
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(unit)],
+        ["systemd-analyze", "verify", "--recursive-errors=no", str(unit)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

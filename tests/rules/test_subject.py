@@ -93,6 +93,36 @@ def test_a_vm_that_does_not_run_is_not_to_be_stopped(
     assert finding.hint.endswith("use a mapping with more devices; still to be had on 0000:41:00.0: nvidia-65")
 
 
+def test_what_was_made_by_hand_is_to_be_removed(tmp_path: Path) -> None:
+    """No VM can be stopped for it."""
+    foreign = ["c0ffee00-1111-2222-3333-444455556666", "c0ffee01-1111-2222-3333-444455556666"]
+    host = _host(dict.fromkeys(foreign[:1], "nvidia-63"))
+    tree.build(tmp_path, host, configs={100: "hostpci0: 41:00.0,mdev=nvidia-63\n"})
+    (finding,) = _judge(tmp_path)
+    assert finding.code == "PVP212"
+    assert finding.hint.startswith(
+        f"pvepassthru mdev remove {foreign[0]} removes what no VM owns; use a mapping with more devices"
+    )
+    host = _host(dict.fromkeys(foreign, "nvidia-63"))
+    tree.build(tmp_path / "two", host, configs={100: "hostpci0: 41:00.0,mdev=nvidia-63\n"})
+    (finding,) = _judge(tmp_path / "two")
+    assert finding.hint.startswith(f"pvepassthru mdev remove {foreign[0]} removes one of 2 that no VM owns; use")
+
+
+def test_what_is_left_on_all_parents(tmp_path: Path) -> None:
+    host = _host()
+    card = host["devices"]["0000:41:00.0"]
+    full = {**TYPES, "nvidia-66": {"available": "2"}}
+    host["devices"]["0000:42:00.0"] = {**card, "iommu_group": 51, "mdev": {"types": full}}
+    ids = "id={}:{}".format(*(card[name].removeprefix("0x") for name in ("vendor", "device")))
+    mapping = "p4\n\tmdev 1\n" + "".join(
+        f"\tmap {ids},iommugroup={group},node=pve,path=0000:{bus}:00.0\n" for bus, group in ((41, 50), (42, 51))
+    )
+    tree.build(tmp_path, host, configs={100: "hostpci0: mapping=p4,mdev=nvidia-63\n"}, mapping=mapping)
+    found = [finding for finding in _judge(tmp_path) if finding.code == "PVP212"]
+    assert "still to be had on 0000:41:00.0: nvidia-65; on 0000:42:00.0: nvidia-65, nvidia-66" in found[0].hint
+
+
 def test_entries_of_one_vm_together_need_more_than_there_is(tmp_path: Path) -> None:
     config = "hostpci0: 41:00.0,mdev=nvidia-65\nhostpci1: 41:00.0,mdev=nvidia-65\n"
     tree.build(tmp_path, _host(), configs={100: config})
@@ -451,7 +481,12 @@ def test_a_rom_file_is_looked_at_once_and_not_read_to_its_end(tmp_path: Path) ->
     "path, text, mode, message",
     [
         ("etc/pvepassthru.yaml", "vms: {x: {}}\n", 0o644, "vms has x, which is no VMID"),
-        ("etc/pve/pvepassthru.yaml", "defaults: [\n", 0o644, "the policy /etc/pve/pvepassthru.yaml is not valid YAML"),
+        (
+            "etc/pve/pvepassthru.yaml",
+            "defaults: [\n",
+            0o644,
+            "the policy /etc/pve/pvepassthru.yaml:2 is not valid YAML",
+        ),
         ("etc/pvepassthru.yaml", "defaults: {gate: off}\n", 0o666, "can be written by others than root"),
     ],
 )

@@ -112,7 +112,7 @@ def wishes_that_cannot_be(world: World) -> None:
     _driven(world)
     said(world.run("sriov", "set", PF, "5", code=2), "the card can have 4")
     said(world.run("sriov", "set", PF, "-1", code=2), "no number of VFs")
-    said(world.run("sriov", "set", NIC, "1", code=5), "can have no virtual functions")
+    said(world.run("sriov", "set", NIC, "1", code=3), "can have no virtual functions")
     said(world.run("sriov", "set", "0000:0f:00.0", "1", code=3), "no PCI function")
     said(world.run("sriov", "set", "eth0", "1", code=2), "no PCI address")
     check("none", world.host.text(NUMVFS), "0")

@@ -49,6 +49,17 @@ def _policy(settings: str) -> dict[str, str | bytes]:
     return {"etc/pvepassthru.yaml": f"devices:\n  0000:02:00.0: {settings}\n"}
 
 
+def _no_vfs() -> dict[str, dict[str, Any]]:
+    """A PF that can have VFs and has none."""
+    files = {"sriov_totalvfs": "4\n", "sriov_numvfs": "0\n", "sriov_offset": "1\n", "sriov_stride": "1\n"}
+    return {"0000:21:00.0": {**NIC, "driver": "igb", "files": files}}
+
+
+def _vfs(more: str) -> dict[str, str | bytes]:
+    """A policy that wants two of them."""
+    return {"etc/pvepassthru.yaml": f"sriov:\n  0000:21:00.0: {{vfs: 2, {more}}}\n"}
+
+
 def _config(content: bytes) -> Callable[[str], object]:
     return lambda root: tree.put(root, f"{HERE}/0000:02:00.0/config", content)
 
@@ -158,6 +169,14 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
     "PVP258": (
         Tree(PLAIN, _ssd(resource0_resize="0000000000000030\n", resource=""), files=_policy("{bars: {0: 1G}}")),
         Tree(PLAIN, _ssd(resource0_resize="0000000000000030\n", resource=""), files=_policy("{bars: {0: 32M}}")),
+    ),
+    "PVP259": (
+        Tree(KEEP, VFIO, files=_policy("{driver: no-vfio-pci}")),
+        Tree(KEEP, VFIO, files=_policy("{driver: nvme-vfio-pci}")),
+    ),
+    "PVP299": (
+        Tree(f"{HOOK}hostpci0: 21:00.1\n", _no_vfs(), files=_vfs("in_hook: true"), change=_hook(0o755)),
+        Tree("hostpci0: 21:00.1\n", _nic(reset_method="flr\n"), files=_vfs("in_hook: true")),
     ),
     "PVP287": (
         Tree(PLAIN, {**LINK, **_ssd(current_link_width="1\n", max_link_width="8\n")}, change=_behind_port),
