@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pvepassthru.host.deadline import Deadline
     from pvepassthru.host.host import Host
     from pvepassthru.host.locks import Lock
+    from pvepassthru.model.reservation import Reserved
 
 FILE = "/run/qemu-server/pci-id-reservations"
 LOCK = FILE + ".lock"
@@ -53,23 +54,30 @@ def _lock(host: Host, deadline: Deadline, most: float) -> Lock:
     return locks.take(host, LOCK, deadline, "PVE's PCI reservations", most)
 
 
-def reserve(host: Host, addresses: Iterable[str], vmid: int, seconds: int, deadline: Deadline) -> None:
-    """Reserve functions for a VM that is about to start, for `seconds` and what PVE adds to it.
+def reserve(  # noqa: PLR0913 - what varies is by keyword
+    host: Host, addresses: Iterable[str], vmid: int, seconds: int, deadline: Deadline, *, beside: Iterable[str] = ()
+) -> None:
+    """Reserve functions for a VM that is about to start, for `seconds` and what PVE adds to it: all of them or none.
 
-    Raises DeviceError when another VM has one of them, BusyError when the lock is not to be had.
+    What is `beside` them is not reserved, and must not be another VM's either. Raises DeviceError when another VM has
+    one of them, BusyError when the lock is not to be had.
     """
+    wanted, mates = tuple(addresses), tuple(beside)
     with _lock(host, deadline, RESERVE_WAIT):
-        result = reservation.reserve(
-            text(host),
-            tuple(addresses),
-            vmid,
-            int(time.time()),
-            timeout=seconds,
-            running=lambda other: vms.running_pid(host, other),
-        )
-        if not result.accepted:
+        before, now = text(host), int(time.time())
+
+        def asked(names: tuple[str, ...]) -> Reserved:
+            def running(other: int) -> int | None:
+                return vms.running_pid(host, other)
+
+            return reservation.reserve(before, names, vmid, now, timeout=seconds, running=running)
+
+        result = asked(wanted)
+        refusal = asked((*wanted, *mates)) if mates and result.accepted else result
+        if not refusal.accepted:
             raise DeviceError(
-                f"cannot reserve {result.blocked} for VM {vmid}: {result.reason}", "stop that VM, or use another device"
+                f"cannot reserve {refusal.blocked} for VM {vmid}: {refusal.reason}",
+                "stop that VM, or use another device",
             )
         if result.text is not None:
             _replace(host, result.text)

@@ -10,9 +10,11 @@ what it writes to, and whoever looks at that thing takes the lock first.
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import select
+import sys
 
 from pvepassthru.host import signals
 from pvepassthru.host.deadline import Deadline
@@ -21,38 +23,83 @@ from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
 
     from pvepassthru.host.host import Host
     from pvepassthru.host.locks import Lock
+
+RIGHTS = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
+"""The kind of message that passes open files on: unix(7). `_socket` is what socket, which is slow to import, wraps."""
+BYTES = 4
+"""Of a file's number in it."""
+LONGEST = 65536
+"""Bytes of a path and what is written to it."""
 
 
 class StillBlockedError(Exception):
     """The write had not returned by its deadline; a child process goes on with it."""
 
 
-def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None:
-    """Write `value` to the attribute `path`, waiting at most `seconds`.
+class Writer:
+    """A process that makes one write after the other, forked for the first of them.
 
-    Of the caller's open files the child keeps only `lock`, until the write returns. A signal that ends the caller ends
-    its wait, and not the write. Raises OSError with the kernel's errno, StillBlockedError, or PassthruError when there
-    is no process for it or that process was killed: the write may have been done then, or not.
+    Of the caller's open files it keeps only, during a write, the lock on what it writes to: one that hangs holds
+    nothing else up, and is left behind with it. Leave the `with` block, or call `close`, to end it.
     """
-    reader, writer = os.pipe()
-    mask = signals.hold_back()
-    try:
-        caller = os.getpid()
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._channel: _socket.socket | None = None
+        self._child = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, path: str, value: str, seconds: float, lock: Lock) -> None:
+        """Write `value` to the attribute `path`, waiting at most `seconds`.
+
+        The process has `lock` until the write returns. A signal that ends the caller ends its wait, and not the write.
+        Raises OSError with the kernel's errno, StillBlockedError, or PassthruError when there is no process for it or
+        that process was killed: the write may have been done then, or not.
+        """
+        mask = signals.hold_back()
+        answer = b""
         try:
-            child = os.fork()
-        except OSError as error:
-            os.close(writer)
-            raise PassthruError(
-                f"cannot write {path}: no process for it: {error.strerror}", "see what fills the host"
-            ) from error
-        if child == 0:
-            _write_in_child(host, path, value, (lock.fd, writer), caller)
-        os.close(writer)
+            channel = self._channel or self._fork(path)
+            message = f"{path}\0{value}".encode("utf-8", "surrogateescape")
+            try:
+                channel.sendmsg([message], [(*RIGHTS, lock.fd.to_bytes(BYTES, sys.byteorder))])
+                answer = self._answer(channel, seconds, mask)
+            except OSError as error:
+                if error.errno not in {errno.EPIPE, errno.ECONNRESET}:  # these: it was killed
+                    raise
+        finally:
+            if not answer:
+                self.close()
+            signals.let_go(mask)
+        if not answer:
+            raise PassthruError(f"the process that wrote {path} was killed", "see the kernel log, then try again")
+        number = int(answer)
+        if number:
+            raise OSError(number, os.strerror(number), self._host.path(path))
+
+    def close(self) -> None:
+        """End the process, or leave it behind if it still writes."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+            os.waitpid(self._child, os.WNOHANG)  # it need not be waited for while the kernel takes it down
+
+    def _answer(self, channel: _socket.socket, seconds: float, mask: set[int]) -> bytes:
+        """The errno of a write in words, nothing if the process was killed. Raises StillBlockedError."""
         poll = select.poll()
-        poll.register(reader, select.POLLIN | select.POLLHUP)
+        poll.register(channel, select.POLLIN | select.POLLHUP)
         signals.let_go(mask)
         try:
             ended = poll.poll(max(0, int(seconds * 1000)))
@@ -60,16 +107,31 @@ def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None
             signals.hold_back()
         if not ended:
             raise StillBlockedError
-        answer = os.read(reader, 16)
-        os.waitpid(child, os.WNOHANG)  # all is done; it need not be waited for while the kernel takes it down
-    finally:
-        os.close(reader)
-        signals.let_go(mask)
-    if not answer:
-        raise PassthruError(f"the process that wrote {path} was killed", "see the kernel log, then try again")
-    number = int(answer)
-    if number:
-        raise OSError(number, os.strerror(number), host.path(path))
+        return channel.recv(16)
+
+    def _fork(self, path: str) -> _socket.socket:
+        """Start the process. Raises PassthruError."""
+        ours, its = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        caller = os.getpid()
+        try:
+            child = os.fork()
+        except OSError as error:
+            ours.close()
+            its.close()
+            raise PassthruError(
+                f"cannot write {path}: no process for it: {error.strerror}", "see what fills the host"
+            ) from error
+        if child == 0:
+            _serve(self._host, its, caller)
+        its.close()
+        self._channel, self._child = ours, child
+        return ours
+
+
+def write(host: Host, path: str, value: str, seconds: float, lock: Lock) -> None:
+    """Make one write in a process of its own. Raises as Writer.write."""
+    with Writer(host) as writer:
+        writer.write(path, value, seconds, lock)
 
 
 def read(path: str, size: int, seconds: float) -> bytes:
@@ -152,19 +214,22 @@ def _start_of(path: str, size: int) -> bytes:
     return data
 
 
-def _write_in_child(host: Host, path: str, value: str, keep: tuple[int, int], caller: int) -> None:
-    number = errno.EIO
+def _serve(host: Host, channel: _socket.socket, caller: int) -> None:
+    """Make the writes that come through the channel until it is closed, and end the process."""
     try:
-        _keep_only(keep)
-        if os.getppid() != caller:  # killed meanwhile: nobody wants this any more
-            return
-        try:
-            host.write(path, value)
+        _keep_only((channel.fileno(),))
+        while True:
+            message, rights, _, _ = channel.recvmsg(LONGEST, _socket.CMSG_SPACE(BYTES))
+            if not message or os.getppid() != caller:  # killed meanwhile: nobody wants this any more
+                return
+            path, _, value = message.decode("utf-8", "surrogateescape").partition("\0")
             number = 0
-        except OSError as error:
-            number = error.errno or errno.EIO
-        os.close(keep[0])
-        os.write(keep[1], str(number).encode())
+            try:
+                host.write(path, value)
+            except OSError as error:
+                number = error.errno or errno.EIO
+            os.close(int.from_bytes(rights[0][2], sys.byteorder))
+            channel.send(b"%d" % number)
     finally:
         os._exit(0)
 

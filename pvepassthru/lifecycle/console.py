@@ -12,15 +12,15 @@ from pvepassthru.host import displays, holders, locks, slow, state
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.lifecycle import reserve
 from pvepassthru.model.errors import BusyError, DeviceError
-from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pvepassthru.host.displays import PlatformFramebuffer
     from pvepassthru.lifecycle.journal import Step
     from pvepassthru.lifecycle.work import Function, Work
-    from pvepassthru.model.policy import Policies
+    from pvepassthru.model.policy import DevicePolicy, Policies
 
 KIND = "console"
 """Target: the console driver's name (`vtcon1`)."""
@@ -31,29 +31,40 @@ UNDO_SECONDS = 15.0
 """How long a write that gives something back may take, if the phase has so much time left."""
 
 
+class _Shown(NamedTuple):
+    """What the host shows on a GPU."""
+
+    address: str
+    policy: DevicePolicy
+    consoles: tuple[str, ...]
+    framebuffers: tuple[PlatformFramebuffer, ...]
+
+
 def release(work: Work, functions: Sequence[Function], policies: Policies) -> None:
     """Take the console and the firmware's picture off those display functions whose policy says `console: release`.
 
     Only off those that have one: the firmware's picture lies in one of their BARs, or their driver has a frame buffer.
     Raises DeviceError when the kernel does not let go, BusyError when it does not answer in time.
     """
-    inventory = Inventory(work.host)
-    pictures: dict[str, str] | None = None
-    for function in functions:
-        address = function.address
-        if not inventory.pci_class(address).startswith("03"):
-            continue
-        rule = policies.device(inventory, address, mapping=function.mapping, vmid=work.vmid)
-        if rule.console != "release":
-            continue
-        pictures = displays.firmware_pictures(work.host) if pictures is None else pictures
-        if address in pictures or displays.has_frame_buffer(work.host, address):
-            for name in displays.bound_consoles(work.host):
-                _release_console(work, name, address, rule.seconds)
-        if address in pictures:
-            for framebuffer in displays.platform_framebuffers(work.host, address):
-                after = RESTORE if rule.restore_framebuffer else LEAVE
-                _release_framebuffer(work, framebuffer, address, after, rule.seconds)
+    for found in _shown(work, functions, policies):
+        for name in found.consoles:
+            _release_console(work, name, found.address, found.policy.seconds)
+        for framebuffer in found.framebuffers:
+            after = RESTORE if found.policy.restore_framebuffer else LEAVE
+            _release_framebuffer(work, framebuffer, found.address, after, found.policy.seconds)
+
+
+def refuse(work: Work, functions: Sequence[Function], policies: Policies) -> None:
+    """Raise DeviceError where `release` would have something to take off: then the host uses the GPU."""
+    for address, _, consoles, framebuffers in _shown(work, functions, policies):
+        what = [f"its console ({name})" for name in consoles]
+        what += [f"the firmware's picture ({driver})" for _, driver in framebuffers]
+        if what:
+            raise DeviceError(
+                f"cannot take {address} from the host, which shows {' and '.join(what)} on it",
+                f"a backup starts VM {work.vmid}, and takes no console off a GPU unless the policy says on_backup: "
+                "handover",
+            )
 
 
 def undo_console(work: Work, step: Step) -> str | None:
@@ -102,6 +113,28 @@ def undo_framebuffer(work: Work, step: Step) -> str | None:
     return reserve.while_ours(work, [address], address, lambda: _bind_framebuffer(work, device, driver, address))
 
 
+def _shown(work: Work, functions: Sequence[Function], policies: Policies) -> Iterator[_Shown]:
+    """What is on each display function whose policy says `console: release`, as it is when it comes to that one."""
+    inventory = Inventory(work.host)
+    pictures: dict[str, str] | None = None
+    for function in functions:
+        address = function.address
+        if not inventory.pci_class(address).startswith("03"):
+            continue
+        rule = policies.device(inventory, address, mapping=function.mapping, vmid=work.vmid)
+        if rule.console != "release":
+            continue
+        pictures = displays.firmware_pictures(work.host) if pictures is None else pictures
+        has_picture = address in pictures
+        has_console = has_picture or displays.has_frame_buffer(work.host, address)
+        yield _Shown(
+            address,
+            rule,
+            displays.bound_consoles(work.host) if has_console else (),
+            displays.platform_framebuffers(work.host, address) if has_picture else (),
+        )
+
+
 def _release_console(work: Work, name: str, address: str, seconds: float) -> None:
     path = displays.console(name)
     step = work.journal.intend(KIND, name, work.host.text(path), "0")
@@ -143,7 +176,7 @@ def _write(work: Work, path: str, value: str, seconds: float, what: str) -> None
     with locks.take(work.host, state.device_lock_path(KIND), work.deadline, "the host's console", seconds) as lock:
         left = work.deadline.left(seconds)
         try:
-            slow.write(work.host, path, value, left, lock)
+            work.write(path, value, left, lock)
         except slow.StillBlockedError:
             raise BusyError(
                 f"cannot {what}: {path} has not answered within {left:.0f} s", "see the kernel log"

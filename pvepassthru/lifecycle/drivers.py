@@ -298,7 +298,7 @@ def _write(  # noqa: PLR0913 - what varies is by keyword
         raise BusyError(f"{what}: no time was left for it", "try again")
     limit = work.deadline.left(seconds)
     try:
-        slow.write(work.host, path, value, limit, lock)
+        work.write(path, value, limit, lock)
     except slow.StillBlockedError:
         waits = _waits_for(work.host, path, value)
         raise BusyError(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The functions that a start takes from the host as a whole: in which order what is done to them, and what stays.
 
-    1. the functions that the VM gets are reserved in PVE's file;
+    1. the functions that the VM gets are reserved in PVE's file, all at once; where another VM was faster, and a
+       mapping has other devices, all is looked at anew;
     2. the policy's services are stopped, consoles and framebuffers let go;
     3. nobody on the host may have one open: the start ends here then, and the host's drivers still have all;
     4. reset method and power states by the policy; each function is taken from its driver; BARs by the policy;
@@ -117,19 +118,36 @@ def carried(work: Work, wanted: Handover) -> set[int]:
     return found
 
 
+def reserved(work: Work, wanted: Handover) -> None:
+    """Reserve what the VM gets, for `take`.
+
+    Raises DeviceError, and nothing is reserved, when another VM has one of the functions or their group mates: it was
+    faster, since the gate has seen them free. Raises BusyError when PVE's lock is not to be had.
+    """
+    passed = [function.address for function in wanted.functions if function.passed]
+    reserve.reserve(work, passed, [function.address for function in wanted.functions if not function.passed])
+
+
+def choices(wanted: Handover) -> int:
+    """How many alternatives the VM's entries have together: so often can another VM be faster."""
+    return sum(len(device.alternatives) for device in wanted.subject.resolution.passed if not device.mdev)
+
+
 def take(work: Work, wanted: Handover) -> None:
-    """Take the functions from the host. Raises DeviceError and BusyError, and what was done is in the journal."""
+    """Take the functions from the host once they are reserved.
+
+    Raises DeviceError and BusyError, and what was done is in the journal.
+    """
     plans = [(function, wanted.policy(function)) for function in wanted.functions]
     passed = [(function.address, policy) for function, policy in plans if function.passed]
-    for address, _ in passed:
-        reserve.reserve(work, address)
     for address, policy in passed:
         drivers.note(work, address, rescan=policy.rescan)
+    _end_quarantines(work, wanted)
     moving = [(function, policy) for function, policy in plans if _moves(work, wanted, function, policy)]
     if not wanted.backup:
         _stop_services(work, wanted)
-        if any(policy.console == "release" for _, policy in plans):
-            _release_consoles(work, wanted)
+    if any(policy.console == "release" for _, policy in plans):
+        _release_consoles(work, wanted)
     _look_for_users(work, wanted, [function.address for function, _ in moving])
     for function, policy in plans:
         _apply(work, function, policy)
@@ -226,7 +244,19 @@ def _stop_services(work: Work, wanted: Handover) -> None:
 def _release_consoles(work: Work, wanted: Handover) -> None:
     from pvepassthru.lifecycle import console  # noqa: PLC0415 - only where a policy wants it
 
-    console.release(work, wanted.functions, wanted.policies)
+    if wanted.backup:
+        console.refuse(work, wanted.functions, wanted.policies)
+    else:
+        console.release(work, wanted.functions, wanted.policies)
+
+
+def _end_quarantines(work: Work, wanted: Handover) -> None:
+    """Forget those that fell off the bus once and answer again: a VM has them now."""
+    for address in sorted(wanted.subject.around.quarantined):
+        if wanted.has(address):
+            from pvepassthru.lifecycle import health  # noqa: PLC0415 - few hosts have any
+
+            health.forget_if_well(work, address)
 
 
 def _apply(work: Work, function: Function, policy: DevicePolicy) -> None:

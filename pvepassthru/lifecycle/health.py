@@ -35,7 +35,7 @@ def look(work: Work, address: str, *, rescan: bool = False) -> str | None:
     known = quarantine.read(work.host, address)
     found = _answers(work, address)
     if found:
-        forget(work, address)
+        _forget(work, address)
     if found or (known is None and found is None):
         return None
     if known:
@@ -56,11 +56,13 @@ def look(work: Work, address: str, *, rescan: bool = False) -> str | None:
     return why
 
 
-def forget(work: Work, address: str) -> None:
-    """End the quarantine of a function that a start takes, and that has passed the gate: it answers again.
+def forget_if_well(work: Work, address: str) -> None:
+    """End the quarantine of a function that a start takes if it answers again. Raises PassthruError."""
+    if not quarantine.standing(work.host, address):
+        _forget(work, address)
 
-    Raises PassthruError.
-    """
+
+def _forget(work: Work, address: str) -> None:
     if quarantine.read(work.host, address):
         quarantine.drop(work.host, address)
         work.voice.say(f"{address} answers again: its quarantine ends")
@@ -92,7 +94,7 @@ def _try(work: Work, address: str, path: str, value: str) -> str | None:
     """Write to an attribute; why it failed, or None. Raises BusyError for the lock."""
     with locks.take(work.host, state.device_lock_path(address), work.deadline, address, RESCAN_SECONDS) as lock:
         try:
-            slow.write(work.host, path, value, work.deadline.left(RESCAN_SECONDS), lock)
+            work.write(path, value, work.deadline.left(RESCAN_SECONDS), lock)
         except slow.StillBlockedError:
             return f"{path} has not answered"
         except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pvepassthru.host import locks, signals, state
+from pvepassthru.host import locks, signals, slow, state
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle import phases
@@ -64,8 +64,8 @@ def run_phase(  # noqa: PLR0913 - what varies is by keyword
     deadline = Deadline(phases.BUDGET[phase])
     waits = phases.PATIENCE if patience is None else patience
     state.prepare(host)
-    with locks.take(host, state.vm_lock_path(vmid), deadline, f"VM {vmid}"):
-        work = Work(host, vmid, Journal(host, vmid), deadline, waits, voice)
+    with locks.take(host, state.vm_lock_path(vmid), deadline, f"VM {vmid}"), slow.Writer(host) as writer:
+        work = Work(host, vmid, Journal(host, vmid), deadline, waits, voice, writer)
         if phase == "pre-start":
             phases.pre_start(work, start)
         elif phase == "post-start":

@@ -208,7 +208,7 @@ def _create_on(work: Work, want: Want, parent: str, lock: Lock) -> str | None:
         raise BusyError(f"cannot create mdev {want.type} on {parent}: no time was left for it", "start again")
     step = work.journal.intend(KIND, f"{parent}/{want.uuid}", None, want.type)
     try:
-        slow.write(host, f"{folder}/{want.type}/create", want.uuid, work.deadline.left(), lock)
+        work.write(f"{folder}/{want.type}/create", want.uuid, work.deadline.left(), lock)
     except slow.StillBlockedError:
         raise BusyError(
             f"cannot create mdev {want.type} on {parent}: the kernel has not finished in time",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pvepassthru.lifecycle.undo import Kept
     from pvepassthru.lifecycle.work import Work
     from pvepassthru.model.finding import Finding
-    from pvepassthru.model.policy import Silence
     from pvepassthru.rules.subject import Subject
 
 BUDGET = {"pre-start": 60.0, "post-start": 10.0, "pre-stop": 10.0, "post-stop": 30.0}
@@ -144,7 +143,7 @@ def _prepare(work: Work, start: Start) -> Handover | None:
         return None
     subject.around.policies = policies
     try:
-        _judge(work, subject, allowed.gate, policies.silence)
+        subject, whole = _reserve(work, subject, whole, _Gate(allowed.gate, policies))
         for want in needed:
             if want.kind == mdev.KIND:
                 mdev.create(work, want, policies.placement(want.mapping))
@@ -161,6 +160,40 @@ def _prepare(work: Work, start: Start) -> Handover | None:
             )
         raise
     return whole
+
+
+class _Gate(NamedTuple):
+    """What judges a start."""
+
+    mode: str
+    """`enforce`, `warn` or `off`."""
+    policies: Policies
+
+
+def _reserve(work: Work, subject: Subject, whole: Handover | None, gate: _Gate) -> tuple[Subject, Handover | None]:
+    """Judge the start and reserve what it takes as a whole; returns the look at the VM that holds in the end.
+
+    Of VMs that start at once, several choose the same device of a mapping, and one is the first to reserve it: the
+    others look anew and choose another, or are told by the gate who has them. Raises DeviceError and BusyError.
+    """
+    told: set[Finding] = set()
+    left: int | None = None
+    while True:
+        _judge(work, subject, gate, told)
+        if whole is None:
+            return subject, whole
+        from pvepassthru.lifecycle import handover  # noqa: PLC0415 - loaded already
+
+        try:
+            handover.reserved(work, whole)
+        except DeviceError:
+            left = handover.choices(whole) if left is None else left - 1
+            if not left:
+                raise
+        else:
+            return subject, whole
+        subject = subjects.load(work.host, work.vmid, pending=subject.pending, config_path=subject.config_path)
+        whole = _whole(subject, gate.policies)
 
 
 def _whole(subject: Subject, policies: Policies) -> Handover | None:
@@ -214,26 +247,28 @@ def _stands_in_the_way(target: str, want: Want) -> bool:
     return uuid == want.uuid if uuid else parent in want.candidates
 
 
-def _judge(work: Work, subject: Subject, gate: str, silences: tuple[Silence, ...]) -> None:
+def _judge(work: Work, subject: Subject, gate: _Gate, told: set[Finding]) -> None:
     """Run the gate's rules: an error refuses the start, unless the policy says otherwise; all else is a warning.
 
-    An error that the policy silences is a warning with the owner's reason; what else it silences is not said.
+    An error that the policy silences is a warning with the owner's reason; what else it silences is not said, nor is
+    what was `told` by an earlier look.
     """
-    if gate == "off":
+    if gate.mode == "off":
         return
     found = gates.findings(subject)
-    if silences:
+    if gate.policies.silence:
         from pvepassthru.rules import silence  # noqa: PLC0415 - only hosts whose policy silences something pay for it
 
-        marked = silence.of_vm(silences, subject, found)
+        marked = silence.of_vm(gate.policies.silence, subject, found)
         found = [finding for finding in marked if finding.severity == "error" or finding.silenced is None]
     refuses = [finding for finding in found if finding.severity == "error" and finding.silenced is None]
-    errors = refuses if gate == "enforce" else []
-    for finding in found:
+    errors = refuses if gate.mode == "enforce" else []
+    for finding in [one for one in found if one not in told]:
         if finding not in errors:
             work.voice.warn(_words(finding))
         elif finding is not errors[-1]:  # that one is said by the exception
             work.voice.fail(_words(finding))
+    told.update(found)
     if errors:
         raise DeviceError(_words(errors[-1]))
 

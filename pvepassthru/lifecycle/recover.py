@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 
-from pvepassthru.host import filelocks, holders, state, vms
+from pvepassthru.host import filelocks, holders, slow, state, vms
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.lifecycle import orphans
@@ -141,7 +141,8 @@ def _free(journal: Journal, left: orphans.Left, *, dry_run: bool, warn: Callable
         steps = (*journal.steps, *left.steps)
         return Outcome(vmid, "would-recover", "", tuple(describe(step) for step in steps), left.kept)
     undone: list[str] = []
-    work = Work(host, vmid, journal, Deadline(UNDO_BUDGET), 0.0, Voice(undone.append, warn, warn))
-    kept = [*undo_all(work), *(one for step in left.steps if (one := undo_step(work, step)))]
+    with slow.Writer(host) as writer:
+        work = Work(host, vmid, journal, Deadline(UNDO_BUDGET), 0.0, Voice(undone.append, warn, warn), writer)
+        kept = [*undo_all(work), *(one for step in left.steps if (one := undo_step(work, step)))]
     words = (*(f"{describe(one.step)}: {one.why}" for one in kept), *left.kept)
     return Outcome(vmid, "kept" if words else "recovered", "", tuple(undone), words)

@@ -12,7 +12,7 @@ from pvepassthru.model.errors import DeviceError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from pvepassthru.lifecycle.journal import Step
     from pvepassthru.lifecycle.work import Work
@@ -20,18 +20,27 @@ if TYPE_CHECKING:
 KIND = "reserve"
 
 
-def reserve(work: Work, function: str) -> None:
-    """Reserve a function in PVE's file for longer than this phase can last, and journal it.
+def reserve(work: Work, functions: Sequence[str], beside: Iterable[str] = ()) -> None:
+    """Reserve functions in PVE's file, all or none, for longer than this phase can last, and journal each.
 
-    Raises DeviceError when it is another VM's, BusyError when PVE's lock is not to be had.
+    Raises DeviceError when one of them, or of what is `beside` them, is another VM's, and BusyError when PVE's lock is
+    not to be had; in the journal they are then as before.
     """
-    if any(step.kind == KIND and step.target == function for step in work.journal.steps):
-        reservations.reserve(work.host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
-        return
-    before = reservations.own(work.host, function, work.vmid)
-    step = work.journal.intend(KIND, function, before, str(work.vmid))
-    reservations.reserve(work.host, [function], work.vmid, int(work.deadline.seconds), work.deadline)
-    work.journal.done(step)
+    fresh = [function for function in functions if work.journal.of(KIND, function) is None]
+    befores = [reservations.own(work.host, function, work.vmid) for function in fresh]
+    steps = [
+        work.journal.intend(KIND, function, before, str(work.vmid))
+        for function, before in zip(fresh, befores, strict=True)
+    ]
+    seconds = int(work.deadline.seconds)
+    try:
+        reservations.reserve(work.host, functions, work.vmid, seconds, work.deadline, beside=beside)
+    except DeviceError:
+        for step in steps:
+            work.journal.undone(step, "another VM's")
+        raise
+    for step in steps:
+        work.journal.done(step)
 
 
 def undo(work: Work, step: Step) -> str | None:

@@ -315,7 +315,7 @@ def _write(work: Work, address: str, path: str, value: str, seconds: float) -> N
     with locks.take(work.host, state.device_lock_path(address), work.deadline, address, seconds) as lock:
         left = work.deadline.left(seconds)
         try:
-            slow.write(work.host, path, value, left, lock)
+            work.write(path, value, left, lock)
         except slow.StillBlockedError:
             raise BusyError(
                 f"cannot write {value.strip()} to {path}: it has not answered within {left:.0f} s", "see the kernel log"

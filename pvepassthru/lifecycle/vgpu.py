@@ -35,7 +35,7 @@ def set_type(work: Work, want: Want) -> None:
     (function,) = want.candidates
     host = work.host
     with _gpu_lock(work, function) as lock:
-        reserve.reserve(work, function)
+        reserve.reserve(work, [function])
         current = _current(host, function)
         if current is None:
             raise DeviceError(
@@ -143,7 +143,7 @@ def _write(work: Work, function: str, value: str, lock: Lock) -> None:
     if not work.deadline:
         raise BusyError(f"cannot set vGPU type {value} on {function}: no time was left for it", "start again")
     try:
-        slow.write(work.host, path, value, work.deadline.left(), lock)
+        work.write(path, value, work.deadline.left(), lock)
     except slow.StillBlockedError:
         raise BusyError(
             f"cannot set vGPU type {value} on {function}: the driver has not answered in time",

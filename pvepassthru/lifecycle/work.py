@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pvepassthru.host import slow
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.deadline import Deadline
     from pvepassthru.host.host import Host
+    from pvepassthru.host.locks import Lock
+    from pvepassthru.host.slow import Writer
     from pvepassthru.lifecycle.journal import Journal
 
 
@@ -34,6 +37,15 @@ class Work(NamedTuple):
     patience: float
     """Seconds to wait for a process that still has a device open, before its step is kept."""
     voice: Voice
+    writer: Writer | None = None
+    """The process for writes that may block, if there are to be several; else each has its own."""
+
+    def write(self, path: str, value: str, seconds: float, lock: Lock) -> None:
+        """Write to an attribute of the kernel's in another process. Raises as slow.Writer.write."""
+        if self.writer is None:
+            slow.write(self.host, path, value, seconds, lock)
+        else:
+            self.writer.write(path, value, seconds, lock)
 
 
 class Want(NamedTuple):

@@ -1,18 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON for the hook's fast path: what it writes is plain, and json brings `re` with it.
 
-Values with anything but printable ASCII, tabs and line ends in their texts are left to json.
+Values with anything but printable ASCII, tabs and line ends in their texts are left to json. What reads JSON is the
+part of json that is written in C, by itself; what that does not take as it is, is left to json, errors too.
 """
 
 from __future__ import annotations
 
+try:
+    from _json import make_scanner
+except ImportError:  # json does without it, too
+    make_scanner = None  # type: ignore[assignment,misc]  # looked at before it is called
+
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, ClassVar
 
 CONSTANTS = {None: "null", True: "true", False: "false"}
-EMPTY: dict[bytes, type] = {b"{}": dict, b"[]": list}
+
+
+class _Options:
+    """What json's decoder tells the scanner when nobody asks it for anything special."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+    memo: ClassVar[dict[str, str]] = {}
 
 
 def dumps(value: object) -> str:
@@ -35,9 +52,15 @@ def dumps(value: object) -> str:
 
 def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever the text holds
     """The value of a JSON text. Raises ValueError."""
-    empty = EMPTY.get(data)
-    if empty is not None:
-        return empty()
+    if make_scanner is not None:
+        try:
+            text = data.decode()
+            value, end = make_scanner(_Options)(text, 0)
+        except (UnicodeDecodeError, StopIteration):
+            pass
+        else:
+            if end == len(text) or text[end:] == "\n":
+                return value
     import json  # noqa: PLC0415 - the reason for this module
 
     return json.loads(data)

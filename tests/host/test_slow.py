@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -137,6 +138,48 @@ def test_killed_writer(tmp_path: Path) -> None:
     host = Killed(str(tmp_path))
     with lock_on(host) as lock, pytest.raises(PassthruError, match="the process that wrote /file was killed"):
         slow.write(host, "/file", "text", 5, lock)
+
+
+def test_one_process_makes_several_writes(tmp_path: Path) -> None:
+    """One that is late is left behind with its own lock only, and the next write has a new process."""
+    host = Stuck(str(tmp_path))
+    with slow.Writer(host) as writer:
+        for value in ("0", "0.1"):
+            with lock_on(host, "/other") as lock:
+                writer.write("/file", value, 5, lock)
+            assert (tmp_path / "file").read_text() == value
+        first = writer._child
+        with lock_on(host) as lock, pytest.raises(slow.StillBlockedError):
+            writer.write("/late", "1.5", 0.2, lock)
+        with lock_on(host, "/other") as lock:
+            writer.write("/file", "0.2", 5, lock)
+        assert writer._child != first
+        with pytest.raises(BusyError):
+            locks.take(host, "/lock", Deadline(0.1), "it")
+    locks.take(host, "/lock", Deadline(20), "it").release()
+    assert (tmp_path / "late").read_text() == "1.5"
+
+
+def test_writer_that_was_killed_between_two_writes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    host = Host(str(tmp_path))
+    with slow.Writer(host) as writer, lock_on(host) as lock:
+        writer.write("/file", "1", 5, lock)
+        os.kill(writer._child, signal.SIGKILL)
+        with pytest.raises(PassthruError, match="was killed"):
+            writer.write("/file", "2", 5, lock)
+        writer.write("/file", "3", 5, lock)
+    assert (tmp_path / "file").read_text() == "3"
+
+
+def test_writer_ends_with_its_caller(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    host = Host(str(tmp_path))
+    with slow.Writer(host) as writer, lock_on(host) as lock:
+        writer.write("/file", "1", 5, lock)
+        child = writer._child
+    with contextlib.suppress(ChildProcessError):  # it has been waited for already
+        os.waitpid(child, 0)
 
 
 # ---- reads

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from tests.scenarios import vfs
+from tests.scenarios import handover, vfs
 from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
 
 prepare = prepare_guest
@@ -46,6 +46,10 @@ def test_removal_that_hangs() -> None:
 
 def test_made_by_the_start() -> None:
     vfs.made_by_the_start(GuestWorld())
+
+
+def test_handed_over_and_given_back() -> None:
+    handover.vfs(GuestWorld())
 
 
 def test_not_made_by_the_start() -> None:

@@ -99,10 +99,10 @@ def test_function_that_answers_again(bench: Bench) -> None:
 
 
 def test_function_that_a_start_takes_again(bench: Bench) -> None:
-    health.forget(bench.work(), NIC)
+    health.forget_if_well(bench.work(), NIC)
     assert bench.said == []
     quarantine.put(bench.host, NIC, 100, "it fell")
-    health.forget(bench.work(), NIC)
+    health.forget_if_well(bench.work(), NIC)
     assert bench.files() == []
 
 

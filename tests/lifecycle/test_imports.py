@@ -22,8 +22,6 @@ SLOW = {
     *("subprocess", "typing", "yaml"),
 }
 """None of these may be loaded on the fast path."""
-OF_JSON = {"enum", "functools", "re"}
-"""But these with a journal, which is read with json."""
 QUICK = ["gc", "pvepassthru", "pvepassthru.lifecycle", "pvepassthru.lifecycle.quick"]
 
 
@@ -70,8 +68,7 @@ def test_mdev(world: World, phase: str, *, regenerate: bool) -> None:
     found = hook(world, phase)
     if phase == "pre-start":
         assert world.mdevs()
-    slow = SLOW if phase == "pre-start" else SLOW - OF_JSON
-    assert not {name for name in found if name.partition(".")[0] in slow}
+    assert not {name for name in found if name.partition(".")[0] in SLOW}
     names = {name if name.startswith("pvepassthru") else name.partition(".")[0] for name in found}
     kept = sorted(name for name in names if not name.startswith(("pvepassthru.host.sim", "_")))
     path = f"{GOLDEN}/{phase}.txt"

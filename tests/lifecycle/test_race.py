@@ -22,6 +22,14 @@ def test_many_vms_want_four_instances(world: SimWorld) -> None:
     races.many_vms(world, counts().vms)
 
 
+def test_many_vms_want_four_functions(world: SimWorld) -> None:
+    races.whole_functions(world, 8)
+
+
+def test_two_vms_want_one_group(world: SimWorld) -> None:
+    races.mates(world)
+
+
 @pytest.mark.parametrize("delay", [0, 100])
 def test_hooks_of_one_vm_at_once(world: SimWorld, delay: int) -> None:
     world.configure(delay_ms=delay)

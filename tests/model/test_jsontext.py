@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pvepassthru.model import jsontext
@@ -25,6 +25,24 @@ def test_as_json_does(value: object) -> None:
     assert jsontext.loads(jsontext.dumps(value).encode()) == value
 
 
+@given(st.binary() | VALUES.map(lambda value: json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")))
+@example(b" [1] \n")
+@example(b"\xef\xbb\xbf[1]")
+@example(b"[NaN, Infinity, -Infinity]")
+@example(b"[1] 2")
+@example(b'{"a": 1,}')
+@example(b'"\t"')
+@example('["\u1234"]'.encode("utf-16"))
+def test_reads_as_json_does(data: bytes) -> None:
+    try:
+        wanted = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        with pytest.raises(type(error)):
+            jsontext.loads(data)
+    else:
+        assert repr(jsontext.loads(data)) == repr(wanted)
+
+
 def test_other_values_are_refused() -> None:
     with pytest.raises(TypeError, match="no JSON for float"):
         jsontext.dumps([0.5])
@@ -36,6 +54,7 @@ import sys
 from pvepassthru.model import jsontext
 jsontext.dumps({"a": [1, None, True, 'b "c" \\n']})
 jsontext.loads(b"{}")
+jsontext.loads(b'{"a": [1, null, 1.5, true, "b \\\\"c\\\\" \\\\n"]}\\n')
 sys.exit("json" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

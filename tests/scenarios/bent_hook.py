@@ -3,8 +3,8 @@
 
 HOW is `patience=SECONDS`, for waits for other processes that would take 10 s; `budget=SECONDS`, for the whole phase;
 `lines=N`, for a /run that is full once N lines of a journal are written: the next line ends in its middle; `eio=NAME`,
-for attributes of that name that cannot be read; or `killed=NAME`, where whoever writes to one of that name is killed
-when the kernel has done it.
+for attributes of that name that cannot be read; `killed=NAME`, where whoever writes to one of that name is killed
+when the kernel has done it; or `together=N`, where a hook reserves nothing before so many hooks are about to.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import errno
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+from pvepassthru.host import reservations
 from pvepassthru.host.host import Host
 from pvepassthru.host.sim import SimHost
 from pvepassthru.lifecycle import mdev, phases, quick, vgpu
@@ -73,6 +75,23 @@ def kill_writers(name: str) -> None:
         setattr(kind, "write", killed)  # noqa: B010 - as above
 
 
+def meet(count: int) -> None:
+    """Have hooks wait for each other when they have judged their VMs, each with the same look at the host."""
+    reserve = reservations.reserve
+    folder = f"{os.environ.get('PVEPASSTHRU_ROOT', '')}/run/together"
+
+    def together(*words: Any, **named: Any) -> None:  # noqa: ANN401 - what the real one takes
+        os.makedirs(folder, exist_ok=True)
+        with open(f"{folder}/{os.getpid()}", "w", encoding="ascii"):
+            pass
+        end = time.monotonic() + 20
+        while len(os.listdir(folder)) < count and time.monotonic() < end:
+            time.sleep(0.005)
+        reserve(*words, **named)
+
+    reservations.reserve = together
+
+
 how, _, value = sys.argv.pop(1).partition("=")
 if how == "patience":
     wait(float(value))
@@ -82,6 +101,8 @@ elif how == "eio":
     fail_to_read(value)
 elif how == "killed":
     kill_writers(value)
+elif how == "together":
+    meet(int(value))
 else:
     fill(int(value))
 

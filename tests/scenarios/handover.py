@@ -333,14 +333,32 @@ def driver_is_gone_by_then(world: World) -> None:
     check("still without", world.driver(NIC), None)
 
 
-def vf(world: World) -> None:
-    """A VF is handed over as any function; its PF and the other VF are not touched."""
-    first, second = world.make_vfs(2)
+def vf_keeps_its_driver(world: World) -> None:
+    """With driver=keep a VF stays with the driver that it has."""
+    (first,) = world.make_vfs(1)
     before = world.state()
     world.pve.define(100, f"hostpci0: {first},driver=keep\nhostpci1: {NIC}\n")
-    del second
-    check("drivers", world.driver(PF), before["drivers"][PF])
     world.hook(100, "pre-start")
-    check("the VF has the driver that driver=keep keeps", world.driver(first), before["drivers"][first])
+    check("kept", world.driver(first), before["drivers"][first])
+    check("the other function", world.driver(NIC), VFIO)
     world.hook(100, "post-stop")
     check("as before", world.state()["drivers"], before["drivers"])
+
+
+def vfs(world: World) -> None:
+    """Two VFs go to two VMs and back to their driver, each by itself; PF and the third VF are not touched."""
+    first, second, third = world.make_vfs(3)
+    before = world.state()
+    holds(f"the host's driver has all: {before['drivers']}", all(before["drivers"][one] for one in (PF, first, third)))
+    for vmid, one in ((100, first), (101, second)):
+        world.pve.define(vmid, f"hostpci0: {one}\n")
+        said(went(world.pve.start(vmid)), f"bound {one} to {VFIO} (was {before['drivers'][one]})")
+    _bound(world, first, second)
+    check("PF and the other VF", [world.driver(one) for one in (PF, third)], [before["drivers"][PF]] * 2)
+    said(went(world.pve.stop(100)), f"gave {first} back to {before['drivers'][first]}")
+    check("the first one", (world.driver(first), world.override(first)), (before["drivers"][first], "tbvgpu"))
+    _bound(world, second)
+    failed(world.pve.start(100, fail="command"), "injected-command")
+    went(world.pve.stop(101))
+    said(world.run("recover"), "VM 100: recovered", f"gave {first} back")
+    check("as before", world.state(), before)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 import traceback
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.host import reservations, state
@@ -21,10 +23,10 @@ from pvepassthru.lifecycle import orphans, recover
 from pvepassthru.model.errors import DeviceError
 from tests.kernel.checks import check, holds
 from tests.scenarios.counts import note
-from tests.scenarios.world import MDEVS, PARENTS, RESERVATIONS, uuid
+from tests.scenarios.world import MDEVS, PARENTS, PCI, PF, RESERVATIONS, VFS, uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from pvepassthru.host.host import Host
     from tests.pve.flows import Pve
@@ -103,6 +105,62 @@ def many_vms(world: World, count: int) -> None:
     for end in at_once(world, [(vmid, "post-stop") for vmid in vmids]):
         check(f"post-stop: {end.output}", end.code, 0)
     check("as before", world.state(), before)
+
+
+@contextmanager
+def together(world: World, count: int) -> Iterator[None]:
+    """Within it so many hooks come to their first reservation before one of them makes its own."""
+    with world.bent(f"together={count}"):
+        yield
+    shutil.rmtree(f"{world.root}/run/together")
+
+
+def whole_functions(world: World, count: int) -> None:
+    """Of many VMs that start at once as many get a VF as the mapping has; the others say who has them.
+
+    All choose the first free one, and only one VM can be the first to reserve it.
+    """
+    world.host.write(f"{PCI}/{PF}/driver_override", "tbvgpu")
+    world.host.write("/sys/bus/pci/drivers_probe", PF)
+    world.host.write(f"{PCI}/{PF}/sriov_numvfs", str(len(VFS)))
+    world.map("pool", VFS, mdev=False)
+    vmids = range(FIRST, FIRST + count)
+    for vmid in vmids:
+        world.pve.define(vmid, "hostpci0: mapping=pool\n")
+    before = world.state()
+    with together(world, count):
+        ended = dict(zip(vmids, at_once(world, [(vmid, "pre-start") for vmid in vmids]), strict=True))
+    have = [vmid for vmid, end in ended.items() if end.code == 0]
+    words = {vmid: end for vmid, end in ended.items() if end.code}
+    check(f"VMs with a VF: {words}", len(have), len(VFS))
+    check("each has one", sorted(line.split()[0] for line in world.reservations().values()), sorted(map(str, have)))
+    check("bound", {vf: world.driver(vf) for vf in VFS}, dict.fromkeys(VFS, "vfio-pci"))
+    for vmid, end in words.items():
+        check(f"exit code of VM {vmid}: {end.output}", end.code, DeviceError.exit_code)
+        holds(f"VM {vmid} says who has them: {end.output}", "PVP422" in end.output)
+        holds(f"all of them: {end.output}", all(f"VM {other} has reserved it" in end.output for other in have))
+        check("one error", end.output.count("error:"), 1)
+    check("journals", world.journals(), [f"{vmid}.journal" for vmid in have])
+    for end in at_once(world, [(vmid, "post-stop") for vmid in vmids]):
+        check(f"post-stop: {end.output}", end.code, 0)
+    check("as before", world.state(), before)
+
+
+def mates(world: World, rounds: int = 4) -> None:
+    """Two VMs with a function each of one IOMMU group start at once: only one of them has the group."""
+    pair = ("0000:07:01.0", "0000:07:02.0")
+    for vmid, function in zip((FIRST, FIRST + 1), pair, strict=True):
+        world.pve.define(vmid, f"hostpci0: {function}\n")
+    before = world.state() | {function: world.driver(function) for function in pair}
+    for _ in range(rounds):
+        with together(world, 2):
+            ended = at_once(world, [(FIRST, "pre-start"), (FIRST + 1, "pre-start")])
+        check(f"one of them starts: {ended}", sorted(end.code for end in ended), [0, DeviceError.exit_code])
+        check("one has the group", len(world.reservations()), 1)
+        check("bound", [world.driver(function) for function in pair], ["vfio-pci"] * 2)
+        for end in at_once(world, [(FIRST, "post-stop"), (FIRST + 1, "post-stop")]):
+            check(f"post-stop: {end.output}", end.code, 0)
+        check("as before", world.state() | {function: world.driver(function) for function in pair}, before)
 
 
 def one_vm(world: World, count: int = 8) -> None:

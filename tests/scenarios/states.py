@@ -74,6 +74,18 @@ def console_comes_back_when_the_start_fails(world: World) -> None:
     check("as before", world.state() | _bar(world), before)
 
 
+def backup_takes_no_console(world: World) -> None:
+    """A GPU with the host's console, which a start would take off it, is in use for a backup."""
+    furnish(world)
+    before = world.state() | _bar(world)
+    log = failed(world.pve.backup(100), "hook-failed")
+    said(log, f"cannot take {GPU} from the host", "its console (vtcon1)", "a backup starts VM 100", "on_backup")
+    check("as before", world.state() | _bar(world), before)
+    world.policy(f"defaults: {{on_backup: handover}}\n{POLICY}")
+    said(went(world.pve.backup(100)), f"took the console vtcon1 off {GPU}")
+    check("as before", world.state() | _bar(world), before)
+
+
 def reset_method_that_is_not_offered(world: World) -> None:
     furnish(world)
     world.policy(POLICY.replace("bus pm", "flr"))
@@ -138,7 +150,8 @@ def answers_again_by_itself(world: SimWorld) -> None:
     _fell(world)
     world.pve.stop(100)
     _fell(world, config=HEADER)
-    went(world.pve.start(100))
+    said(went(world.pve.start(100)), f"{NIC} answers again: its quarantine ends")
+    check("no quarantine while it runs", _quarantines(world), [])
     went(world.pve.stop(100))
     check("as before", world.state(), before)
     check("no quarantine", _quarantines(world), [])
@@ -195,6 +208,7 @@ SIMULATED = (planned, quarantine, answers_again_by_itself, rescan_brings_it_back
 EVERYWHERE = (
     everything,
     console_comes_back_when_the_start_fails,
+    backup_takes_no_console,
     reset_method_that_is_not_offered,
     nothing_without_a_policy,
 )
