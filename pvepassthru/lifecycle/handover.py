@@ -26,6 +26,7 @@ from pvepassthru.rules.subject import chosen, group_mates
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from pvepassthru.lifecycle.journal import Step
     from pvepassthru.lifecycle.work import Work
     from pvepassthru.model.policy import DevicePolicy, Policies, Service
     from pvepassthru.rules.subject import Subject
@@ -181,10 +182,21 @@ def complete(work: Work, wanted: Handover) -> None:
                 for step in steps:
                     if step is not None:
                         work.journal.undone(step, "stays")
-            elif target != "former" and steps[1] is not None:
-                work.journal.amend(steps[1], target)
+            elif steps[1] is not None:
+                _note_driver(work, wanted, steps[1], None if target == "former" else target)
     except PassthruError as error:
         work.voice.warn(f"not all devices will be given back as the policy says: {error.message}")
+
+
+def _note_driver(work: Work, wanted: Handover, step: Step, driver: str | None) -> None:
+    """Note that a function goes to this driver after the stop, or to its former one, which the step keeps noting."""
+    if driver is not None and wanted.subject.inventory.driver_available(driver) is False:
+        work.voice.warn(
+            f"the policy's give_back: {driver} for {step.target} is no driver that is loaded, nor a module of this "
+            f"kernel; without it {step.target} goes back to {step.before or 'no driver, as before'}"
+        )
+    if step.after != driver:
+        work.journal.amend(step, before=step.before, after=driver)
 
 
 def _target(wanted: Handover, function: Function) -> str:

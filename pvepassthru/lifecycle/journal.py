@@ -97,13 +97,13 @@ class Journal:
         self._steps.pop(step.number, None)
         self._append({"n": step.number, "undone": how})
 
-    def amend(self, step: Step, before: str | None) -> None:
-        """Note another value to give back for a step that is done; the later line of a number is the one that counts.
+    def amend(self, step: Step, *, before: str | None = None, after: str | None = None) -> None:
+        """Note other values for a step that is done; the later line of a number is the one that counts.
 
         Raises PassthruError when it cannot be written.
         """
-        step = step._replace(before=before)
-        self._append({"n": step.number, "do": step.kind, "target": step.target, "before": before, "after": step.after})
+        step = step._replace(before=before, after=after)
+        self._append({"n": step.number, "do": step.kind, "target": step.target, "before": before, "after": after})
         self._steps[step.number] = step
         self.done(step)
 

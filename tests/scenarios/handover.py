@@ -318,19 +318,44 @@ def taken_back_by_the_administrator(world: World) -> None:
     check("nothing left", (world.journals(), world.reservations().get(NIC)), ([], None))
 
 
-def driver_is_gone_by_then(world: World) -> None:
-    """A driver that is not loaded any more keeps the step; nothing else is missing, and recover tries again."""
-    world.policy(f"devices:\n  '{NIC}': {{give_back: gone}}\n")
+def driver_that_is_none(world: World) -> None:
+    """A driver of the policy that is not there: the start says so, and the function goes back to its former one."""
+    world.policy(f"devices:\n  '{NIC}': {{give_back: igbb}}\n")
     world.pve.define(100, ONE_NIC)
+    before = world.state()
+    said(went(world.pve.start(100)), f"warning: the policy's give_back: igbb for {NIC}", "goes back to e1000e")
+    said(
+        went(world.pve.stop(100)), f"{NIC} does not go to igbb as the policy's give_back", f"gave {NIC} back to e1000e"
+    )
+    check("as before", world.state(), before)
+    world.unbind(NIC)
+    before = world.state()
     went(world.pve.start(100))
-    said(went(world.pve.stop(100)), f"kept taking {NIC} from gone", "gone is not loaded")
-    check("no driver", (world.driver(NIC), world.override(NIC)), (None, "(null)"))
-    check("kept", world.kept(100), [f"unbind {NIC} None"])
-    said(world.run("recover", code=1), "gone is not loaded")
+    said(went(world.pve.stop(100)), "as the policy's give_back says", "it has none, as before")
+    check("as before", world.state(), before)
+
+
+def driver_that_does_not_take_it(world: World) -> None:
+    """A driver of the policy that is no driver of such a device: the former one gets it."""
+    world.policy(f"devices:\n  '{NIC}': {{give_back: nvme}}\n")
+    world.pve.define(100, ONE_NIC)
+    before = world.state()
+    went(world.pve.start(100))
+    said(went(world.pve.stop(100)), f"{NIC} does not go to nvme", "give_back", f"gave {NIC} back to e1000e")
+    check("as before", world.state(), before)
+
+
+def policy_corrected_between_two_starts(world: World) -> None:
+    """What a start that failed noted does not hold the next one: its policy counts."""
+    world.policy(f"devices:\n  '{NIC}': {{give_back: nvme}}\n")
+    world.pve.define(100, ONE_NIC)
+    before = world.state()
+    failed(world.pve.start(100, fail="command"), "injected-command")
     world.policy("")
     went(world.pve.start(100))
-    world.pve.stop(100)
-    check("still without", world.driver(NIC), None)
+    log = went(world.pve.stop(100))
+    holds(f"without a word: {log}", "give_back" not in log.output)
+    check("as before", world.state(), before)
 
 
 def vf_keeps_its_driver(world: World) -> None:
