@@ -38,6 +38,8 @@ KIND = "driver"
 HEALTH_KIND = "health"
 """A function that is looked at after the stop; after: RESCAN or LOOK. It undoes nothing."""
 RESCAN, LOOK = "rescan", "look"
+AUTO, STAY, WAS_THERE = "auto", "stay", "was there"
+"""Its before, if the function stays with VFIO: GPUs do, the policy says so, or VFIO had it already. Else none."""
 DRIVERS = "/sys/bus/pci/drivers"
 SECONDS = 15.0
 """For each write of an undo, which asks no policy."""

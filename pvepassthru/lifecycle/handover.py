@@ -178,6 +178,7 @@ def complete(work: Work, wanted: Handover) -> None:
         for function in wanted.functions:
             steps = [work.journal.of(kind, function.address) for kind in (drivers.KIND, drivers.UNBIND_KIND)]
             target = _target(wanted, function)
+            _note_stay(work, wanted, function, stays=target == "stay")
             if target == "stay":
                 for step in steps:
                     if step is not None:
@@ -186,6 +187,20 @@ def complete(work: Work, wanted: Handover) -> None:
                 _note_driver(work, wanted, steps[1], None if target == "former" else target)
     except PassthruError as error:
         work.voice.warn(f"not all devices will be given back as the policy says: {error.message}")
+
+
+def _note_stay(work: Work, wanted: Handover, function: Function, *, stays: bool) -> None:
+    """Note why a function stays with VFIO's driver after the stop, if it does: the stop tells of it."""
+    look = work.journal.of(drivers.HEALTH_KIND, function.address)
+    if look is None:
+        return
+    why = None
+    if work.journal.of(drivers.KIND, function.address) is None:
+        why = look.before or drivers.WAS_THERE  # a start that failed later has noted why
+    elif stays:
+        why = drivers.AUTO if wanted.policy(function).give_back == "auto" else drivers.STAY
+    if why != look.before:
+        work.journal.amend(look, before=why, after=look.after)
 
 
 def _note_driver(work: Work, wanted: Handover, step: Step, driver: str | None) -> None:

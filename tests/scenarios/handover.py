@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from tests.kernel import guest
 from tests.kernel.checks import check, holds
+from tests.scenarios.hook_process import HookProcess
 from tests.scenarios.world import (
     AUDIO,
     GPU,
@@ -77,7 +79,12 @@ def gpu_stays(world: World) -> None:
     for again in (False, True):
         log = went(world.pve.start(100))
         holds(f"bound once: {log}", ("bound " in log.output) != again)
-        went(world.pve.stop(100))
+        why = ", which had them before the start" if again else " (give_back: auto keeps GPUs there); give_back: former"
+        stay = f"{GPU} and {AUDIO} stay on {VFIO}{why}"
+        said(world.run("plan", "100", "post-stop"), stay)
+        log = went(world.pve.stop(100))
+        check(f"said once: {log}", log.output.count(stay), 1)
+        holds(f"nothing is undone: {log}", "undone" not in log.output)
         for address in (GPU, AUDIO):
             check(f"{address} stays", (world.driver(address), world.override(address)), (VFIO, "(null)"))
         check("nothing left", (world.journals(), world.reservations()), ([], {}))
@@ -110,7 +117,7 @@ def stays_by_policy(world: World) -> None:
     world.policy(f"devices:\n  '{NIC}': {{give_back: stay}}\n")
     world.pve.define(100, ONE_NIC)
     went(world.pve.start(100))
-    went(world.pve.stop(100))
+    said(went(world.pve.stop(100)), f"{NIC} stays on {VFIO}, as the policy's give_back says")
     check("stays", (world.driver(NIC), world.override(NIC)), (VFIO, "(null)"))
     check("nothing left", (world.journals(), world.reservations()), ([], {}))
 
@@ -274,6 +281,36 @@ def held_after_the_stop(world: World) -> None:
     world.pve.end_qemu(100)
     said(world.run("recover"), "VM 100: recovered")
     check("as before", world.state(), before)
+
+
+def post_stop_of_a_vm_that_runs(world: World) -> None:
+    """The hook called by hand touches nothing of a VM that runs; the stop gives all back later."""
+    world.drive_gpu()
+    world.policy(FORMER)
+    world.pve.define(100, ONE_GPU + f"hostpci1: {NIC}\nhostpci2: {OTHER},mdev=tbmdev-1\n")
+    before = world.state()
+    went(world.pve.start(100))
+    during, kept = world.state(), world.kept(100)
+    with world.impatient():
+        said(world.hook(100, "post-stop"), f"VM 100 runs as process {world.pve.running(100)}: nothing is given back")
+    check("untouched", (world.state(), world.kept(100)), (during, kept))
+    said(went(world.pve.stop(100)), f"gave {NIC} back to e1000e")
+    check("as before", world.state(), before)
+
+
+def post_stop_while_qemu_ends(world: World) -> None:
+    """Right after its SIGTERM QEMU still runs, as on the target of an aborted migration: post-stop waits for it."""
+    world.pve.define(100, ONE_NIC)
+    before = world.state()
+    went(world.pve.start(100))
+    hook = HookProcess(world, 100, "post-stop")
+    holds("it is at work", guest.wait_for(lambda: hook.has_open("100.lock")))
+    _bound(world, NIC)
+    world.pve.end_qemu(100)
+    hook.end()
+    said(hook.output, f"gave {NIC} back to e1000e")
+    os.unlink(f"{world.root}/run/qemu-server/100.pid")
+    check("as before", world.state() | {"reservations": ""}, before | {"reservations": ""})
 
 
 def another_vm_has_it_by_now(world: World) -> None:
