@@ -9,7 +9,7 @@ from pvepassthru.lifecycle import mdev, reserve, vgpu
 from pvepassthru.lifecycle.undo import describe, tell_damage, undo_all
 from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
-from pvepassthru.model.errors import DeviceError, UsageError
+from pvepassthru.model.errors import DeviceError, EndedError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
 from pvepassthru.model.policy import Policies
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -61,7 +61,10 @@ def pre_start(work: Work, start: Start) -> None:
         taken = _prepare(work, start)
         start.finish()
     except BaseException:
-        start.finish()
+        try:
+            start.finish()
+        except EndedError:  # by a signal that came just now, and was the last one to be heeded
+            pass
         for kept in undo_all(work._replace(deadline=Deadline(UNDO_BUDGET), patience=0)):
             work.voice.warn(_kept_sentence(kept))
         raise
