@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from pvepassthru.host import policy, vms
+from pvepassthru.host import policy, state, vms
 from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.lifecycle import mdev, reserve, vgpu
 from pvepassthru.lifecycle.undo import describe, tell_damage, undo_all
@@ -66,7 +66,7 @@ def pre_start(work: Work, start: Start) -> None:
         except EndedError:  # by a signal that came just now, and was the last one to be heeded
             pass
         for kept in undo_all(work._replace(deadline=Deadline(UNDO_BUDGET), patience=0)):
-            work.voice.warn(_kept_sentence(kept))
+            work.voice.warn(_kept_sentence(work, kept))
         raise
     if taken is not None:
         from pvepassthru.lifecycle import handover  # noqa: PLC0415 - loaded already
@@ -102,7 +102,7 @@ def post_stop(work: Work) -> None:
         return
     looks = [step for step in work.journal.steps if step.kind == "health"]
     for kept in undo_all(work):
-        work.voice.warn(_kept_sentence(kept))
+        work.voice.warn(_kept_sentence(work, kept))
     if looks:
         from pvepassthru.lifecycle import stay  # noqa: PLC0415 - VMs with mediated devices only do not pay for it
 
@@ -269,7 +269,7 @@ def _settle(work: Work, needed: tuple[Want, ...], whole: Handover | None) -> Non
                 f"cannot undo {describe(kept.step)} of an earlier start: {kept.why}",
                 f"end what holds it, then: pvepassthru recover {work.vmid}",
             )
-        work.voice.warn(_kept_sentence(kept))
+        work.voice.warn(_kept_sentence(work, kept))
 
 
 def _is_target(target: str, want: Want) -> bool:
@@ -314,5 +314,9 @@ def _words(finding: Finding) -> str:
     return f"{finding.code} {finding.where}: {finding.message}{hint}{silenced}"
 
 
-def _kept_sentence(kept: Kept) -> str:
-    return f"kept {describe(kept.step)}: {kept.why}; pvepassthru recover undoes it later"
+def _kept_sentence(work: Work, kept: Kept) -> str:
+    address = kept.step.target.partition("/")[0]
+    later = "pvepassthru recover undoes it later"
+    if address in state.quarantined(work.host):
+        later = f"when it answers again: pvepassthru release {address}, then pvepassthru recover"
+    return f"kept {describe(kept.step)}: {kept.why}; {later}"
