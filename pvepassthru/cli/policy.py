@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pvepassthru.cli import policy_doubts
 from pvepassthru.cli.tables import Column, print_table
 from pvepassthru.cli.words import print_json, vmid
 from pvepassthru.host import policy
-from pvepassthru.host.inventory import Inventory
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, UnsafeError
+from pvepassthru.lifecycle.phases import BUDGET
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, UnsafeError
 from pvepassthru.model.policy import DevicePolicy, Policies, Policy
 from pvepassthru.model.text import one_line
 from pvepassthru.rules import catalogue
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.host import Host
     from pvepassthru.host.policy_file import Checked
-    from pvepassthru.model.policy import Place, Said
+    from pvepassthru.model.policy import Place, Said, Silence
     from pvepassthru.rules.subject import Subject
 
 BUILT_IN = "default"
 """Where a setting comes from of which no file says anything."""
+USUAL: dict[str, object] = {"bars": {}, "pre_start_seconds": int(BUDGET["pre-start"]), "seconds": 15}
+"""Settings whose values without a policy are told in other words than the model's."""
 SHOWN = (Column("SETTING"), Column("VALUE", least=12), Column("FROM", least=16))
 
 
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Print what is wrong (then 1), or what applies; returns the exit code. Raises PassthruError."""
+    """Print what is wrong (1 with an error), or what applies; returns the exit code. Raises PassthruError."""
     return _check(args, host) if args.action == "check" else _show(args, host)
 
 
@@ -69,31 +72,34 @@ def _check(args: argparse.Namespace, host: Host) -> int:
             found = list(_problems(policy.check(path, data)))
         except (InputError, UnsafeError) as error:
             read += 1
-            found = [{"line": None, "severity": "error", "message": error.message, "hint": error.hint}]
+            line = getattr(error.__cause__, "line", None)
+            found = [{"line": line, "severity": "error", "message": error.message, "hint": error.hint}]
         rows += [{"file": path, **row} for row in found]
     if not args.files and not any(row["severity"] == "error" for row in rows):
-        moved = policy.read(host).moved(Inventory(host))
-        hint = "look what card is there now, and correct the rule"
-        rows += [
-            {"file": None, "line": None, "severity": "warning", "message": words, "hint": hint} for _, words in moved
-        ]
+        sources = _Sources(host)
+        for doubt in policy_doubts.doubts(host, policy.read(host)):
+            file, _, line = sources.of(doubt.place).rpartition(":")
+            where = {"file": file or None, "line": int(line) if file else None}
+            rows.append({**where, "severity": doubt.severity, "message": doubt.message, "hint": doubt.hint})
     if args.json:
         print_json(rows)
     else:
         for row in rows:
             place = f"{row['file']}:{row['line']}: " if row["line"] else f"{row['file']}: " if row["file"] else ""
             hint = f"; {row['hint']}" if row["hint"] else ""
-            words = str(row["message"]).removeprefix(f"{row['file']}: ")
-            print(one_line(f"{row['severity']}: {place}{words}{hint}"))
+            place = "" if row["file"] and row["file"] in str(row["message"]) else place
+            print(one_line(f"{row['severity']}: {place}{row['message']}{hint}"))
         if not rows:
             print("fine" if read else f"there is no policy: neither {' nor '.join(policy.FILES)} exists")
-    return EXIT_FINDINGS if rows else EXIT_FINE
+    return EXIT_FINDINGS if any(row["severity"] == "error" for row in rows) else EXIT_FINE
 
 
 def _bytes(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {path}", "name one that is there") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "name a file that can be read") from error
 
@@ -129,6 +135,15 @@ class _Sources:
                 return f"{path}:{line}"
         return BUILT_IN
 
+    def of_silence(self, entry: Silence) -> str:
+        """The file and line of an entry of `silence`."""
+        checked = dict(self.files)[entry.path]
+        same = (entry.code, entry.vmid, entry.device)
+        for at, said in enumerate(checked.document.get("silence") or ()):
+            if (said["code"], said.get("vm"), said.get("device")) == same:
+                return f"{entry.path}:{checked.written.line(['silence', at])}"
+        return entry.path
+
     def settings(self, defaults: Policy | DevicePolicy, said: list[Said], prefix: str) -> Iterator[Setting]:
         """Each setting of a VM or device as it applies."""
         for name, usual in defaults._asdict().items():
@@ -137,7 +152,7 @@ class _Sources:
                 place, value = places[-1]
                 yield Setting(f"{prefix}{name}", value, self.of((*place, name)))
             else:
-                yield Setting(f"{prefix}{name}", {} if name == "bars" else usual, BUILT_IN)
+                yield Setting(f"{prefix}{name}", USUAL.get(name, usual), BUILT_IN)
 
 
 def _show(args: argparse.Namespace, host: Host) -> int:
@@ -171,13 +186,13 @@ def _everything(policies: Policies, sources: _Sources) -> Iterator[Setting]:
     for name, value in policies.document.items():
         if name != "silence":
             yield from leaves(value, (name,))
-    yield from (_silenced(entry) for entry in policies.silence)
+    yield from (_silenced(entry, sources) for entry in policies.silence)
 
 
-def _silenced(entry: Any) -> Setting:  # noqa: ANN401 - a Silence
+def _silenced(entry: Silence, sources: _Sources) -> Setting:
     of = f" of VM {entry.vmid}" if entry.vmid else ""
     on = f" on {entry.device}" if entry.device else ""
-    return Setting(f"silence {entry.code}{of}{on}", entry.reason, entry.path)
+    return Setting(f"silence {entry.code}{of}{on}", entry.reason, sources.of_silence(entry))
 
 
 def _of_vm(policies: Policies, sources: _Sources, subject: Subject) -> Iterator[Setting]:
@@ -199,11 +214,11 @@ def _of_vm(policies: Policies, sources: _Sources, subject: Subject) -> Iterator[
             yield from sources.settings(DevicePolicy(), said, f"{device.entry.key} {address} ")
     for service in policies.services(inventory, devices):
         yield Setting("stops", service.unit, sources.of(("services", service.unit)))
-    for _, words in policies.moved(inventory):
-        yield Setting("not obeyed", words, "")
+    for moved in policies.moved(inventory):
+        yield Setting("not obeyed", moved.message, sources.of(moved.place))
     for entry in policies.silence:
         if entry.vmid in {None, subject.vmid}:
-            yield _silenced(entry)
+            yield _silenced(entry, sources)
 
 
 def _word(value: object) -> str:

@@ -93,7 +93,8 @@ def check(path: str, data: bytes) -> Checked:
     try:
         return policy_file.check(data)
     except ValueError as error:
-        raise InputError(f"the policy {path} is not valid YAML: {error}") from error
+        line = getattr(error, "line", None)
+        raise InputError(f"the policy {path}{f':{line}' if line else ''} is not valid YAML: {error}") from error
 
 
 def _document(path: str, data: bytes | None) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def schema() -> dict[str, Any]:
 
 
 def check(data: bytes) -> Checked:
-    """A policy file by its bytes. Raises ValueError when it is no YAML."""
+    """A policy file by its bytes. Raises strict_yaml.YamlError."""
     written = strict_yaml.parse(data)
     if _depth(written.value) > DEEPEST:
         hint = "see if an alias holds itself"
@@ -206,7 +206,9 @@ def _slips(document: Document, error: Any) -> Iterator[Slip]:  # noqa: ANN401 - 
         yield Slip(document.line(path), f"{where} must be {TYPES[kind]}, not {_value(error.instance)}", hint)
     else:
         use = rules.get("use") or listed(rules.get("enum", ())) or rules.get("description", "")
-        yield Slip(document.line(path), f"{where} is {_value(error.instance)}", f"use {use}")
+        quoted = error.validator == "type" and isinstance(error.instance, str) and number(error.instance) is not None
+        value = f'"{error.instance}", which is text' if quoted else _value(error.instance)
+        yield Slip(document.line(path), f"{where} is {value}", f"use {use}{', without quotes' if quoted else ''}")
 
 
 def _value(value: object) -> str:
@@ -238,14 +240,50 @@ def _unsaid(document: Document) -> Iterator[Slip]:
             if settings and "ids" in settings and name.count(":") != 2:
                 message = f"{section}.{shown(key)} has ids, which only a rule by address or slot can expect"
                 yield Slip(document.line([section, key, "ids"]), message, "leave it out")
-    for section in ("defaults", "vms", "devices"):
-        group = value.get(section) or {}
-        for keys, settings in [((), group)] if section == "defaults" else [((key,), one) for key, one in group.items()]:
-            for bar, size in ((settings or {}).get("bars") or {}).items():
-                count = int(size[:-1])
-                if count & (count - 1):
-                    place = [section, *keys, "bars", bar]
-                    yield Slip(document.line(place), f"{_place(place)} is {size}", "use a power of two, such as 256M")
+    for key, settings in (value.get("sriov") or {}).items():
+        yield from _vfs(document, ["sriov", key], settings)
+    yield from _bars(document, value)
+
+
+def _bars(document: Document, value: dict[str, Any]) -> Iterator[Slip]:
+    """Sizes of BARs that are none."""
+    places: list[tuple[list[str], Any]] = [(["defaults"], value.get("defaults"))]
+    for section in ("vms", "devices"):
+        places += [([section, key], settings) for key, settings in (value.get(section) or {}).items()]
+    for path, settings in places:
+        for bar, size in ((settings or {}).get("bars") or {}).items():
+            count = int(size[:-1])
+            if count & (count - 1):
+                place = [*path, "bars", bar]
+                yield Slip(document.line(place), f"{_place(place)} is {size}", "use a power of two, such as 256M")
+
+
+def _vfs(document: Document, path: list[str], settings: dict[str, Any]) -> Iterator[Slip]:
+    """Slips in what is said of the VFs of one PF."""
+    own = settings.get("vf") or {}
+    macs: dict[str, str] = {}
+    for index, said in ((None, settings), *own.items()):
+        place = path if index is None else [*path, "vf", index]
+        here = {**settings, **(said or {})}
+        if index is not None and int(index) >= settings["vfs"]:
+            message = f"{_place(place)} is for a VF that is not there: vfs is {settings['vfs']}, and the first one is 0"
+            yield Slip(document.line(place), message, "raise vfs, or leave it out")
+        if here.get("max_tx_rate") and here.get("min_tx_rate", 0) > here["max_tx_rate"]:
+            message = (
+                f"{_place(place)} has a min_tx_rate of {here['min_tx_rate']} and a max_tx_rate of {here['max_tx_rate']}"
+            )
+            yield Slip(document.line(place), message, "let the first be no more than the second")
+        if here.get("qos") and not here.get("vlan"):
+            yield Slip(document.line(place), f"{_place(place)} has qos without a vlan", "say which vlan")
+        mac = str((said or {}).get("mac", "keep")).lower()
+        if mac not in {"keep", "stable"}:
+            if index is None and settings["vfs"] > 1 + len(own):
+                message = f"{_place(place)} gives one MAC to several VFs"
+                yield Slip(document.line([*place, "mac"]), message, "use stable, or say it under vf by number")
+            elif mac in macs:
+                message = f"{_place(place)} has the MAC of {macs[mac]}"
+                yield Slip(document.line([*place, "mac"]), message, "give each VF its own")
+            macs[mac] = _place(place)
 
 
 NORMAL: dict[str, Callable[[str], str | None]] = {

@@ -24,6 +24,14 @@ NOT_YAML = (ValueError, LookupError, AttributeError, TypeError, OverflowError, R
 TRUTHS = {"true": True, "false": False}
 
 
+class YamlError(ValueError):
+    """A text that is no YAML; the reason on one line, and the line where it was noticed, from 1, if that is known."""
+
+    def __init__(self, reason: str, line: int | None = None) -> None:
+        super().__init__(" ".join(reason.split()))
+        self.line = line
+
+
 class Document(NamedTuple):
     """A YAML text."""
 
@@ -78,7 +86,7 @@ _Loader.add_constructor("tag:yaml.org,2002:bool", _Loader.truth)
 
 
 def parse(data: bytes) -> Document:
-    """The document that a YAML text is. Raises ValueError, with the reason on one line."""
+    """The document that a YAML text is. Raises YamlError."""
     try:
         loader = _Loader(data)
         try:
@@ -87,8 +95,11 @@ def parse(data: bytes) -> Document:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:  # whose own words quote the text in several lines
-        place = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ValueError(" ".join(f"{place}{error.problem or error.context}".split())) from error
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise YamlError(error.problem or error.context or "it cannot be read", line) from error
+    except yaml.reader.ReaderError as error:
+        before = data[: error.position] if isinstance(error.position, int) else b""
+        raise YamlError("it has bytes that are no text; save it as UTF-8", before.count(b"\n") + 1) from error
     except (yaml.YAMLError, *NOT_YAML) as error:
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise YamlError(str(error) or type(error).__name__) from error
     return Document(value, root)

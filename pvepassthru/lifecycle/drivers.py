@@ -42,7 +42,9 @@ AUTO, STAY, WAS_THERE = "auto", "stay", "was there"
 """Its before, if the function stays with VFIO: GPUs do, the policy says so, or VFIO had it already. Else none."""
 DRIVERS = "/sys/bus/pci/drivers"
 SECONDS = 15.0
-"""For each write of an undo, which asks no policy."""
+"""For each write of an undo, which asks no policy,"""
+LEAST = 6.0
+"""but not more than half of what is left of the phase, if that is more than these: others are to be given back, too."""
 LOCK_WAIT = 10.0
 """Seconds for a start to wait for an earlier write to the same function,"""
 UNDO_LOCK_WAIT = 2.0
@@ -231,7 +233,8 @@ def _give_back(work: Work, step: Step, driver: str) -> str | None:
         return f"its driver {driver} is not loaded (modprobe it)"
     pinned = override(work.host, address)
     for_the_moment: Step | None = None
-    if pinned not in {None, driver}:  # as it was before the start: set while another driver had the function
+    # as it was before the start: another driver's, or none though VFIO's had the function, whose ids nobody knows
+    if pinned != driver and (pinned is not None or "vfio" in driver):
         for_the_moment = work.journal.intend(OVERRIDE_KIND, address, pinned, driver)
         _pin(work, address, driver)
     try:
@@ -261,6 +264,16 @@ def _is_kept(work: Work, address: str) -> bool:
     """Whether the step that bound a function could not be undone: those before it wait for that one."""
     bound = work.journal.of(KIND, address)
     return bound is not None and current(work.host, address) == bound.after
+
+
+def still_open(work: Work) -> str | None:
+    """Who has a function open that the journal has with VFIO, in words, or None: the VM has let go of all."""
+    for step in work.journal.steps:
+        if step.kind == KIND and current(work.host, step.target) == step.after:
+            users = holders.describe(holders.device_holders(work.host, f"{DEVICES}/{step.target}"))
+            if users:
+                return f"{users} has {step.target} open"
+    return None
 
 
 def await_writes(work: Work, step: Step, most: float = LOCK_WAIT) -> None:
@@ -306,7 +319,7 @@ def _lock(work: Work, address: str, most: float) -> Lock:
 
 
 def _write(  # noqa: PLR0913 - what varies is by keyword
-    work: Work, path: str, value: str, what: str, *, seconds: float = SECONDS, lock: Lock
+    work: Work, path: str, value: str, what: str, *, seconds: float | None = None, lock: Lock
 ) -> None:
     """Write to an attribute that may block; `what` are words for what cannot be done when it fails.
 
@@ -314,6 +327,8 @@ def _write(  # noqa: PLR0913 - what varies is by keyword
     """
     if not work.deadline:
         raise BusyError(f"{what}: no time was left for it", "try again")
+    if seconds is None:
+        seconds = min(SECONDS, max(LEAST, work.deadline.left() / 2))
     limit = work.deadline.left(seconds)
     try:
         work.write(path, value, limit, lock)

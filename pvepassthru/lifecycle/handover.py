@@ -176,15 +176,18 @@ def complete(work: Work, wanted: Handover) -> None:
     """Note what the functions are given back to after the stop, where that is not what they had before."""
     try:
         for function in wanted.functions:
-            steps = [work.journal.of(kind, function.address) for kind in (drivers.KIND, drivers.UNBIND_KIND)]
+            address = function.address
+            bound, unbound = (work.journal.of(kind, address) for kind in (drivers.KIND, drivers.UNBIND_KIND))
             target = _target(wanted, function)
             _note_stay(work, wanted, function, stays=target == "stay")
             if target == "stay":
-                for step in steps:
+                for step in (bound, unbound):
                     if step is not None:
                         work.journal.undone(step, "stays")
-            elif steps[1] is not None:
-                _note_driver(work, wanted, steps[1], None if target == "former" else target)
+                if bound is not None:
+                    work.voice.say(f"{address} will stay with {bound.after} after the stop")
+            elif unbound is not None:
+                _note_driver(work, wanted, unbound, None if target == "former" else target)
     except PassthruError as error:
         work.voice.warn(f"not all devices will be given back as the policy says: {error.message}")
 
@@ -210,6 +213,8 @@ def _note_driver(work: Work, wanted: Handover, step: Step, driver: str | None) -
             f"the policy's give_back: {driver} for {step.target} is no driver that is loaded, nor a module of this "
             f"kernel; without it {step.target} goes back to {step.before or 'no driver, as before'}"
         )
+    elif driver is not None:
+        work.voice.say(f"{step.target} will go to {driver} after the stop")
     if step.after != driver:
         work.journal.amend(step, before=step.before, after=driver)
 

@@ -11,7 +11,7 @@ from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, EndedError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
-from pvepassthru.model.policy import Policies
+from pvepassthru.model.policy import HOST_SAVING, Policies
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules import gate as gates
 from pvepassthru.rules import subject as subjects
@@ -176,7 +176,6 @@ def _prepare(work: Work, start: Start) -> Handover | None:
         whole = _whole(subject, policies)
     if subject.config.template:
         return None
-    subject.around.policies = policies
     try:
         subject, whole = _reserve(work, subject, whole, _Gate(allowed.gate, policies))
         for want in needed:
@@ -214,6 +213,7 @@ def _reserve(work: Work, subject: Subject, whole: Handover | None, gate: _Gate) 
     told: set[Finding] = set()
     left: int | None = None
     while True:
+        subject.around.policies = gate.policies
         _judge(work, subject, gate, told)
         if whole is None:
             return subject, whole
@@ -286,18 +286,17 @@ def _judge(work: Work, subject: Subject, gate: _Gate, told: set[Finding]) -> Non
     """Run the gate's rules: an error refuses the start, unless the policy says otherwise; all else is a warning.
 
     An error that the policy silences is a warning with the owner's reason; what else it silences is not said, nor is
-    what was `told` by an earlier look.
+    what was `told` by an earlier look. Whatever the gate is, what would take the host's disks or network refuses the
+    start, unless it is silenced.
     """
-    if gate.mode == "off":
-        return
-    found = gates.findings(subject)
+    found = gates.findings(subject, HOST_SAVING if gate.mode == "off" else gates.ALL)
     if gate.policies.silence:
         from pvepassthru.rules import silence  # noqa: PLC0415 - only hosts whose policy silences something pay for it
 
         marked = silence.of_vm(gate.policies.silence, subject, found)
         found = [finding for finding in marked if finding.severity == "error" or finding.silenced is None]
     refuses = [finding for finding in found if finding.severity == "error" and finding.silenced is None]
-    errors = refuses if gate.mode == "enforce" else []
+    errors = [finding for finding in refuses if gate.mode == "enforce" or finding.code.startswith(HOST_SAVING)]
     for finding in [one for one in found if one not in told]:
         if finding not in errors:
             work.voice.warn(_words(finding))

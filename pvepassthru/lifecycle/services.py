@@ -8,6 +8,7 @@ own journal, and looks at those of the others under a lock of the unit.
 from __future__ import annotations
 
 from pvepassthru.host import locks, state, units
+from pvepassthru.lifecycle import drivers
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.model.errors import BusyError, PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
@@ -41,9 +42,13 @@ def stop(work: Work, services: tuple[Service, ...]) -> None:
 def undo(work: Work, step: Step) -> str | None:
     """Start a unit that `stop` stopped, unless it runs, or another VM's journal has it stopped, too.
 
-    Returns None when nothing of it remains. systemd starts it on its own time. Raises DeviceError when systemd refuses.
+    Returns None when nothing of it remains, else why it was kept: the VM's QEMU is still going, and the unit would find
+    its device gone. systemd starts it on its own time. Raises DeviceError when systemd refuses.
     """
     unit = step.target
+    why = drivers.still_open(work)
+    if why:
+        return why
     with _lock(work, unit):
         if not units.is_running(work.host, unit):
             others = _others(work, unit)

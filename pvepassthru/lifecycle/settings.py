@@ -215,6 +215,8 @@ def _set_d3cold(work: Work, address: str, policy: DevicePolicy) -> None:
         ) from error
     if work.host.text(path) != after:
         work.voice.warn(f"d3cold_allowed of {address} stays {before}: the kernel takes the write and does nothing")
+    else:
+        work.voice.say(f"d3cold_allowed of {address} is {after}")
     work.journal.done(step)
 
 
@@ -223,6 +225,7 @@ def _undo_d3cold(work: Work, step: Step, path: str) -> str | None:
     if why:
         return why
     _write(work, step.target, path, step.before or "0", UNDO_SECONDS)
+    work.voice.say(f"d3cold_allowed of {step.target} is {step.before or '0'} again")
     return None
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pvepassthru.host import state
+from pvepassthru.host.deadline import Deadline
 from pvepassthru.lifecycle import mdev, reserve, vgpu
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -52,7 +53,7 @@ def describe(step: Step) -> str:
     if step.kind == "unbind" and step.before is None:
         return f"giving {step.target} to {step.after or 'no driver'}"
     return WORDS.get(step.kind, "a step of unknown kind {kind} on {target}").format(
-        kind=step.kind, target=step.target, before=step.before, after=step.after
+        kind=step.kind, target=step.target, before=step.before or "no driver", after=step.after
     )
 
 
@@ -70,18 +71,22 @@ def tell_damage(journal: Journal, warn: Callable[[str], None]) -> None:
 def undo_all(work: Work, spare: Container[int] = ()) -> list[Kept]:
     """Undo every step but those whose numbers are in `spare`; remove the journal when none is left.
 
-    Returns what had to be kept. Raises nothing of its own: a failure keeps the step.
+    Returns what had to be kept. Raises nothing of its own: a failure keeps the step. The patience is one for all steps
+    that were kept: a QEMU that is still going has all of the VM's devices open.
     """
-    kept = []
+    kept: list[Kept] = []
+    patience = work.patience
     for step in reversed(work.journal.steps):
         if step.number in spare:
             continue
-        one = undo_step(work, step)
+        wait = Deadline(patience)
+        one = undo_step(work._replace(patience=patience), step)
         if one is None:
             if step in work.journal.steps:  # a step may have to be noted where it was undone, under a lock
                 _note(work, step)
         else:
             kept.append(one)
+            patience = wait.left()
     if not work.journal.steps and work.journal.exists:
         try:
             work.journal.remove()

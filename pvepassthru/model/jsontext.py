@@ -55,7 +55,7 @@ def loads(data: bytes) -> Any:  # noqa: ANN401 - whatever the text holds
     if make_scanner is not None:
         try:
             text = data.decode()
-            value, end = make_scanner(_Options)(text, 0)
+            value, end = make_scanner(_Options)(text, 0)  # type: ignore[arg-type]  # it takes whatever has these
         except (UnicodeDecodeError, StopIteration):
             pass
         else:

@@ -47,7 +47,9 @@ class DevicePolicy(NamedTuple):
     driver: str = "vfio-pci"
     """What pre-start binds it to: vfio-pci, a variant driver of VFIO, or `keep` for what it has."""
     give_back: str = "auto"
-    """Its driver after a stop: `former`, `stay`, a driver's name, or `auto`: the former one, but `stay` for GPUs."""
+    """Its driver after a stop: `former`, `stay`, a driver's name, or `auto`: the former one, but `stay` for GPUs.
+
+    So also when PVE fails to start the VM after pre-start; a pre-start that fails itself gives the former one back."""
     console: str = "keep"
     """`release`: consoles and the firmware's framebuffer let the GPU go first."""
     restore_framebuffer: bool = False
@@ -121,6 +123,15 @@ class Silence(NamedTuple):
     reason: str
     path: str
     """The policy file that says so."""
+
+
+class Moved(NamedTuple):
+    """A rule of the policy for an address where another device lies."""
+
+    address: str
+    place: tuple[str, ...]
+    """The keys of the rule."""
+    message: str
 
 
 class Policies(NamedTuple):
@@ -204,8 +215,8 @@ class Policies(NamedTuple):
         """What `recover` does with what a dead VM left and no journal names: `report` or `remove`."""
         return self.document.get("orphans") or "report"
 
-    def moved(self, hardware: Hardware) -> tuple[tuple[str, str], ...]:
-        """The functions at addresses whose rules expect other ids, each with a sentence: the rule is not obeyed."""
+    def moved(self, hardware: Hardware) -> tuple[Moved, ...]:
+        """The rules by address that expect other ids than those of what lies there: they are not obeyed."""
         found = []
         for name in ("devices", "sriov"):
             for place, settings in self._section(name).items():
@@ -214,7 +225,7 @@ class Policies(NamedTuple):
                         there = plain_id(hardware, address, "vendor", "device")
                         wanted = " or ".join(_ids(settings))
                         words = f"the policy's {name}.{place} is for {wanted}, but {there} lies at {address}"
-                        found.append((address, f"{words}: it is not obeyed there"))
+                        found.append(Moved(address, (name, place), f"{words}: it is not obeyed there"))
         return tuple(found)
 
     # ----

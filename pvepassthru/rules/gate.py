@@ -101,12 +101,16 @@ LAST = Rule("PVP104", "warning", "own", hosts.unreadable, hook="warns")
 """Asked after all others: it tells what they could not read."""
 
 
-def findings(subject: Subject) -> list[Finding]:
-    """What the hook has to say of a VM: an error refuses its start.
+ALL = ("PVP",)
+"""How the codes of all rules begin."""
+
+
+def findings(subject: Subject, codes: tuple[str, ...] = ALL) -> list[Finding]:
+    """What the hook has to say of a VM, by the rules whose codes begin so: an error refuses its start.
 
     An error of a rule that only warns becomes a warning.
     """
-    asked = tuple(rule for rule in (*RULES, LAST) if rule.hook != "itself")
+    asked = tuple([rule for rule in (*RULES, LAST) if rule.hook != "itself" and rule.code.startswith(codes)])
     warns = {rule.code for rule in asked if rule.hook == "warns"}
     return [
         finding._replace(severity="warning") if finding.code in warns and finding.severity == "error" else finding

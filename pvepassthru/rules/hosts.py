@@ -104,9 +104,10 @@ def policy_moved(subject: Subject) -> Iterator[Hit]:
     How to fix: see where the card is now (`pvepassthru devices`), and correct the address in the policy.
     """
     try:
-        moved = dict(subject.around.policies.moved(subject.inventory)) if subject.resolution.passed else {}
+        rules = subject.around.policies.moved(subject.inventory) if subject.resolution.passed else ()
     except (InputError, UnsafeError):
         return  # another rule tells
+    moved = {rule.address: rule.message for rule in rules}
     for device in subject.resolution.passed if moved else ():
         for address in dict.fromkeys(one for functions in device.alternatives for one in functions):
             if address in moved:

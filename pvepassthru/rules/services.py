@@ -122,9 +122,9 @@ def policy_moved(around: Surroundings) -> Iterator[Hit]:
         raise Unknown("the policy cannot be used") from error
     if policies == Policies():
         raise NotApplicable("there is no policy")
-    for address, message in policies.moved(around.inventory):
+    for rule in policies.moved(around.inventory):
         hint = "see where that card is now (pvepassthru devices), and correct the policy"
-        yield Hit(f"{DEVICES}/{address}", message, hint)
+        yield Hit(f"{DEVICES}/{rule.address}", rule.message, hint)
 
 
 def mappings_unreadable(around: Surroundings) -> Iterator[Hit]:

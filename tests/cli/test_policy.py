@@ -61,9 +61,12 @@ def test_all_slips_are_told(root: str, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_what_is_no_slip_and_odd_all_the_same(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     put(root, f"silence:\n- {{code: PVP999, reason: x}}\ndevices: {{{GPU}: {{ids: 10de:1111}}}}\n")
-    out = ran(root, capsys, "check", code=1)
+    out = ran(root, capsys, "check")
     assert "warning: /etc/pvepassthru.yaml:2: silence entry 1 names PVP999, and there is no such code" in out
-    assert f"warning: the policy's devices.{GPU} is for 10de:1111, but 10de:2204 lies at {GPU}" in out
+    assert (
+        f"warning: /etc/pvepassthru.yaml:3: the policy's devices.{GPU} is for 10de:1111, but 10de:2204 lies at {GPU}"
+        in out
+    )
 
 
 def test_a_file_that_is_not_installed_yet(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +75,8 @@ def test_a_file_that_is_not_installed_yet(root: str, tmp_path: Path, capsys: pyt
     assert f"error: {path}:1: defaults.gate is nope" in ran(root, capsys, "check", str(path), code=1)
     path.write_text("defaults: {gate: warn}\n", encoding="utf-8")
     assert ran(root, capsys, "check", str(path)) == "fine\n"
-    assert "cannot read" in ran(root, capsys, "check", f"{path}.absent", code=1)
+    assert main(["--root", root, "policy", "check", f"{path}.absent"]) == 3
+    assert "there is no file" in capsys.readouterr().err
 
 
 def test_others_can_write_it(root: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +94,7 @@ def test_what_applies_and_where_it_stands(root: str, capsys: pytest.CaptureFixtu
     rows = json.loads(ran(root, capsys, "show", "100", "--json"))
     found = {row["setting"]: (row["value"], row["source"]) for row in rows}
     assert found["gate"] == ("warn", "/etc/pve/pvepassthru.yaml:2")
-    assert found["pre_start_seconds"] == (0, "default")
+    assert found["pre_start_seconds"] == (60, "default")
     assert found[f"hostpci0 {GPU} give_back"] == ("former", "/etc/pvepassthru.yaml:3")
     assert found[f"hostpci0 {GPU} seconds"] == (20, "/etc/pve/pvepassthru.yaml:4")
     assert found[f"hostpci0 {GPU} driver"] == ("vfio-pci", "default")
@@ -99,6 +103,42 @@ def test_what_applies_and_where_it_stands(root: str, capsys: pytest.CaptureFixtu
     whole = ran(root, capsys, "show")
     assert f"devices {GPU} give_back" in whole
     assert "/etc/pvepassthru.yaml:3" in whole
+
+
+@pytest.mark.parametrize(
+    "text,severity,sentence",
+    [
+        (
+            "defaults: {give_back: igbb}",
+            "warning",
+            ":1: defaults give_back is igbb, and this host has no driver of that",
+        ),
+        (f"sriov:\n  {GPU}: {{vfs: 2}}", "error", f":2: sriov.{GPU}: that function has no SR-IOV"),
+        ("sriov: {0000:77:00.0: {vfs: 2}}", "warning", "sriov.0000:77:00.0: there is no such function on this host"),
+        ("sriov: {0000:02:00.0: {vfs: 9}}", "error", "vfs is 9, and the card can have 8; ask for no more"),
+        ("mappings: {vgup: {placement: pack}}", "warning", "mappings vgup: there is no mapping vgup; is vgpu meant?"),
+        ("devices: {mapping:nope: {rescan: true}}", "warning", "there is no mapping nope; the mappings are: vgpu"),
+        ("services: {nope.service: {devices: ['*']}}", "warning", "services.nope.service: this host has no such unit"),
+        ("services: {sshd.service: {devices: ['*']}}", "warning", "is stopped for every VM with any device, and the"),
+    ],
+)
+def test_doubts(root: str, capsys: pytest.CaptureFixture[str], text: str, severity: str, sentence: str) -> None:
+    tree.put(root, "sys/bus/pci/devices/0000:02:00.0/vendor", "0x8086\n")
+    tree.put(root, "sys/bus/pci/devices/0000:02:00.0/sriov_totalvfs", "8\n")
+    tree.folder(root, "sys/bus/pci/drivers")
+    tree.put(root, "etc/pve/mapping/pci.cfg", "vgpu\n\tmap node=n,path=0000:08:00.0,id=10de:1\n")
+    tree.put(root, "etc/systemd/system/sshd.service", "")
+    put(root, text + "\n")
+    out = ran(root, capsys, "check", code=1 if severity == "error" else 0)
+    assert out.startswith(f"{severity}: /etc/pvepassthru.yaml:")
+    assert sentence in out
+
+
+def test_yaml_that_is_none_has_a_line(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    put(root, "defaults:\n  gate: [\n")
+    (row,) = json.loads(ran(root, capsys, "check", "--json", code=1))
+    assert row["line"] == 3
+    assert ran(root, capsys, "check", code=1).count("/etc/pvepassthru.yaml") == 1
 
 
 def test_show_with_a_slip(root: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,29 +142,29 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
 @pytest.mark.parametrize(
     "text,sentence",
     [
-        ("gate: [", "is not valid YAML: line 1: .*expected the node content"),
-        ("vms: {}\nsilence:\n- a: b: c", "is not valid YAML: line 3: mapping values are not allowed here"),
+        ("gate: [", ":1 is not valid YAML: .*expected the node content"),
+        ("vms: {}\nsilence:\n- a: b: c", ":3 is not valid YAML: mapping values are not allowed here"),
         ("- a list", ":1: the file must be a mapping of keys to values, not a list"),
         ("\nvms: 7", ":2: vms must be a mapping of keys to values, not 7"),
         ("defaults: {gate: perhaps}", ":1: defaults.gate is perhaps; use enforce, warn, off"),
         ("defaults: {gate: [off]}", "defaults.gate is a list; use enforce, warn, off"),
         (
             "defaults:\n  gate: off\n  pre_start_seconds: 0",
-            ":3: defaults.pre_start_seconds is 0; use a number from 1 to 3600",
+            ":3: defaults.pre_start_seconds is 0; use a whole number from 1 to 3600",
         ),
-        ("defaults: {pre_start_seconds: 3601}", "pre_start_seconds is 3601; use a number"),
-        ("vms: {100: {pre_start_seconds: true}}", "vms.100.pre_start_seconds is true; use a number"),
-        ("vms: {100: {pre_start_seconds: 2m}}", "pre_start_seconds is 2m; use a number"),
-        ("vms: {100: {pre_start_seconds: }}", "pre_start_seconds is empty; use a number"),
+        ("defaults: {pre_start_seconds: 3601}", "pre_start_seconds is 3601; use a whole number"),
+        ("vms: {100: {pre_start_seconds: true}}", "vms.100.pre_start_seconds is true; use a whole number"),
+        ("vms: {100: {pre_start_seconds: 2m}}", "pre_start_seconds is 2m; use a whole number"),
+        ("vms: {100: {pre_start_seconds: }}", "pre_start_seconds is empty; use a whole number"),
         ("a: \x00", "is not valid YAML"),
         ("{" * 5000, "is not valid YAML"),
         ('a: !!int ""', "is not valid YAML"),
         ('a: !!float ""', "is not valid YAML"),
         ("a: !!timestamp x", "is not valid YAML"),
-        ("{a: b}: c", "is not valid YAML: line 1: a key must be text"),
+        ("{a: b}: c", ":1 is not valid YAML: a key must be text"),
         ("a: &a\n  b: *a", "nested more than 12 levels deep; see if an alias holds itself"),
         ("a: &a [*a]", "nested more than 12 levels deep"),
-        ("a: b\n---\na: c", "is not valid YAML: line 2: but found another document"),
+        ("a: b\n---\na: c", ":2 is not valid YAML: but found another document"),
         ("\n\ndefualts: {gate: off}", ":3: the file has an unknown key defualts; is defaults meant"),
         ("gates: off", "the file has an unknown key gates; known are defaults, devices, vms"),
         ("defaults: {Gate: off}", "defaults has an unknown key Gate; is gate meant"),
@@ -172,7 +172,7 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
         ("vms: {1O0: {gate: off}}", "vms has 1O0, which is no VMID"),
         ("vms: {101: {gate: wran}}", "vms.101.gate is wran; use enforce"),
         ("vms: {100: {gate: off}, '100': {gate: warn}}", "100 is there twice"),
-        ("defaults: {gate: off}\nvms: {}\ndefaults: {gate: warn}", "line 3: defaults is there twice"),
+        ("defaults: {gate: off}\nvms: {}\ndefaults: {gate: warn}", ":3 is not valid YAML: defaults is there twice"),
         ("vms: {101: off}", "vms.101 must be a mapping of keys to values, not off"),
         ("devices: {0000:01:00.8: {}}", "devices has 0000:01:00.8, which is no device; use an address, a slot"),
         ("devices: {01:00.0: {}, 0000:01:00.0: {}}", "devices has 0000:01:00.0 twice; leave one of them"),
@@ -189,11 +189,21 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
         ("devices:\n  01:00.0:\n    bars:\n      1: 3G", ":4: devices.01:00.0.bars.1 is 3G; use a power of two"),
         ("devices: {01:00.0: {reset_method: FLR}}", "reset_method is FLR; use auto, or methods such as"),
         ("mappings: {gpu: {placement: full}}", "mappings.gpu.placement is full; use order, pack, spread"),
-        ("sriov: {01:00.0: {}}", "sriov.01:00.0 has no vfs; add it: a number from 0 to 65535"),
+        ("sriov: {01:00.0: {}}", "sriov.01:00.0 has no vfs; add it: a whole number from 0 to 65535"),
         ("sriov: {mapping:x: {vfs: 1}}", "sriov has mapping:x, which is no device"),
         ("sriov: {01:00.0: {vfs: 1, mac: 01:00:00:00:00:01}}", "mac is 01:00:00:00:00:01; use stable, keep, or an"),
         ("sriov: {01:00.0: {vfs: 1, vf: {a: {}}}}", "sriov.01:00.0.vf has a, which is no number of a VF"),
-        ("sriov: {01:00.0: {vfs: 1, vlan: 4095}}", "vlan is 4095; use a number from 0 to 4094"),
+        ("sriov: {01:00.0: {vfs: 2, vf: {2: {}}}}", "sriov.01:00.0.vf.2 is for a VF that is not there: vfs is 2"),
+        ("sriov: {01:00.0: {vfs: 2, max_tx_rate: 5, vf: {1: {min_tx_rate: 9}}}}", "vf.1 has a min_tx_rate of 9 and"),
+        ("sriov: {01:00.0: {vfs: 2, qos: 3}}", "sriov.01:00.0 has qos without a vlan"),
+        ("sriov: {01:00.0: {vfs: 2, mac: 02:00:00:00:00:01}}", "sriov.01:00.0 gives one MAC to several VFs"),
+        (
+            "sriov: {01:00.0: {vfs: 2, vf: {0: {mac: 02:00:00:00:00:01}, 1: {mac: 02:00:00:00:00:01}}}}",
+            "sriov.01:00.0.vf.1 has the MAC of sriov.01:00.0.vf.0; give each VF its own",
+        ),
+        ("devices: {01:00.0: {give_back: keep}}", "give_back is keep; use auto, former, stay or a driver's name"),
+        ("silence: [{code: PVP310, vm: '100', reason: x}]", 'vm is "100", which is text; use .*, without quotes'),
+        ("sriov: {01:00.0: {vfs: 1, vlan: 4095}}", "vlan is 4095; use a whole number from 0 to 4094"),
         ("services: {lightdm: {devices: ['*']}}", "services has lightdm, which is no systemd unit; write it in full"),
         ("services: {a.service: {}}", "services.a.service has no devices; add it: a list of devices"),
         ("services: {a.service: {devices: [x]}}", "services.a.service.devices entry 1 is x; use an address, a slot"),
@@ -212,7 +222,7 @@ def test_file_of_another_user_is_refused(host: Host) -> None:
         ("silence: [{code: PVP310}]", "silence entry 1 has no reason; add it: a sentence that says why"),
         ("silence: [{code: PVP310, reason: ' '}]", "silence entry 1.reason is  ; use a sentence"),
         ("silence: [{code: PVP310, reason: false}]", "silence entry 1.reason is false; use a sentence"),
-        ("silence: [{code: PVP310, vm: 99, reason: x}]", "silence entry 1.vm is 99; use a number from 100"),
+        ("silence: [{code: PVP310, vm: 99, reason: x}]", "silence entry 1.vm is 99; use a whole number from 100"),
         ("silence: [{code: PVP310, device: 0000:01:00, reason: x}]", "device is 0000:01:00; use an address in full"),
         ("silence: [{code: PVP310, device: 7, reason: x}]", "device is 7; use an address in full"),
         ("silence: [{code: PVP240, reason: x}]", "silences PVP240, which keeps .* too widely; add vm and device"),
@@ -226,6 +236,16 @@ def test_malformed_file_is_one_sentence(host: Host, text: str, sentence: str) ->
         policy.of(host, 100)
     assert "\n" not in str(caught.value)
     assert NODE in str(caught.value)
+
+
+def test_bytes_that_are_no_text(host: Host) -> None:
+    with open(host.path(NODE), "wb") as file:
+        file.write(b"defaults:\n  gate: caf\xe9\n")
+    os.chmod(host.path(NODE), 0o600)
+    with pytest.raises(
+        InputError, match=f"{NODE}:2 is not valid YAML: it has bytes that are no text; save it as UTF-8"
+    ):
+        policy.of(host, 100)
 
 
 def test_unreadable_file(host: Host) -> None:

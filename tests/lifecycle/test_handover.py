@@ -55,6 +55,21 @@ def test_a_service_that_has_the_device(world: SimWorld) -> None:
     check("as before", world.state(), before)
 
 
+def test_a_service_waits_for_a_vm_that_lingers(world: SimWorld) -> None:
+    """It would find its device gone; recover starts it with all else."""
+    world.drive_gpu()
+    world.policy(SERVICES + handover.FORMER)
+    world.pve.define(100, handover.ONE_GPU)
+    unit(world, "active")
+    went(world.pve.start(100))
+    with world.impatient():
+        said(went(world.pve.stop(100, qemu="lingers")), f"kept the stop of {UNIT}: ", f"has {GPU} open")
+    check("not started", unit(world), "inactive")
+    world.pve.end_qemu(100)
+    said(world.run("recover"), f"started {UNIT} again")
+    check("started", unit(world), "active")
+
+
 def test_a_service_that_did_not_run(world: SimWorld) -> None:
     world.drive_gpu()
     world.policy(SERVICES)

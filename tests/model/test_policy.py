@@ -9,7 +9,7 @@ import pytest
 
 from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import Inventory
-from pvepassthru.model.policy import DevicePolicy, Policies, Policy, VfPolicy, merged, selector
+from pvepassthru.model.policy import DevicePolicy, Moved, Policies, Policy, VfPolicy, merged, selector
 from tests import tree
 
 if TYPE_CHECKING:
@@ -104,11 +104,15 @@ def test_a_rule_for_another_card_is_not_obeyed(hardware: Inventory) -> None:
     assert policies.device(hardware, PF) == DevicePolicy()
     assert policies.sriov(hardware) == ()
     assert policies.moved(hardware) == tuple(
-        (address, f"the policy's {rule} is for {wanted}, but {there} lies at {address}: it is not obeyed there")
-        for address, rule, wanted, there in (
-            (GPU, "devices.0000:01:00", "10de:1aef or 10de:9999", "10de:2204"),
-            (PF, f"devices.{PF}", "8086:ffff", "8086:1572"),
-            (PF, f"sriov.{PF}", "1:2", "8086:1572"),
+        Moved(
+            address,
+            (section, rule),
+            f"the policy's {section}.{rule} is for {wanted}, but {there} lies at {address}: it is not obeyed there",
+        )
+        for address, section, rule, wanted, there in (
+            (GPU, "devices", "0000:01:00", "10de:1aef or 10de:9999", "10de:2204"),
+            (PF, "devices", PF, "8086:ffff", "8086:1572"),
+            (PF, "sriov", PF, "1:2", "8086:1572"),
         )
     )
 

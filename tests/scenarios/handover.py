@@ -7,6 +7,7 @@ A stop here is the hook's: PVE's own part of it is done before. What a policy sa
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from tests.kernel import guest
@@ -262,7 +263,13 @@ def planned(world: World) -> None:
     world.drive_gpu()
     world.pve.define(100, ONE_GPU)
     before = world.state()
-    said(world.run("plan", "100"), f"bound {GPU} to {VFIO} (was bochs-drm)", f"bound {AUDIO} to {VFIO}")
+    words = world.run("plan", "100")
+    said(words, f"bound {GPU} to {VFIO} (was bochs-drm)", f"bound {AUDIO} to {VFIO}")
+    said(words, f"{GPU} will stay with {VFIO} after the stop", f"{AUDIO} will stay with {VFIO} after the stop")
+    world.policy(f"devices:\n  '{GPU}': {{give_back: bochs-drm}}\n  '{AUDIO}': {{give_back: former}}\n")
+    words = world.run("plan", "100")
+    said(words, f"{GPU} will go to bochs-drm after the stop")
+    holds(f"nothing special of the other: {words}", f"{AUDIO} will" not in words)
     check("as before", world.state(), before)
 
 
@@ -311,6 +318,24 @@ def post_stop_while_qemu_ends(world: World) -> None:
     said(hook.output, f"gave {NIC} back to e1000e")
     os.unlink(f"{world.root}/run/qemu-server/100.pid")
     check("as before", world.state() | {"reservations": ""}, before | {"reservations": ""})
+
+
+def held_all_together(world: World) -> None:
+    """A QEMU that outlives its kill has all of the VM's devices: they are waited for together, not one by one."""
+    world.drive_gpu()
+    world.policy(FORMER)
+    world.pve.define(100, f"{ONE_GPU}hostpci1: {NIC}\n")
+    before = world.state()
+    went(world.pve.start(100))
+    with world.bent("patience=3"):
+        begun = time.monotonic()
+        log = went(world.pve.stop(100, qemu="lingers"))
+        seconds = time.monotonic() - begun
+        said(log, *(f"kept binding {address} to {VFIO}" for address in (GPU, AUDIO, NIC)))
+        holds(f"waited once, not six times: {seconds:.1f} s", 3 <= seconds < (9 if world.simulated else 16))
+    world.pve.end_qemu(100)
+    said(world.run("recover"), "VM 100: recovered")
+    check("as before", world.state(), before)
 
 
 def another_vm_has_it_by_now(world: World) -> None:

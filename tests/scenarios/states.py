@@ -189,6 +189,20 @@ def bus_reset_beside_the_host(world: SimWorld) -> None:
     refused(world, 100, "cannot let 0000:07:01.0 be reset with its whole bus", "the host's driver e1000e")
 
 
+def resized_on_vfio(world: SimWorld) -> None:
+    """A GPU that vfio-pci has had since an earlier stop, by no override and no id, is resized and is with it again."""
+    furnish(world)
+    world.unbind(GPU)
+    world.host.write(f"{PCI}/{GPU}/driver_override", "vfio-pci")
+    world.host.write("/sys/bus/pci/drivers_probe", GPU)
+    world.host.write(f"{PCI}/{GPU}/driver_override", "\n")
+    before = world.state() | _bar(world)
+    said(went(world.pve.start(100)), f"BAR 0 of {GPU} is 256M large")
+    check("with it", world.driver(GPU), "vfio-pci")
+    log = went(world.pve.stop(100))
+    check(f"as before: {log}", world.state() | _bar(world), before)
+
+
 def planned(world: SimWorld) -> None:
     """A plan shows all steps, and changes nothing."""
     furnish(world)
@@ -197,6 +211,7 @@ def planned(world: SimWorld) -> None:
         world.run("plan", "100"),
         f"took the console vtcon1 off {GPU}",
         f"{NIC} is reset by bus pm",
+        f"d3cold_allowed of {NIC} is 0",
         f"BAR 0 of {GPU} is 256M large",
         f"bound {GPU} to vfio-pci",
     )
@@ -207,7 +222,14 @@ def _quarantines(world: World) -> list[str]:
     return [name for name in world.host.names("/run/pvepassthru") if name.endswith(".quarantine")]
 
 
-SIMULATED = (planned, quarantine, answers_again_by_itself, rescan_brings_it_back, bus_reset_beside_the_host)
+SIMULATED = (
+    planned,
+    resized_on_vfio,
+    quarantine,
+    answers_again_by_itself,
+    rescan_brings_it_back,
+    bus_reset_beside_the_host,
+)
 EVERYWHERE = (
     everything,
     console_comes_back_when_the_start_fails,
