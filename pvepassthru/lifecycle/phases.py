@@ -97,7 +97,7 @@ def post_stop(work: Work) -> None:
     pid = _running_still(work)
     if pid is not None:
         work.voice.warn(
-            f"VM {work.vmid} runs as process {pid}: nothing is given back; pvepassthru recover does it later"
+            f"VM {work.vmid} runs as process {pid}: nothing is given back; its stop does that, or pvepassthru recover"
         )
         return
     looks = [step for step in work.journal.steps if step.kind == "health"]
