@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pvepassthru.cli.words import vmid
+from pvepassthru.host import signals
 from pvepassthru.lifecycle import hook, quick
 from pvepassthru.model.errors import EXIT_FINE
 
@@ -27,4 +28,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     source = os.environ.get("PVE_MIGRATED_FROM", "")
     if quick.nothing_to_do(host.root, str(args.vmid), args.phase, source):
         return EXIT_FINE
-    return hook.run_on(host, args.vmid, args.phase, os.environ)
+    code = hook.run_on(host, args.vmid, args.phase, os.environ)
+    if args.phase == "pre-start":  # what it did is done, and its exit code must say so
+        signals.ignore_to_the_end()
+    return code

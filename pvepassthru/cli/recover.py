@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pvepassthru.host.host import Host
+    from pvepassthru.lifecycle.orphans import Orphan
     from pvepassthru.lifecycle.recover import Outcome
 
 SILENT = frozenset({"alive", "busy", "gone", "postponed"})
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
     wanted = [number for number in sorted(vmids) if args.vmid in {None, number}]
     outcomes = list(_recover(args, host, wanted, warnings.append, removes=removes))
     found = [orphan for orphan in orphans.orphans(host) if args.vmid in {None, orphan.vmid}]
+    if args.dry_run:
+        found = [orphan for orphan in found if not any(_would_go(orphan, outcome) for outcome in outcomes)]
     failed = failed or any(outcome.state in {"kept", "failed"} for outcome in outcomes)
     if args.json:
         print_json(
@@ -90,6 +93,11 @@ def print_outcome(outcome: Outcome, *, dry_run: bool) -> None:
         print(f"  {one_line(words)}")
     for words in outcome.kept:
         print(f"  kept {one_line(words)}")
+
+
+def _would_go(orphan: Orphan, outcome: Outcome) -> bool:
+    """Whether what is an orphan still is among what a VM's outcome says would be undone."""
+    return orphan.vmid == outcome.vmid and any(orphan.target in words for words in outcome.undone)
 
 
 def _recover(

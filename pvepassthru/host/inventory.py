@@ -123,8 +123,9 @@ class Inventory:
             if not self.host.exists("/sys/bus/pci/drivers"):
                 return None
             folder = f"/lib/modules/{self.host.text('/proc/sys/kernel/osrelease')}"
+            file = f"/{name.replace('-', '_')}.ko"  # snd-hda-intel.ko has the driver snd_hda_intel
             self._drivers[name] = self.host.exists(f"/sys/bus/pci/drivers/{name}") or any(
-                f"/{name.replace('-', '_')}.ko" in (self.host.text(f"{folder}/{listing}") or "").replace("-", "_")
+                file in (self.host.text(f"{folder}/{listing}") or "").replace("-", "_")
                 for listing in ("modules.dep", "modules.builtin")
             )
         return self._drivers[name]

@@ -100,6 +100,15 @@ def standing(host: Host, address: str) -> Quarantine | None:
     return found if found and not answers(host, address) else None
 
 
+def way_out(address: str) -> str:
+    """What may bring a function back that does not answer, for all who tell of one."""
+    path = f"{DEVICES}/{address}"
+    return (
+        f"try: echo 1 > {path}/remove; echo 1 > /sys/bus/pci/rescan; if that does not help, shut the host down and "
+        "power it off"
+    )
+
+
 def lift(host: Host, address: str, *, dry_run: bool = False) -> Quarantine:
     """End a function's quarantine by hand, or only see whether that can be, and return what it was.
 
@@ -114,7 +123,7 @@ def lift(host: Host, address: str, *, dry_run: bool = False) -> Quarantine:
         why = "its configuration space still reads 0xFF everywhere" if there else "it is not on the bus any more"
         raise PassthruError(
             f"cannot end the quarantine of {address}: {why}",
-            f"echo 1 > {DEVICES}/{address}/remove; echo 1 > /sys/bus/pci/rescan; if that does not help, reboot",
+            way_out(address),
         )
     if not dry_run:
         drop(host, address)

@@ -49,5 +49,13 @@ def ignore() -> None:
     handle(_nothing)
 
 
+def ignore_to_the_end() -> None:
+    """Take no notice of them until the process is gone: Python drops handlers of its own when it begins to end."""
+    mask = hold_back()  # what came before is taken in here
+    for number in ENDING:
+        c_signal.signal(number, c_signal.SIG_IGN)
+    let_go(mask)
+
+
 def _nothing(_number: int, _frame: object) -> None:
     pass

@@ -4,7 +4,7 @@
 Three kinds of steps, so that undoing them in reverse gives a slot or group back as it must be: first each function is
 taken from VFIO, then the overrides are what they were, then each function is bound to the driver that it had.
 
-    unbind    before: the driver it had    after: none
+    unbind    before: the driver it had    after: the one that the policy names for it after the stop, or none
     override  before: as it was, or none   after: VFIO's driver
     driver    before: none                 after: VFIO's driver
 
@@ -40,6 +40,8 @@ HEALTH_KIND = "health"
 RESCAN, LOOK = "rescan", "look"
 BAR_KIND = "bar"
 """Of the steps about sizes of BARs (lifecycle/settings.py); target: ADDRESS/BAR."""
+AUTO, STAY, WAS_THERE = "auto", "stay", "was there"
+"""Its before, if the function stays with VFIO: GPUs do, the policy says so, or VFIO had it already. Else none."""
 DRIVERS = "/sys/bus/pci/drivers"
 SECONDS = 15.0
 """For each write of an undo, which asks no policy,"""
@@ -208,9 +210,10 @@ def _restore(work: Work, step: Step) -> str | None:
 
 
 def undo_unbind(work: Work, step: Step) -> str | None:
-    """Bind a function to the driver that it had, if it has none and is this VM's.
+    """Bind a function to the driver that the policy named, or else to the one that it had, if this VM has it still.
 
-    Returns None when nothing of it remains, else why it was kept. Raises BusyError, DeviceError.
+    Nothing is done to one that has a driver. Returns None when nothing of it remains, else why it was kept. Raises
+    BusyError, DeviceError.
     """
     await_writes(work, step, UNDO_LOCK_WAIT)
     address = step.target
@@ -218,9 +221,24 @@ def undo_unbind(work: Work, step: Step) -> str | None:
         return "VFIO still has it"
     if any(other.kind == BAR_KIND and other.target.startswith(f"{address}/") for other in work.journal.steps):
         return "a BAR of it has not its former size yet, and the kernel resizes only what no driver has"
-    if step.before is None or current(work.host, address) is not None or not work.host.exists(f"{DEVICES}/{address}"):
+    named, former = step.after, step.before
+    if not (named or former) or current(work.host, address) or not work.host.exists(f"{DEVICES}/{address}"):
         return None
-    return _while_ours(work, step, lambda: _give_back(work, step, step.before or ""))
+
+    def give_back() -> str | None:
+        if named is None or named == former:
+            return _give_back(work, step, former or "")
+        try:
+            why = _give_back(work, step, named)
+        except DeviceError as error:
+            why = error.message
+        if why is None or current(work.host, address) is not None:
+            return why
+        instead = f"{former}, which it had, gets it" if former else "it has none, as before"
+        work.voice.warn(f"{address} does not go to {named} as the policy's give_back says: {why}; {instead}")
+        return _give_back(work, step, former) if former else None
+
+    return _while_ours(work, step, give_back)
 
 
 def _give_back(work: Work, step: Step, driver: str) -> str | None:

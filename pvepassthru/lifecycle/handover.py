@@ -26,6 +26,7 @@ from pvepassthru.rules.subject import chosen, group_mates
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from pvepassthru.lifecycle.journal import Step
     from pvepassthru.lifecycle.work import Work
     from pvepassthru.model.policy import DevicePolicy, Policies, Service
     from pvepassthru.rules.subject import Subject
@@ -180,17 +181,44 @@ def complete(work: Work, wanted: Handover) -> None:
             address = function.address
             bound, unbound = (work.journal.of(kind, address) for kind in (drivers.KIND, drivers.UNBIND_KIND))
             target = _target(wanted, function)
+            _note_stay(work, wanted, function, stays=target == "stay")
             if target == "stay":
                 for step in (bound, unbound):
                     if step is not None:
                         work.journal.undone(step, "stays")
                 if bound is not None:
                     work.voice.say(f"{address} will stay with {bound.after} after the stop")
-            elif target != "former" and unbound is not None:
-                work.journal.amend(unbound, target)
-                work.voice.say(f"{address} will go to {target} after the stop")
+            elif unbound is not None:
+                _note_driver(work, wanted, unbound, None if target == "former" else target)
     except PassthruError as error:
         work.voice.warn(f"not all devices will be given back as the policy says: {error.message}")
+
+
+def _note_stay(work: Work, wanted: Handover, function: Function, *, stays: bool) -> None:
+    """Note why a function stays with VFIO's driver after the stop, if it does: the stop tells of it."""
+    look = work.journal.of(drivers.HEALTH_KIND, function.address)
+    if look is None:
+        return
+    why = None
+    if work.journal.of(drivers.KIND, function.address) is None:
+        why = look.before or drivers.WAS_THERE  # a start that failed later has noted why
+    elif stays:
+        why = drivers.AUTO if wanted.policy(function).give_back == "auto" else drivers.STAY
+    if why != look.before:
+        work.journal.amend(look, before=why, after=look.after)
+
+
+def _note_driver(work: Work, wanted: Handover, step: Step, driver: str | None) -> None:
+    """Note that a function goes to this driver after the stop, or to its former one, which the step keeps noting."""
+    if driver is not None and wanted.subject.inventory.driver_available(driver) is False:
+        work.voice.warn(
+            f"the policy's give_back: {driver} for {step.target} is no driver that is loaded, nor a module of this "
+            f"kernel; without it {step.target} goes back to {step.before or 'no driver, as before'}"
+        )
+    elif driver is not None:
+        work.voice.say(f"{step.target} will go to {driver} after the stop")
+    if step.after != driver:
+        work.journal.amend(step, before=step.before, after=driver)
 
 
 def _target(wanted: Handover, function: Function) -> str:

@@ -49,10 +49,7 @@ def look(work: Work, address: str, *, rescan: bool = False) -> str | None:
         tried = f" ({why_not})"
     why = f"{address} fell off the bus: its configuration space reads 0xFF everywhere{tried}{_reported(work, address)}"
     quarantine.put(work.host, address, work.vmid, why)
-    work.voice.warn(
-        f"{why}; it is in quarantine and gets no driver: shut the host down and power it off, or try: "
-        f"echo 1 > {DEVICES}/{address}/remove; echo 1 > {RESCAN}"
-    )
+    work.voice.warn(f"{why}; it is in quarantine and gets no driver; {quarantine.way_out(address)}")
     return why
 
 

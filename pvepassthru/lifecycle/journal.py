@@ -97,13 +97,13 @@ class Journal:
         self._steps.pop(step.number, None)
         self._append({"n": step.number, "undone": how})
 
-    def amend(self, step: Step, before: str | None) -> None:
-        """Note another value to give back for a step that is done; the later line of a number is the one that counts.
+    def amend(self, step: Step, *, before: str | None = None, after: str | None = None) -> None:
+        """Note other values for a step that is done; the later line of a number is the one that counts.
 
         Raises PassthruError when it cannot be written.
         """
-        step = step._replace(before=before)
-        self._append({"n": step.number, "do": step.kind, "target": step.target, "before": before, "after": step.after})
+        step = step._replace(before=before, after=after)
+        self._append({"n": step.number, "do": step.kind, "target": step.target, "before": before, "after": after})
         self._steps[step.number] = step
         self.done(step)
 
@@ -146,17 +146,18 @@ class Journal:
         self._torn = False
 
     def _create(self) -> None:
+        self.exists = True  # before it does: a signal may come at any point, and `remove` minds no absent file
         try:
             fd = os.open(
                 self.host.path(self.path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
             os.close(fd)
         except OSError as error:
+            self.exists = False
             raise PassthruError(
                 f"cannot write the journal {self.path}: {error.strerror}",
                 way_out(error, "check that /run is writable and not full"),
             ) from error
-        self.exists = True
         self._append({"v": VERSION, "vmid": self.vmid, "boot": _boot_id(self.host)})
 
     def _append(self, record: dict[str, object]) -> None:
@@ -176,10 +177,12 @@ class Journal:
     def _read(self) -> bool:
         try:
             info = os.lstat(self.host.path(self.path))
-            if not state.is_own(info) or info.st_mode & 0o170000 != 0o100000 or info.st_mode & 0o022:
+            plain = info.st_mode & 0o170000 == 0o100000
+            if not state.is_own(info) or not plain or info.st_mode & 0o022:
+                mend = f"chown root: {self.path}; chmod 600 {self.path}"
                 raise UnsafeError(
                     f"the journal {self.path} is not a plain file that only root can write, so it is not trusted",
-                    "look who made it, and remove it",
+                    f"look at its lines, and if they are right: {mend}" if plain else "look who made it, and remove it",
                 )
             data = self.host.read(self.path)
         except OSError as error:

@@ -148,9 +148,11 @@ class _Look:
             what = f"mdev {instance.uuid} ({instance.type} on {instance.parent})"
             users = holders.device_holders(self.host, f"{MDEVS}/{instance.uuid}")
             if owner is None:
-                hint = (
-                    f"in use by {holders.describe(users)}" if users else "not made by PVE or this tool; its owner knows"
-                )
+                hint = f"in use by {holders.describe(users)}"
+                if not users:
+                    defined = _definition(self.host, instance)
+                    by_hand = f"no VM's; if nobody wants it: pvepassthru mdev remove {instance.uuid}"
+                    hint = f"{defined} defines it; see mdevctl" if defined else by_hand
                 yield Orphan(mdev.KIND, instance.uuid, what, None, hint)
             elif not users and not self._claimed(instance.uuid, owner[1]) and not self._runs(owner[1]):
                 defined = _definition(self.host, instance)

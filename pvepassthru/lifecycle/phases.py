@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from pvepassthru.host import policy, vms
-from pvepassthru.host.deadline import Deadline
+from pvepassthru.host import policy, state, vms
+from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.lifecycle import mdev, reserve, vgpu
 from pvepassthru.lifecycle.undo import describe, tell_damage, undo_all
 from pvepassthru.lifecycle.work import Want
 from pvepassthru.model import pci
-from pvepassthru.model.errors import DeviceError, UsageError
+from pvepassthru.model.errors import DeviceError, EndedError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
 from pvepassthru.model.policy import HOST_SAVING, Policies
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pvepassthru.lifecycle.handover import Handover
+    from pvepassthru.lifecycle.journal import Step
     from pvepassthru.lifecycle.undo import Kept
     from pvepassthru.lifecycle.work import Work
     from pvepassthru.model.finding import Finding
@@ -60,9 +61,12 @@ def pre_start(work: Work, start: Start) -> None:
         taken = _prepare(work, start)
         start.finish()
     except BaseException:
-        start.finish()
+        try:
+            start.finish()
+        except EndedError:  # by a signal that came just now, and was the last one to be heeded
+            pass
         for kept in undo_all(work._replace(deadline=Deadline(UNDO_BUDGET), patience=0)):
-            work.voice.warn(_kept_sentence(kept))
+            work.voice.warn(_kept_sentence(work, kept))
         raise
     if taken is not None:
         from pvepassthru.lifecycle import handover  # noqa: PLC0415 - loaded already
@@ -78,16 +82,47 @@ def post_start(work: Work) -> None:
 
 def pre_stop(work: Work) -> None:
     """Say that the VM is about to stop; its devices are in use until it has."""
-    if work.journal.steps:
-        count = len(work.journal.steps)
+    count = sum(_is_undone(work, step) for step in work.journal.steps)
+    if count:
         work.voice.say(f"{count} step{'s' if count > 1 else ''} will be undone after the stop")
 
 
 def post_stop(work: Work) -> None:
-    """Undo everything in the journal that is still ours; needs no config, and none may be there any more."""
+    """Undo everything in the journal that is still ours; needs no config, and none may be there any more.
+
+    Nothing is undone while the VM runs, as one does whose hook is called by hand. PVE removes the pid file first, but
+    for an aborted migration, whose QEMU has got its SIGTERM just now.
+    """
     tell_damage(work.journal, work.voice.warn)
+    pid = _running_still(work)
+    if pid is not None:
+        work.voice.warn(
+            f"VM {work.vmid} runs as process {pid}: nothing is given back; its stop does that, or pvepassthru recover"
+        )
+        return
+    looks = [step for step in work.journal.steps if step.kind == "health"]
     for kept in undo_all(work):
-        work.voice.warn(_kept_sentence(kept))
+        work.voice.warn(_kept_sentence(work, kept))
+    if looks:
+        from pvepassthru.lifecycle import stay  # noqa: PLC0415 - VMs with mediated devices only do not pay for it
+
+        for sentence in stay.sentences(work, [step for step in looks if step not in work.journal.steps]):
+            work.voice.say(sentence)
+
+
+def _running_still(work: Work) -> int | None:
+    """The VM's process, if it runs and has not ended when the patience is over."""
+    end = Deadline(work.deadline.left(work.patience)) if work.journal.exists else None
+    while (pid := vms.running_pid(work.host, work.vmid)) is not None and end is not None and pause(end, 0.05):
+        pass
+    return pid
+
+
+def _is_undone(work: Work, step: Step) -> bool:
+    """Whether undoing a step changes what has a device; not so for reservations, looks, and what stays with VFIO."""
+    if step.kind == "override":
+        return work.journal.of("driver", step.target) is not None
+    return step.kind not in {reserve.KIND, "health"}
 
 
 def config_path(vmid: int, environment: Mapping[str, str]) -> str:
@@ -234,7 +269,7 @@ def _settle(work: Work, needed: tuple[Want, ...], whole: Handover | None) -> Non
                 f"cannot undo {describe(kept.step)} of an earlier start: {kept.why}",
                 f"end what holds it, then: pvepassthru recover {work.vmid}",
             )
-        work.voice.warn(_kept_sentence(kept))
+        work.voice.warn(_kept_sentence(work, kept))
 
 
 def _is_target(target: str, want: Want) -> bool:
@@ -278,5 +313,9 @@ def _words(finding: Finding) -> str:
     return f"{finding.code} {finding.where}: {finding.message}{hint}{silenced}"
 
 
-def _kept_sentence(kept: Kept) -> str:
-    return f"kept {describe(kept.step)}: {kept.why}; pvepassthru recover undoes it later"
+def _kept_sentence(work: Work, kept: Kept) -> str:
+    address = kept.step.target.partition("/")[0]
+    later = "pvepassthru recover undoes it later"
+    if address in state.quarantined(work.host):
+        later = f"when it answers again: pvepassthru release {address}, then pvepassthru recover"
+    return f"kept {describe(kept.step)}: {kept.why}; {later}"

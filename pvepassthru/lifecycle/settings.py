@@ -131,14 +131,8 @@ def _set_reset(work: Work, address: str, policy: DevicePolicy) -> None:
     try:
         _write(work, address, path, after, policy.seconds)
     except OSError as error:
-        if error.errno == errno.EINVAL:
-            raise DeviceError(
-                f"cannot set reset_method {after} on {address}: the kernel offers {before or 'none now'}",
-                f"write one of these into the policy; echo default > {path} shows all that there are",
-            ) from error
-        raise DeviceError(
-            f"cannot set reset_method {after} on {address}: {error.strerror}", "see the kernel log"
-        ) from error
+        why, hint = _why_refused(error, address, methods, before)
+        raise DeviceError(f"cannot set reset_method {after} on {address}: {why}", hint) from error
     now = work.host.text(path)
     if now != after:
         raise DeviceError(
@@ -147,6 +141,22 @@ def _set_reset(work: Work, address: str, policy: DevicePolicy) -> None:
         )
     work.journal.done(step)
     work.voice.say(f"{address} is reset by {after}")
+
+
+def _why_refused(error: OSError, address: str, methods: list[str], shown: str) -> tuple[str, str]:
+    """Why the kernel takes no such reset methods where it shows these, and the way out."""
+    if error.errno != errno.EINVAL:
+        return error.strerror or str(error), "see the kernel log"
+    if set(methods) <= set(shown.split()):
+        return (
+            "the kernel shows it, but refuses it now, as it does bus of a function that is no longer alone on its bus",
+            f"take reset_method of {address} out of the policy, or name another method",
+        )
+    path = f"{DEVICES}/{address}/reset_method"
+    return (
+        f"the kernel offers {shown or 'none now'}",
+        f"write one of these into the policy; echo default > {path} shows all that there are",
+    )
 
 
 def _best(work: Work, address: str, offered: list[str]) -> list[str]:

@@ -50,6 +50,8 @@ class Kept(NamedTuple):
 
 def describe(step: Step) -> str:
     """Words for what a step made."""
+    if step.kind == "unbind" and step.before is None:
+        return f"giving {step.target} to {step.after or 'no driver'}"
     return WORDS.get(step.kind, "a step of unknown kind {kind} on {target}").format(
         kind=step.kind, target=step.target, before=step.before or "no driver", after=step.after
     )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 
-from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.hostpci import ROMS
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
@@ -234,8 +233,8 @@ def in_quarantine(subject: Subject) -> Iterator[Hit]:
 
     Why it matters: the VM does not start, or gets a dead device; some drivers, and some hosts, crash on one.
 
-    How to fix: remove and rescan it (the hint has the commands), then `pvepassthru release ADDRESS`; as a rule only a
-    power cycle of the host helps.
+    How to fix: remove and rescan it (the hint has the commands), then `pvepassthru release ADDRESS`; as a rule only
+    powering the host off helps.
     """
     noted = subject.around.quarantined
     for device, functions in chosen(subject) if noted else ():
@@ -245,10 +244,9 @@ def in_quarantine(subject: Subject) -> Iterator[Hit]:
 
             found = quarantine.standing(subject.host, address)
             if found:
-                hint = f"echo 1 > {DEVICES}/{address}/remove; echo 1 > /sys/bus/pci/rescan; if that does not help, "
                 message = f"{found.why}; it has been in quarantine since VM {found.vmid} stopped"
                 where = subject.at(device.entry.key, device.entry.line)
-                yield Hit(where, message, hint + "power the host off")
+                yield Hit(where, message, quarantine.way_out(address))
 
 
 def rom_outside(subject: Subject) -> Iterator[Hit]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pvepassthru.host import quarantine
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model import quirks
 from pvepassthru.model.pci import is_address
@@ -234,15 +235,14 @@ def off_the_bus(subject: Subject) -> Iterator[Hit]:
 
     Why it matters: the start fails, or the guest gets a dead device; a failed reset or lost power is the usual cause.
 
-    How to fix: remove and rescan it (the hint has the commands); as a rule only a reboot, or a power cycle, helps.
+    How to fix: remove and rescan it (the hint has the commands); as a rule only powering the host off helps.
     """
     for device, address in _functions(subject):
         if subject.inventory.physical_function(address) or address in subject.around.quarantined:
             continue  # of one in quarantine another rule tells
         if (subject.inventory.attribute(address, "config") or "")[:CONFIG_HEADER] == ALL_ONES:
-            path = f"{DEVICES}/{address}"
-            hint = f"echo 1 > {path}/remove; echo 1 > /sys/bus/pci/rescan; if that does not help, reboot"
-            yield _hit(subject, device, f"{address} does not answer: its configuration space reads all ones", hint)
+            message = f"{address} does not answer: its configuration space reads all ones"
+            yield _hit(subject, device, message, quarantine.way_out(address))
 
 
 def narrow_link(subject: Subject) -> Iterator[Hit]:

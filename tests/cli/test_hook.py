@@ -64,3 +64,29 @@ def test_migrated_from(program: str, root: str) -> None:
     """Then the source node's config counts."""
     tree.put(root, "etc/pve/nodes/other/qemu-server/100.conf", "hostpci0: 0000:0f:00.0\n")
     assert run(program, root, 100, "pre-start", PVE_MIGRATED_FROM="other")[0] == 4
+
+
+LATE = """
+import os, signal, sys
+from pvepassthru.cli.main import main
+
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):
+        kill(pid, number)
+
+late = Late()
+sys.exit(main(sys.argv[1:]))
+"""
+"""A SIGTERM that comes when Python takes itself down."""
+
+
+def test_signal_when_all_is_done(root: str) -> None:
+    """The exit code is the phase's then, not the signal's."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, "--root", root, "hook", "101", "pre-start"],
+        cwd=guest.PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    assert (done.returncode, b"defaults must be a mapping" in done.stdout) == (4, True)

@@ -165,11 +165,12 @@ def test_driver_available(tmp_path: Path) -> None:
     assert found.driver_available("vfio-pci")
     assert not found.driver_available("nvidia")
     tree.put(tmp_path, "/proc/sys/kernel/osrelease", "6.8.12-1-pve\n")
-    tree.put(tmp_path, "/lib/modules/6.8.12-1-pve/modules.dep", "kernel/drivers/video/nvidia.ko.zst:\n")
+    tree.put(tmp_path, "/lib/modules/6.8.12-1-pve/modules.dep", "x/nvidia.ko.zst:\nx/snd-hda-intel.ko:\n")
     tree.put(tmp_path, "/lib/modules/6.8.12-1-pve/modules.builtin", "kernel/drivers/net/e1000e.ko\n")
     found = Inventory(found.host)
     assert found.driver_available("nvidia")
     assert found.driver_available("e1000e")
+    assert found.driver_available("snd_hda_intel")
     assert not found.driver_available("e1000")
 
 

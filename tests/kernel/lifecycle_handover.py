@@ -64,6 +64,18 @@ def test_open_on_the_host() -> None:
     handover.open_on_the_host(GuestWorld())
 
 
+def test_drivers_that_the_policy_names() -> None:
+    """One that is none, and one that the kernel refuses for this device."""
+    handover.driver_that_is_none(GuestWorld())
+    reset_guest()
+    handover.driver_that_does_not_take_it(GuestWorld())
+
+
+def test_post_stop_of_a_vm_that_runs() -> None:
+    handover.post_stop_of_a_vm_that_runs(GuestWorld())
+    handover.post_stop_while_qemu_ends(GuestWorld())
+
+
 def test_start_fails_after_the_hook() -> None:
     handover.start_fails_after_the_hook(GuestWorld())
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pvepassthru.host import state
 from pvepassthru.host.host import Host
 from pvepassthru.lifecycle.journal import Journal
-from pvepassthru.model.errors import InputError, PassthruError, UnsafeError
+from pvepassthru.model.errors import EndedError, InputError, PassthruError, UnsafeError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,3 +178,29 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> Non
         Journal(host, 100)
     except PassthruError:
         pass
+
+
+def test_a_file_that_others_can_write(host: Host) -> None:
+    """Its lines may be all that is known of a VM's devices: nobody is told to remove it."""
+    fill(host)
+    path = state.journal_path(100)
+    os.chmod(host.path(path), 0o666)
+    with pytest.raises(UnsafeError, match=f"look at its lines, and if they are right: chown root: {path}; chmod 600"):
+        Journal(host, 100)
+
+
+def test_a_signal_when_the_file_is_made(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever undoes all then removes it, though nothing is in it."""
+
+    def ended(_fd: int) -> None:
+        raise EndedError("SIGTERM")
+
+    journal = Journal(host, 100)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", ended)
+        with pytest.raises(EndedError):
+            journal.intend("mdev", "0000:01:00.0/u", None, "t-1")
+    assert journal.exists
+    assert journal.steps == ()
+    journal.remove()
+    assert not host.exists(state.journal_path(100))

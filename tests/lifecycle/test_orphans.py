@@ -54,7 +54,7 @@ def test_nothing(tmp_path: Path) -> None:
 
 def test_instances(tmp_path: Path) -> None:
     found = orphans(host(tmp_path, [UUID.format(0, 100), UUID.format(0, 101), FOREIGN], running=True))
-    of_101, foreign = UUID.format(0, 101), "not made by PVE or this tool; its owner knows"
+    of_101, foreign = UUID.format(0, 101), f"no VM's; if nobody wants it: pvepassthru mdev remove {FOREIGN}"
     assert found == [
         Orphan("mdev", of_101, f"mdev {of_101} (nvidia-63 on {PARENT})", 101, "pvepassthru release 101"),
         Orphan("mdev", FOREIGN, f"mdev {FOREIGN} (nvidia-63 on {PARENT})", None, foreign),

@@ -95,6 +95,15 @@ def test_method_that_is_not_offered(bench: Bench) -> None:
     assert bench.host.text(METHODS) == "pm bus"
 
 
+def test_method_that_is_shown_and_refused(bench: Bench) -> None:
+    """Two functions share the bus by now; the file was made when there was one."""
+    bench.host.write(METHODS, "pm")
+    bench.put(METHODS, "af_flr pm\n")
+    with pytest.raises(DeviceError, match=r"reset_method af_flr on 0000:05:00.0: the kernel shows it, but refuses it"):
+        apply(bench, reset_method="af_flr")
+    assert undo(bench) == [None]
+
+
 def test_function_without_any_method(bench: Bench) -> None:
     apply(bench, AUDIO, reset_method="auto")
     with pytest.raises(DeviceError, match="has no way to reset it"):

@@ -10,7 +10,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from tests.kernel import guest
 from tests.kernel.checks import check, holds
+from tests.scenarios.hook_process import HookProcess
 from tests.scenarios.world import (
     AUDIO,
     GPU,
@@ -78,7 +80,12 @@ def gpu_stays(world: World) -> None:
     for again in (False, True):
         log = went(world.pve.start(100))
         holds(f"bound once: {log}", ("bound " in log.output) != again)
-        went(world.pve.stop(100))
+        why = ", which had them before the start" if again else " (give_back: auto keeps GPUs there); give_back: former"
+        stay = f"{GPU} and {AUDIO} stay on {VFIO}{why}"
+        said(world.run("plan", "100", "post-stop"), stay)
+        log = went(world.pve.stop(100))
+        check(f"said once: {log}", log.output.count(stay), 1)
+        holds(f"nothing is undone: {log}", "undone" not in log.output)
         for address in (GPU, AUDIO):
             check(f"{address} stays", (world.driver(address), world.override(address)), (VFIO, "(null)"))
         check("nothing left", (world.journals(), world.reservations()), ([], {}))
@@ -111,7 +118,7 @@ def stays_by_policy(world: World) -> None:
     world.policy(f"devices:\n  '{NIC}': {{give_back: stay}}\n")
     world.pve.define(100, ONE_NIC)
     went(world.pve.start(100))
-    went(world.pve.stop(100))
+    said(went(world.pve.stop(100)), f"{NIC} stays on {VFIO}, as the policy's give_back says")
     check("stays", (world.driver(NIC), world.override(NIC)), (VFIO, "(null)"))
     check("nothing left", (world.journals(), world.reservations()), ([], {}))
 
@@ -283,6 +290,36 @@ def held_after_the_stop(world: World) -> None:
     check("as before", world.state(), before)
 
 
+def post_stop_of_a_vm_that_runs(world: World) -> None:
+    """The hook called by hand touches nothing of a VM that runs; the stop gives all back later."""
+    world.drive_gpu()
+    world.policy(FORMER)
+    world.pve.define(100, ONE_GPU + f"hostpci1: {NIC}\nhostpci2: {OTHER},mdev=tbmdev-1\n")
+    before = world.state()
+    went(world.pve.start(100))
+    during, kept = world.state(), world.kept(100)
+    with world.impatient():
+        said(world.hook(100, "post-stop"), f"VM 100 runs as process {world.pve.running(100)}: nothing is given back")
+    check("untouched", (world.state(), world.kept(100)), (during, kept))
+    said(went(world.pve.stop(100)), f"gave {NIC} back to e1000e")
+    check("as before", world.state(), before)
+
+
+def post_stop_while_qemu_ends(world: World) -> None:
+    """Right after its SIGTERM QEMU still runs, as on the target of an aborted migration: post-stop waits for it."""
+    world.pve.define(100, ONE_NIC)
+    before = world.state()
+    went(world.pve.start(100))
+    hook = HookProcess(world, 100, "post-stop")
+    holds("it is at work", guest.wait_for(lambda: hook.has_open("100.lock")))
+    _bound(world, NIC)
+    world.pve.end_qemu(100)
+    hook.end()
+    said(hook.output, f"gave {NIC} back to e1000e")
+    os.unlink(f"{world.root}/run/qemu-server/100.pid")
+    check("as before", world.state() | {"reservations": ""}, before | {"reservations": ""})
+
+
 def held_all_together(world: World) -> None:
     """A QEMU that outlives its kill has all of the VM's devices: they are waited for together, not one by one."""
     world.drive_gpu()
@@ -343,19 +380,44 @@ def taken_back_by_the_administrator(world: World) -> None:
     check("nothing left", (world.journals(), world.reservations().get(NIC)), ([], None))
 
 
-def driver_is_gone_by_then(world: World) -> None:
-    """A driver that is not loaded any more keeps the step; nothing else is missing, and recover tries again."""
-    world.policy(f"devices:\n  '{NIC}': {{give_back: gone}}\n")
+def driver_that_is_none(world: World) -> None:
+    """A driver of the policy that is not there: the start says so, and the function goes back to its former one."""
+    world.policy(f"devices:\n  '{NIC}': {{give_back: igbb}}\n")
     world.pve.define(100, ONE_NIC)
+    before = world.state()
+    said(went(world.pve.start(100)), f"warning: the policy's give_back: igbb for {NIC}", "goes back to e1000e")
+    said(
+        went(world.pve.stop(100)), f"{NIC} does not go to igbb as the policy's give_back", f"gave {NIC} back to e1000e"
+    )
+    check("as before", world.state(), before)
+    world.unbind(NIC)
+    before = world.state()
     went(world.pve.start(100))
-    said(went(world.pve.stop(100)), f"kept taking {NIC} from gone", "gone is not loaded")
-    check("no driver", (world.driver(NIC), world.override(NIC)), (None, "(null)"))
-    check("kept", world.kept(100), [f"unbind {NIC} None"])
-    said(world.run("recover", code=1), "gone is not loaded")
+    said(went(world.pve.stop(100)), "as the policy's give_back says", "it has none, as before")
+    check("as before", world.state(), before)
+
+
+def driver_that_does_not_take_it(world: World) -> None:
+    """A driver of the policy that is no driver of such a device: the former one gets it."""
+    world.policy(f"devices:\n  '{NIC}': {{give_back: nvme}}\n")
+    world.pve.define(100, ONE_NIC)
+    before = world.state()
+    went(world.pve.start(100))
+    said(went(world.pve.stop(100)), f"{NIC} does not go to nvme", "give_back", f"gave {NIC} back to e1000e")
+    check("as before", world.state(), before)
+
+
+def policy_corrected_between_two_starts(world: World) -> None:
+    """What a start that failed noted does not hold the next one: its policy counts."""
+    world.policy(f"devices:\n  '{NIC}': {{give_back: nvme}}\n")
+    world.pve.define(100, ONE_NIC)
+    before = world.state()
+    failed(world.pve.start(100, fail="command"), "injected-command")
     world.policy("")
     went(world.pve.start(100))
-    world.pve.stop(100)
-    check("still without", world.driver(NIC), None)
+    log = went(world.pve.stop(100))
+    holds(f"without a word: {log}", "give_back" not in log.output)
+    check("as before", world.state(), before)
 
 
 def vf_keeps_its_driver(world: World) -> None:

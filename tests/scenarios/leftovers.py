@@ -119,6 +119,7 @@ def orphans_of_this_node(world: World) -> None:
     planned = _json(world, "recover", "--dry-run")
     outcomes = {vm["vmid"]: (vm["state"], vm["undone"]) for vm in planned["vms"]}
     check("in a dry run", outcomes, {100: ("would-recover", [STEP]), 103: ("alive", [])})
+    check("and is told of once", _named(planned), alike[1:])
     check("nothing is touched", len(world.mdevs()), 5)
     found = _json(world, "recover")
     check("removed", {vm["vmid"]: vm["state"] for vm in found["vms"]}, {100: "recovered", 103: "alive"})

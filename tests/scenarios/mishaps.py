@@ -61,7 +61,7 @@ def post_stop_of_a_running_vm(world: World) -> None:
     went(world.pve.start(100))
     before = world.state()
     with world.impatient():
-        said(world.hook(100, "post-stop"), "kept vGPU type")
+        said(world.hook(100, "post-stop"), "VM 100 runs as process", "nothing is given back")
     check("as before", world.state(), before)
     check("reserved", world.reservations(), {vf: "100 pid"})
     went(world.pve.stop(100))

@@ -29,6 +29,7 @@ EVERYTHING = Situation(CONFIG, (GPU, AUDIO, NIC))
 """A VM whose start uses all that a policy can set; `furnish` makes its host."""
 RESOURCE = "0x00000000fc000000 0x00000000fcffffff 0x0000000000042208\n"
 HEADER, DEAD = bytes([0x86, 0x80, 0xD3, 0x10]) * 16, b"\xff" * 64
+LAST_RESORT = "if that does not help, shut the host down and power it off"
 FBCON = "(M) frame buffer device"
 
 
@@ -126,14 +127,16 @@ def quarantine(world: SimWorld) -> None:
     before = world.state()
     went(world.pve.start(100))
     _fell(world)
-    said(world.pve.stop(100), f"{NIC} fell off the bus: its configuration space reads 0xFF everywhere", "in quarantine")
+    log = world.pve.stop(100)
+    said(log, f"{NIC} fell off the bus: its configuration space reads 0xFF everywhere", "in quarantine", LAST_RESORT)
+    said(log, f"when it answers again: pvepassthru release {NIC}, then pvepassthru recover")
     check("stays with VFIO", world.driver(NIC), "vfio-pci")
     check("the GPU went back", world.driver(GPU), HOST_DRIVERS[GPU])
     said(world.run("status"), f"in quarantine: {NIC} fell off the bus", "pvepassthru release")
     for vmid in (100, 101):
-        said(failed(world.pve.start(vmid), "hook-failed"), "PVP256", "in quarantine since VM 100 stopped")
+        said(failed(world.pve.start(vmid), "hook-failed"), "PVP256", "in quarantine since VM 100 stopped", LAST_RESORT)
     check("the GPU stays with the host", world.driver(GPU), HOST_DRIVERS[GPU])
-    said(world.run("release", NIC, code=5), "still reads 0xFF everywhere")
+    said(world.run("release", NIC, code=5), "still reads 0xFF everywhere", LAST_RESORT)
     said(world.run("recover", code=1), "fell off the bus")
     _fell(world, config=HEADER)
     said(world.run("release", NIC), "its quarantine has ended", "pvepassthru release 100")
