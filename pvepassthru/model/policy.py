@@ -35,8 +35,8 @@ class Policy(NamedTuple):
 
     gate: str = "enforce"
     """What pre-start does with errors: `enforce`, `warn` or `off`."""
-    pre_start_seconds: int = 60
-    """How long pre-start may take; never less than it may anyway (lifecycle/phases.py)."""
+    pre_start_seconds: int = 0
+    """How long pre-start may take, if that is longer than it may anyway (lifecycle/phases.py)."""
     on_backup: str = "refuse"
     """Whether a backup's start of a stopped VM may take a device that is in use: `refuse` or `handover`."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 from tests.kernel import guest
@@ -24,6 +25,7 @@ class HookProcess:
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job has it ignored
                 for stream in (1, 2):
                     os.dup2(writer, stream)
                 os.chdir("/")
