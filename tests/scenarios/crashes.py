@@ -240,9 +240,11 @@ def points(makers: list[str], how: str, *, every: bool) -> list[int]:
 
 
 def sweep(  # noqa: PLR0913 - what varies is by keyword
-    world: World, situation: Situation, phase: str, how: str, *, every: bool = True, stride: int = 1
+    world: World, situation: Situation, phase: str, how: str, *, every: bool = True, stride: int = 1, most: int = 0
 ) -> int:
-    """Kill a phase at every change, or each `stride`-th, and go on; returns how many crashes there were.
+    """Kill a phase at every change, or each `stride`-th, or at `most` of them that lie evenly, and go on.
+
+    Returns how many crashes there were.
 
     `how`: `before` a change, then recover; `after` it, then the next start, which meets the same states; or `spared`:
     before a change of its child, which lives on, then either in turn.
@@ -251,6 +253,8 @@ def sweep(  # noqa: PLR0913 - what varies is by keyword
     makers = changes(world, situation, phase).changes
     as_before(world, before, "without a crash")
     numbers = points(makers, how, every=every)[::stride]
+    if 0 < most < len(numbers):
+        numbers = [numbers[(2 * place + 1) * len(numbers) // (2 * most)] for place in range(most)]
     holds(f"makes changes: {makers}", numbers)
     for number, way in zip(numbers, itertools.cycle(WAYS[how]), strict=False):
         kill = Kill(phase, number, after=how == "after", spare_child=how == "spared")
