@@ -85,7 +85,9 @@ def _run(root: str) -> int:
     stage.command("hook 102 post-stop", expect=0)
     example.end_vm(root, 100)
     stage.command("hook 100 post-stop", expect=0)
-    stage.scene("VM 104 gets a whole network card: the hook takes it from its driver, and gives it back after the stop.")
+    stage.scene(
+        "VM 104 gets a whole network card: the hook takes it from its driver, and gives it back after the stop."
+    )
     stage.command("hook 104 pre-start", expect=0)
     stage.command("devices 02:00.0", expect=0)
     stage.command("hook 104 post-stop", expect=0)
