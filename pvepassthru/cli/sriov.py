@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pvepassthru.host.host import Host
     from pvepassthru.host.sriov import Pf, Vf
     from pvepassthru.host.vf_settings import Result
+    from pvepassthru.model.policy import VfSettings
 
 LIMIT = 300.0
 """Seconds for all that is done with one PF."""
@@ -242,7 +243,7 @@ class _View:
             "functions": [self._vf(vf, links.get(vf.number)) for vf in pf.functions],
         }
 
-    def _vf(self, vf: Vf, link: iplink.VfLink | None) -> dict[str, Any]:
+    def _vf(self, vf: Vf, link: VfSettings | None) -> dict[str, Any]:
         return {
             "number": vf.number,
             "address": vf.address,
@@ -253,10 +254,10 @@ class _View:
                 for owner in self._owners.of(vf.address)
             ],
             "in_use": self._users.why(vf),
-            "network": link._asdict() if link else None,
+            "network": {name: value for name, value in link._asdict().items() if name != "driver"} if link else None,
         }
 
-    def _links(self, pf: Pf) -> dict[int, iplink.VfLink]:
+    def _links(self, pf: Pf) -> dict[int, VfSettings]:
         if not pf.nets or not pf.functions or self._host.root:
             return {}
         try:

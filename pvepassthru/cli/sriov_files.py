@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pvepassthru.host.host import Host
-    from pvepassthru.model.policy import SriovPolicy, VfPolicy
+    from pvepassthru.model.policy import SriovPolicy, VfSettings
 
 FILE = f"{SYSFS_FOLDER}/pvepassthru-sriov.conf"
 PATIENCE = 10.0
@@ -108,5 +108,5 @@ def _content(host: Host, wanted: Mapping[str, SriovPolicy], slips: list[str]) ->
     return (_HEAD + "\n".join(lines) + "\n" if lines else ""), notes
 
 
-def _is_more(policy: VfPolicy) -> bool:
+def _is_more(policy: VfSettings) -> bool:
     return any(value is not None for value in policy)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pvepassthru.host import programs
 from pvepassthru.host.nets import NETS
 from pvepassthru.model.errors import DeviceError, InputError
+from pvepassthru.model.policy import VfSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,24 +27,7 @@ LIMIT = 20.0
 MACHINE_ID = "/etc/machine-id"
 NO_MAC = "00:00:00:00:00:00"
 """A VF's administrative MAC that is not set."""
-STATES = ("auto", "enable", "disable")
 _HEX = frozenset("0123456789abcdef")
-
-
-class VfLink(NamedTuple):
-    """The network settings of a VF; None is what the driver does not tell, or of a wish what is to stay."""
-
-    mac: str | None = None
-    vlan: int | None = None
-    """0 for none."""
-    qos: int | None = None
-    spoofchk: bool | None = None
-    trust: bool | None = None
-    state: str | None = None
-    """One of STATES."""
-    max_tx_rate: int | None = None
-    """Mbit/s, 0 for no limit."""
-    min_tx_rate: int | None = None
 
 
 class NetLink(NamedTuple):
@@ -51,7 +35,7 @@ class NetLink(NamedTuple):
 
     permanent: str | None
     """The MAC that it has by itself, whatever was set since; None if it has none."""
-    vfs: dict[int, VfLink]
+    vfs: dict[int, VfSettings]
     """By number."""
 
 
@@ -80,21 +64,21 @@ def _permanent(host: Host, net: str, link: dict[str, Any]) -> str | None:
     return str(mac).lower() if mac and mac != NO_MAC else None
 
 
-def parse(entry: dict[str, Any]) -> VfLink:
+def parse(entry: dict[str, Any]) -> VfSettings:
     """One entry of `vfinfo_list`. Older ip has vlan and qos in the entry itself, newer in its vlan_list."""
     listed = entry.get("vlan_list")
     tags: dict[str, Any] = listed[0] if listed else entry
     rates: dict[str, Any] = entry.get("rate") or {}
     spoofchk, trust = (_switch(entry.get(name)) for name in ("spoofchk", "trust"))
-    return VfLink(
-        str(entry["address"]).lower() if "address" in entry else None,
-        int(tags.get("vlan", 0)),
-        int(tags.get("qos", 0)),
-        spoofchk,
-        trust,
-        entry.get("link_state"),
-        rates.get("max_tx"),
-        rates.get("min_tx"),
+    return VfSettings(
+        mac=str(entry["address"]).lower() if "address" in entry else None,
+        vlan=int(tags.get("vlan", 0)),
+        qos=int(tags.get("qos", 0)),
+        spoofchk=spoofchk,
+        trust=trust,
+        state=entry.get("link_state"),
+        max_tx_rate=rates.get("max_tx"),
+        min_tx_rate=rates.get("min_tx"),
     )
 
 
@@ -106,20 +90,20 @@ def _switch(value: object) -> bool | None:
 # ---- setting
 
 
-def differences(wanted: VfLink, present: VfLink) -> dict[str, tuple[object, object]]:
+def differences(wanted: VfSettings, present: VfSettings) -> dict[str, tuple[object, object]]:
     """The names of the settings that are wanted otherwise, each with the present value and the wanted one."""
-    pairs = zip(VfLink._fields, present, wanted, strict=True)
+    pairs = zip(VfSettings._fields, present, wanted, strict=True)
     return {name: (is_so, shall) for name, is_so, shall in pairs if shall is not None and shall != is_so}
 
 
-def set_vf(host: Host, net: str, index: int, wanted: VfLink, present: VfLink) -> list[str]:
+def set_vf(host: Host, net: str, index: int, wanted: VfSettings, present: VfSettings) -> list[str]:
     """Set what differs, and read it back; returns words for what was set. Raises DeviceError."""
     todo = differences(wanted, present)
     if not todo:
         return []
     for words in commands(wanted, present):
         _ip(host, "link", "set", "dev", net, "vf", str(index), *words)
-    for name, (seen, shall) in differences(wanted, show(host, net).vfs.get(index, VfLink())).items():
+    for name, (seen, shall) in differences(wanted, show(host, net).vfs.get(index, VfSettings())).items():
         if seen is not None:  # else the driver does not tell it
             raise DeviceError(
                 f"cannot set {name} of VF {index} of {net} to {_word(shall)}: ip took it, but it reads {_word(seen)}",
@@ -133,7 +117,7 @@ def described(todo: dict[str, tuple[object, object]]) -> list[str]:
     return [f"{name} {_word(shall)}" for name, (_, shall) in todo.items()]
 
 
-def commands(wanted: VfLink, present: VfLink) -> Iterator[tuple[str, ...]]:
+def commands(wanted: VfSettings, present: VfSettings) -> Iterator[tuple[str, ...]]:
     """The words behind `ip link set dev NET vf N`, a call each, so that what a driver refuses is told by its name.
 
     vlan and qos go together, as do the two rates: a call with one alone sets the other to 0.

@@ -16,15 +16,13 @@ from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from pvepassthru.host.deadline import Deadline
     from pvepassthru.host.host import Host
-    from pvepassthru.host.iplink import VfLink
     from pvepassthru.host.locks import Lock
     from pvepassthru.host.sriov import Users, Vf
-    from pvepassthru.model.policy import SriovPolicy, VfPolicy
+    from pvepassthru.model.policy import SriovPolicy, VfSettings
 
 BIND_LIMIT = 15.0
 """Seconds for each write about a VF's driver."""
 PROBE = "/sys/bus/pci/drivers_probe"
-_NETWORK = ("mac", "vlan", "qos", "spoofchk", "trust", "state", "max_tx_rate", "min_tx_rate")
 
 
 class Result(NamedTuple):
@@ -148,7 +146,7 @@ def _foresee(host: Host, wanted: SriovPolicy) -> None:
     from pvepassthru.host import iplink  # noqa: PLC0415 - as _network
 
     policies = [wanted.of(index) for index in range(wanted.vfs)]
-    if any(getattr(policy, name) is not None for policy in policies for name in _NETWORK):
+    if any(policy.network for policy in policies):
         net = _interface(host, wanted)
         link = iplink.NetLink(None, {}) if host.copy_of is not None else iplink.show(host, net)
         for index, policy in enumerate(policies):
@@ -179,7 +177,7 @@ def _each(  # noqa: PLR0913, PLR0917 - what both kinds of settings need
     functions = sriov.functions(host, wanted.address)
     users = sriov.Users(host, vmid)
     failures: list[PassthruError] = []
-    if any(getattr(wanted.of(vf.number), name) is not None for vf in functions for name in _NETWORK):
+    if any(wanted.of(vf.number).network for vf in functions):
         failures += _network(host, wanted, users, lock, deadline, said, warnings)
     for vf in functions:
         driver = wanted.of(vf.number).driver
@@ -274,7 +272,7 @@ def _network(  # noqa: PLR0913, PLR0917 - as _each
     for vf in sriov.functions(host, wanted.address):
         policy = wanted.of(vf.number)
         present = link.vfs.get(vf.number)
-        if all(getattr(policy, name) is None for name in _NETWORK):
+        if not policy.network:
             continue
         try:
             if present is None:
@@ -316,7 +314,7 @@ def _bind_anew(host: Host, pf: str, vf: Vf, lock: Lock, deadline: Deadline) -> t
     return (f"bound VF {vf.number} ({vf.address}) to {vf.driver} anew, for its MAC to count",)
 
 
-def wish_of(host: Host, pf: str, permanent: str | None, vf: Vf, policy: VfPolicy) -> VfLink:
+def wish_of(host: Host, pf: str, permanent: str | None, vf: Vf, policy: VfSettings) -> VfSettings:
     """The network settings that a policy wants of a VF. Raises InputError for a MAC that cannot be."""
     from pvepassthru.host import iplink  # noqa: PLC0415 - as _network
 
@@ -327,5 +325,4 @@ def wish_of(host: Host, pf: str, permanent: str | None, vf: Vf, policy: VfPolicy
         mac = iplink.stable_mac(host, pf, permanent, vf.number)
     elif mac is not None:
         mac = iplink.check_mac(mac)
-    values = {name: getattr(policy, name) for name in _NETWORK}
-    return iplink.VfLink(**{**values, "mac": mac})
+    return policy._replace(driver=None, mac=mac)

@@ -8,10 +8,10 @@ has run both come back, whatever the policy says: then nothing has touched the G
 
 from __future__ import annotations
 
-from pvepassthru.host import displays, holders, locks, slow, state
+from pvepassthru.host import displays, holders, locks, state
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.lifecycle import reserve
-from pvepassthru.model.errors import BusyError, DeviceError
+from pvepassthru.model.errors import DeviceError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -174,12 +174,7 @@ def _bind_framebuffer(work: Work, device: str, driver: str, address: str) -> str
 def _write(work: Work, path: str, value: str, seconds: float, what: str) -> None:
     """Write about consoles, one process at a time. Raises DeviceError when the kernel refuses, and BusyError."""
     with locks.take(work.host, state.device_lock_path(KIND), work.deadline, "the host's console", seconds) as lock:
-        left = work.deadline.left(seconds)
         try:
-            work.write(path, value, left, lock)
-        except slow.StillBlockedError:
-            raise BusyError(
-                f"cannot {what}: {path} has not answered within {left:.0f} s", "see the kernel log"
-            ) from None
+            work.attempt(what, path, value, seconds, lock)
         except OSError as error:
             raise DeviceError(f"cannot {what}: {path}: {error.strerror}", "see the kernel log") from error

@@ -74,7 +74,7 @@ def unbind(work: Work, address: str, seconds: float, *, always: bool = False) ->
 
     Raises DeviceError when the kernel refuses, BusyError when it does not finish within so many seconds.
     """
-    with _lock(work, address, LOCK_WAIT) as lock:
+    with lock_of(work, address, LOCK_WAIT) as lock:
         driver = current(work.host, address)
         if driver is None:
             if always and work.journal.of(UNBIND_KIND, address) is None:
@@ -93,7 +93,7 @@ def unbind(work: Work, address: str, seconds: float, *, always: bool = False) ->
 
 def set_override(work: Work, address: str, driver: str) -> None:
     """Let only this driver take a function. Raises DeviceError and BusyError."""
-    with _lock(work, address, LOCK_WAIT) as lock:
+    with lock_of(work, address, LOCK_WAIT) as lock:
         before = override(work.host, address)
         if before == driver:
             work.journal.found(OVERRIDE_KIND, address)
@@ -109,7 +109,7 @@ def set_override(work: Work, address: str, driver: str) -> None:
 
 def bind(work: Work, address: str, driver: str, seconds: float) -> None:
     """Bind a function, whose override is set, to VFIO's driver. Raises DeviceError and BusyError."""
-    with _lock(work, address, LOCK_WAIT) as lock:
+    with lock_of(work, address, LOCK_WAIT) as lock:
         now = current(work.host, address)
         what = f"cannot bind {address} to {driver}"
         if now not in {None, driver}:
@@ -172,7 +172,7 @@ def _release(work: Work, step: Step) -> str | None:
     why = health.look(work, address, rescan=_may_rescan(work, address))
     if why is not None:
         return why
-    with _lock(work, address, UNDO_LOCK_WAIT) as lock:
+    with lock_of(work, address, UNDO_LOCK_WAIT) as lock:
         if current(host, address) != driver:
             return None
         users = holders.describe(holders.device_holders(host, f"{DEVICES}/{address}"))
@@ -199,7 +199,7 @@ def undo_override(work: Work, step: Step) -> str | None:
 
 def _restore(work: Work, step: Step) -> str | None:
     address = step.target
-    with _lock(work, address, UNDO_LOCK_WAIT) as lock:
+    with lock_of(work, address, UNDO_LOCK_WAIT) as lock:
         if override(work.host, address) != step.after:
             return None
         what = f"cannot set driver_override of {address} back to {step.before or 'nothing'}"
@@ -253,7 +253,7 @@ def _give_back(work: Work, step: Step, driver: str) -> str | None:
         for_the_moment = work.journal.intend(OVERRIDE_KIND, address, pinned, driver)
         _pin(work, address, driver)
     try:
-        with _lock(work, address, UNDO_LOCK_WAIT) as lock:
+        with lock_of(work, address, UNDO_LOCK_WAIT) as lock:
             now = current(work.host, address)
             if now is None:
                 what = f"cannot give {address} back to {driver}"
@@ -270,7 +270,7 @@ def _give_back(work: Work, step: Step, driver: str) -> str | None:
 
 
 def _pin(work: Work, address: str, driver: str) -> None:
-    with _lock(work, address, UNDO_LOCK_WAIT) as lock:
+    with lock_of(work, address, UNDO_LOCK_WAIT) as lock:
         what = f"cannot set driver_override of {address}"
         _write(work, f"{DEVICES}/{address}/driver_override", driver + "\n", what, lock=lock)
 
@@ -293,7 +293,7 @@ def still_open(work: Work) -> str | None:
 
 def await_writes(work: Work, step: Step, most: float = LOCK_WAIT) -> None:
     """Wait for a write to a function that outlived its hook. Raises BusyError."""
-    _lock(work, step.target, most).release()
+    lock_of(work, step.target, most).release()
 
 
 # ---- the present
@@ -327,7 +327,7 @@ def _while_ours(work: Work, step: Step, deed: Callable[[], str | None]) -> str |
     return reserve.while_ours(work, members | {address}, address, closed)
 
 
-def _lock(work: Work, address: str, most: float) -> Lock:
+def lock_of(work: Work, address: str, most: float) -> Lock:
     """The lock on what is written about a function: its own, of a VF its PF's. Raises BusyError."""
     owner = Inventory(work.host).physical_function(address) or address
     return locks.take(work.host, state.device_lock_path(owner), work.deadline, f"the driver of {address}", most)

@@ -7,10 +7,12 @@ quarantine (host/quarantine.py), which refuses starts with it, until it answers 
 
 from __future__ import annotations
 
-from pvepassthru.host import holders, locks, quarantine, reservations, slow, state, vms
+from pvepassthru.host import holders, quarantine, reservations, vms
 from pvepassthru.host.deadline import Deadline, pause
 from pvepassthru.host.inventory import DEVICES, Inventory
+from pvepassthru.lifecycle import drivers
 from pvepassthru.model import pci, quirks, reservation
+from pvepassthru.model.errors import BusyError
 from pvepassthru.model.problem import plain_id
 from pvepassthru.model.record import TYPE_CHECKING
 
@@ -89,11 +91,11 @@ def _answers(work: Work, address: str) -> bool | None:
 
 def _try(work: Work, address: str, path: str, value: str) -> str | None:
     """Write to an attribute; why it failed, or None. Raises BusyError for the lock."""
-    with locks.take(work.host, state.device_lock_path(address), work.deadline, address, RESCAN_SECONDS) as lock:
+    with drivers.lock_of(work, address, RESCAN_SECONDS) as lock:
         try:
-            work.write(path, value, work.deadline.left(RESCAN_SECONDS), lock)
-        except slow.StillBlockedError:
-            return f"{path} has not answered"
+            work.attempt(f"write {value} to {path}", path, value, RESCAN_SECONDS, lock)
+        except BusyError as error:
+            return error.message
         except OSError as error:
             return f"{path}: {error.strerror}"
     return None

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import errno
 
-from pvepassthru.host import holders, locks, neighbours, quarantine, slow, state
+from pvepassthru.host import holders, neighbours, quarantine
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.lifecycle import drivers, reserve
 from pvepassthru.model import bars, quirks
-from pvepassthru.model.errors import BusyError, DeviceError
+from pvepassthru.model.errors import DeviceError
 from pvepassthru.model.problem import plain_id
 from pvepassthru.model.record import TYPE_CHECKING
 
@@ -336,11 +336,5 @@ def _in_use(work: Work, address: str) -> str | None:
 
 def _write(work: Work, address: str, path: str, value: str, seconds: float) -> None:
     """Write to a function's attribute under its lock. Raises OSError as the kernel, and BusyError."""
-    with locks.take(work.host, state.device_lock_path(address), work.deadline, address, LOCK_WAIT) as lock:
-        left = work.deadline.left(seconds)
-        try:
-            work.write(path, value, left, lock)
-        except slow.StillBlockedError:
-            raise BusyError(
-                f"cannot write {value.strip()} to {path}: it has not answered within {left:.0f} s", "see the kernel log"
-            ) from None
+    with drivers.lock_of(work, address, LOCK_WAIT) as lock:
+        work.attempt(f"write {value.strip()} to {path}", path, value, seconds, lock)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pvepassthru.host import slow
+from pvepassthru.model.errors import BusyError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ class Work(NamedTuple):
             slow.write(self.host, path, value, seconds, lock)
         else:
             self.writer.write(path, value, seconds, lock)
+
+    def attempt(self, what: str, path: str, value: str, seconds: float, lock: Lock) -> None:
+        """As `write`, with words for what cannot be done when it is late. Raises OSError as the kernel, BusyError."""
+        limit = self.deadline.left(seconds)
+        try:
+            self.write(path, value, limit, lock)
+        except slow.StillBlockedError:
+            why = f"cannot {what}: {path} has not answered within {limit:.0f} s"
+            raise BusyError(why, "see the kernel log") from None
 
 
 class Want(NamedTuple):

@@ -74,8 +74,8 @@ class Service(NamedTuple):
     """How long stopping or starting it may take."""
 
 
-class VfPolicy(NamedTuple):
-    """How one VF is set up; None leaves it as it is."""
+class VfSettings(NamedTuple):
+    """How one VF is set up: as the policy wants it, where None leaves it as it is, or as a host tells of it."""
 
     driver: str | None = None
     mac: str | None = None
@@ -91,6 +91,15 @@ class VfPolicy(NamedTuple):
     min_tx_rate: int | None = None
     """Mbit/s."""
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """What is said of its network, by name: all but the driver."""
+        return {
+            name: value
+            for name, value in zip(self._fields, self, strict=True)
+            if name != "driver" and value is not None
+        }
+
 
 class SriovPolicy(NamedTuple):
     """The VFs that a PF is to have."""
@@ -103,10 +112,10 @@ class SriovPolicy(NamedTuple):
     """Whether the kernel looks for a driver for new VFs (sriov_drivers_autoprobe)."""
     manage: str | None = None
     """Path of NVIDIA's sriov-manage."""
-    all: VfPolicy = VfPolicy()
-    vf: tuple[tuple[int, VfPolicy], ...] = ()
+    all: VfSettings = VfSettings()
+    vf: tuple[tuple[int, VfSettings], ...] = ()
 
-    def of(self, index: int) -> VfPolicy:
+    def of(self, index: int) -> VfSettings:
         """The settings of one VF: its own, then those of all."""
         own = dict(self.vf).get(index)
         return self.all if own is None else own
@@ -307,8 +316,8 @@ def _is_pinned(hardware: Hardware, address: str, settings: Document) -> bool:
 
 
 def _sriov(address: str, settings: Document) -> SriovPolicy:
-    usual = VfPolicy()._replace(**_picked(VfPolicy._fields, settings))
+    usual = VfSettings()._replace(**_picked(VfSettings._fields, settings))
     own = settings.get("vf") or {}
-    vf = [(int(index), usual._replace(**_picked(VfPolicy._fields, value or {}))) for index, value in own.items()]
+    vf = [(int(index), usual._replace(**_picked(VfSettings._fields, value or {}))) for index, value in own.items()]
     fields = _picked(("vfs", "in_hook", "autoprobe", "manage"), settings)
     return SriovPolicy(address, **fields, all=usual, vf=tuple(sorted(vf)))

@@ -13,7 +13,7 @@ import pytest
 from pvepassthru.cli.main import main
 from pvepassthru.host import policy, policy_file
 from pvepassthru.lifecycle import phases
-from pvepassthru.model.policy import DevicePolicy, Policies, Policy, SriovPolicy, VfPolicy
+from pvepassthru.model.policy import DevicePolicy, Policies, Policy, SriovPolicy, VfSettings
 from tests import tree
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def test_the_schema_knows_each_setting_of_the_model() -> None:
     assert set(sections["vms"]["additionalProperties"]["properties"]) == device | set(Policy._fields)
     assert set(sections["devices"]["additionalProperties"]["properties"]) == device | {"ids"}
     pf = sections["sriov"]["additionalProperties"]["properties"]
-    assert set(pf) == set(VfPolicy._fields) | {"ids"} | (set(SriovPolicy._fields) - {"address", "all"})
-    assert set(pf["vf"]["additionalProperties"]["properties"]) == set(VfPolicy._fields)
+    assert set(pf) == set(VfSettings._fields) | {"ids"} | (set(SriovPolicy._fields) - {"address", "all"})
+    assert set(pf["vf"]["additionalProperties"]["properties"]) == set(VfSettings._fields)
     used = json.dumps(schema["properties"])
     assert all(f'"#/definitions/{name}"' in used for name in schema["definitions"])

@@ -9,15 +9,24 @@ import pytest
 
 from pvepassthru.host import iplink
 from pvepassthru.host.host import Host
-from pvepassthru.host.iplink import VfLink
 from pvepassthru.model.errors import DeviceError, InputError
+from pvepassthru.model.policy import VfSettings
 from tests.host.ip_recorder import MAC, NET, Ip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MACHINE = "0123456789abcdef0123456789abcdef"
-ALL = VfLink("02:00:00:00:00:07", 100, 3, spoofchk=False, trust=True, state="enable", max_tx_rate=900, min_tx_rate=10)
+ALL = VfSettings(
+    mac="02:00:00:00:00:07",
+    vlan=100,
+    qos=3,
+    spoofchk=False,
+    trust=True,
+    state="enable",
+    max_tx_rate=900,
+    min_tx_rate=10,
+)
 
 
 @pytest.fixture
@@ -40,8 +49,8 @@ def ip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ip:
 def test_what_is_shown(host: Host, ip: Ip) -> None:
     link = iplink.show(host, NET)
     assert (link.permanent, sorted(link.vfs)) == (MAC, [0, 1, 2, 3])
-    assert link.vfs[3] == VfLink(
-        iplink.NO_MAC, 0, 0, spoofchk=True, trust=False, state="auto", max_tx_rate=0, min_tx_rate=0
+    assert link.vfs[3] == VfSettings(
+        mac=iplink.NO_MAC, vlan=0, qos=0, spoofchk=True, trust=False, state="auto", max_tx_rate=0, min_tx_rate=0
     )
     assert ip.sets() == []
 
@@ -65,7 +74,7 @@ def test_only_what_differs_is_set(host: Host, ip: Ip) -> None:
     assert iplink.show(host, NET).vfs[2] == ALL
     assert iplink.set_vf(host, NET, 2, ALL, ALL) == []
     assert ip.sets() == []
-    assert iplink.set_vf(host, NET, 2, VfLink(qos=5), ALL) == ["qos 5"]
+    assert iplink.set_vf(host, NET, 2, VfSettings(qos=5), ALL) == ["qos 5"]
     assert ip.sets() == [f"{begin} vlan 100 qos 5"]
     assert iplink.show(host, NET).vfs[2] == ALL._replace(qos=5)
     assert iplink.show(host, NET).vfs[1].vlan == 0
@@ -80,7 +89,7 @@ def test_a_refusal_says_what_was_refused(host: Host, ip: Ip) -> None:
 def test_what_is_taken_and_not_kept_is_an_error(host: Host, ip: Ip) -> None:
     ip.vfs(1, forget="spoofchk")
     with pytest.raises(DeviceError, match=f"cannot set spoofchk of VF 0 of {NET} to off: ip took it, but it reads on"):
-        iplink.set_vf(host, NET, 0, VfLink(spoofchk=False), iplink.show(host, NET).vfs[0])
+        iplink.set_vf(host, NET, 0, VfSettings(spoofchk=False), iplink.show(host, NET).vfs[0])
 
 
 @pytest.mark.usefixtures("ip")
@@ -96,8 +105,8 @@ def test_no_program_of_another_tree_is_run(host: Host) -> None:
 
 def test_older_json() -> None:
     entry = {"vf": 0, "mac": "x", "vlan": 5, "qos": 2, "spoofchk": "on", "trust": "off"}
-    assert iplink.parse(entry) == VfLink(None, 5, 2, spoofchk=True, trust=False)
-    assert iplink.parse({"vf": 0}) == VfLink(vlan=0, qos=0)
+    assert iplink.parse(entry) == VfSettings(vlan=5, qos=2, spoofchk=True, trust=False)
+    assert iplink.parse({"vf": 0}) == VfSettings(vlan=0, qos=0)
 
 
 @pytest.mark.parametrize(

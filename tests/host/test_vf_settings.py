@@ -14,7 +14,7 @@ from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.host import Host
 from pvepassthru.model import sriov_drivers
 from pvepassthru.model.errors import BusyError, DeviceError, UsageError
-from pvepassthru.model.policy import SriovPolicy, VfPolicy
+from pvepassthru.model.policy import SriovPolicy, VfSettings
 from tests import tree
 from tests.host.ip_recorder import MAC, NET, Ip
 from tests.host.machine import PCI, PF, VFS, take
@@ -53,8 +53,8 @@ def ip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ip:
     return made
 
 
-def apply(host: SimHost, vfs: int, usual: VfPolicy | None = None, **more: object) -> Result:
-    wanted = SriovPolicy(PF, vfs, all=usual or VfPolicy())._replace(**more)  # type: ignore[arg-type]  # any field
+def apply(host: SimHost, vfs: int, usual: VfSettings | None = None, **more: object) -> Result:
+    wanted = SriovPolicy(PF, vfs, all=usual or VfSettings())._replace(**more)  # type: ignore[arg-type]  # any field
     return vf_settings.apply(host, wanted, Deadline(60))
 
 
@@ -67,15 +67,17 @@ def words(result: Result) -> str:
 
 
 def test_network_settings(nic: SimHost, ip: Ip) -> None:
-    own = ((1, VfPolicy(mac="02:00:00:00:00:aa", vlan=7)), (2, VfPolicy(mac="keep")))
-    result = apply(nic, 3, VfPolicy(mac="stable", spoofchk=True, trust=False), vf=own)
+    own = ((1, VfSettings(mac="02:00:00:00:00:aa", vlan=7)), (2, VfSettings(mac="keep")))
+    result = apply(nic, 3, VfSettings(mac="stable", spoofchk=True, trust=False), vf=own)
     assert result.error is None
     assert result.said[0] == f"made 3 VFs of {PF}"
     assert result.said[1].startswith(f"set of VF 0 ({VFS[0]}): mac 02:") or result.said[1].startswith("set of VF 0")
-    assert ip.of(0)["mac"] == vf_settings.wish_of(nic, PF, MAC, sriov.functions(nic, PF)[0], VfPolicy(mac="stable")).mac
+    assert (
+        ip.of(0)["mac"] == vf_settings.wish_of(nic, PF, MAC, sriov.functions(nic, PF)[0], VfSettings(mac="stable")).mac
+    )
     assert (ip.of(1)["mac"], ip.of(1)["vlan"], ip.of(2)["mac"]) == ("02:00:00:00:00:aa", 7, "00:00:00:00:00:00")
     assert len(ip.sets()) == 3
-    assert apply(nic, 3, VfPolicy(mac="stable", spoofchk=True, trust=False), vf=own).said == ()
+    assert apply(nic, 3, VfSettings(mac="stable", spoofchk=True, trust=False), vf=own).said == ()
     assert ip.sets() == []
 
 
@@ -83,7 +85,7 @@ def test_a_vf_in_use_keeps_its_network(nic: SimHost, ip: Ip) -> None:
     apply(nic, 2)
     take(nic, VFS[0], "vfio-pci")
     tree.hold(nic.root, 4711, f"/dev/vfio/{nic.link(f'{PCI}/{VFS[0]}/iommu_group')}")
-    result = apply(nic, 2, VfPolicy(vlan=9))
+    result = apply(nic, 2, VfSettings(vlan=9))
     assert result.error is None
     assert result.warnings == (f"VF 0 ({VFS[0]}) does not get vlan 9: process 4711 (holder) has it open",)
     assert (ip.of(0)["vlan"], ip.of(1)["vlan"]) == (0, 9)
@@ -106,20 +108,20 @@ def test_a_mac_that_counts_when_the_driver_binds(nic: SimHost, monkeypatch: pyte
         write(host, path, *more)
 
     monkeypatch.setattr(slow, "write", noted)
-    result = apply(nic, 2, VfPolicy(mac="stable"))
+    result = apply(nic, 2, VfSettings(mac="stable"))
     assert result.error is None
     assert f"bound VF 0 ({VFS[0]}) to tbvgpu anew, for its MAC to count" in result.said
     assert [path for path, value in written if value == VFS[0]] == [f"{PCI}/{VFS[0]}/driver/unbind", vf_settings.PROBE]
     assert not any(VFS[1] in path + value for path, value in written)
     assert [vf.driver for vf in sriov.functions(nic, PF)] == ["tbvgpu", "vfio-pci"]
-    assert apply(nic, 2, VfPolicy(mac="stable")).said == ()
+    assert apply(nic, 2, VfSettings(mac="stable")).said == ()
 
 
 def test_a_driver_that_is_not_there(nic: SimHost) -> None:
     """The VF keeps the one that it has."""
     apply(nic, 1)
     take(nic, VFS[0], "vfio-pci")
-    result = apply(nic, 1, VfPolicy(driver="nosuch"))
+    result = apply(nic, 1, VfSettings(driver="nosuch"))
     assert f"cannot bind {VFS[0]} to nosuch: " in words(result)
     assert sriov.functions(nic, PF)[0].driver == "vfio-pci"
 
@@ -127,23 +129,23 @@ def test_a_driver_that_is_not_there(nic: SimHost) -> None:
 def test_a_setting_that_fails(nic: SimHost, ip: Ip) -> None:
     """The others are set all the same, the failure is told, and until all is well a file in /run says that."""
     ip.vfs(4, refuse="trust")
-    result = apply(nic, 2, VfPolicy(trust=True), vf=((1, VfPolicy(vlan=5)),))
+    result = apply(nic, 2, VfSettings(trust=True), vf=((1, VfSettings(vlan=5)),))
     assert "vf 0 trust on failed" in words(result)
     assert ip.of(1)["vlan"] == 5
     assert nic.exists(state.unfinished_path(PF))
     ip.vfs(4)
-    assert apply(nic, 2, VfPolicy(trust=True)).error is None
+    assert apply(nic, 2, VfSettings(trust=True)).error is None
     assert not nic.exists(state.unfinished_path(PF))
 
 
 @pytest.mark.usefixtures("ip")
 def test_a_mac_that_cannot_be(nic: SimHost) -> None:
-    assert "multicast" in words(apply(nic, 1, VfPolicy(mac="01:00:00:00:00:01")))
+    assert "multicast" in words(apply(nic, 1, VfSettings(mac="01:00:00:00:00:01")))
 
 
 def test_no_interface(plain: SimHost) -> None:
     tree.folder(plain.root, "run")
-    assert "has no network interface" in words(apply(plain, 1, VfPolicy(vlan=1)))
+    assert "has no network interface" in words(apply(plain, 1, VfSettings(vlan=1)))
 
 
 # ---- interfaces
@@ -273,8 +275,8 @@ def test_an_override_that_stays(nic: SimHost, monkeypatch: pytest.MonkeyPatch) -
 
     with monkeypatch.context() as patch:
         patch.setattr(slow, "write", write)
-        assert "cannot empty driver_override of" in words(apply(nic, 1, VfPolicy(driver="vfio-pci")))
-    assert apply(nic, 1, VfPolicy(driver="vfio-pci")).error is None
+        assert "cannot empty driver_override of" in words(apply(nic, 1, VfSettings(driver="vfio-pci")))
+    assert apply(nic, 1, VfSettings(driver="vfio-pci")).error is None
     assert nic.text(f"{PCI}/{VFS[0]}/driver_override") == "(null)"
 
 

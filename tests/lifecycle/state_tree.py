@@ -17,7 +17,10 @@ from tests.kernel import machine
 from tests.scenarios.world import JOURNALS, PCI
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from pvepassthru.lifecycle.journal import Step
 
 VMID = 100
 GPU, AUDIO, NIC = "0000:01:00.0", "0000:01:00.1", "0000:05:00.0"
@@ -70,6 +73,21 @@ class Bench:
         """The work of a phase, with the journal as it is on the disk now."""
         voice = Voice(self.said.append, self.warned.append, self.warned.append)
         return Work(self.host, vmid, Journal(self.host, vmid), Deadline(20.0), 0.0, voice)
+
+    def undo(
+        self, kinds: Mapping[str, Callable[[Work, Step], str | None]], *, running: bool = False
+    ) -> list[str | None]:
+        """Undo the journal as undo.py does, and return why each step was kept."""
+        work = self.work()
+        if running:
+            work.journal.note_running()
+        found = []
+        for step in reversed(work.journal.steps):
+            why = kinds[step.kind](work, step)
+            if why is None:
+                work.journal.undone(step, "undone")
+            found.append(why)
+        return found
 
     def take(self, address: str, driver: str) -> None:
         """Bind a function to a driver by override."""

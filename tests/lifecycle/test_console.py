@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CONSOLE = "/sys/class/vtconsole/vtcon1/bind"
 EFIFB = "/sys/devices/platform/efi-framebuffer.0"
+UNDO = {console.KIND: console.undo_console, console.FRAMEBUFFER: console.undo_framebuffer}
 
 
 @pytest.fixture
@@ -30,21 +31,6 @@ def bench() -> Iterator[Bench]:
 
 def release(bench: Bench, **device: object) -> None:
     console.release(bench.work(), functions(), policies(**device))
-
-
-def undo(bench: Bench, *, running: bool = False) -> list[str | None]:
-    """Undo the journal as undo.py does, and return why each step was kept."""
-    work = bench.work()
-    if running:
-        work.journal.note_running()
-    kinds = {console.KIND: console.undo_console, console.FRAMEBUFFER: console.undo_framebuffer}
-    found = []
-    for step in reversed(work.journal.steps):
-        why = kinds[step.kind](work, step)
-        if why is None:
-            work.journal.undone(step, "undone")
-        found.append(why)
-    return found
 
 
 def test_nothing_is_done_without_the_policy(bench: Bench) -> None:
@@ -75,7 +61,7 @@ def test_firmware_picture_is_let_go_and_stays_so_after_a_run(bench: Bench) -> No
     assert bench.host.link(f"{EFIFB}/driver") is None
     assert displays.firmware_pictures(bench.host) == {}
     assert bench.host.text("/sys/class/vtconsole/vtcon0/bind") == "1"
-    assert undo(bench, running=True) == [None, None]
+    assert bench.undo(UNDO, running=True) == [None, None]
     assert bench.host.link(f"{EFIFB}/driver") is None
     assert "efi-framebuffer stays unbound" in bench.said[-2]
     assert "comes back with the next driver" in bench.said[-1]
@@ -85,7 +71,7 @@ def test_firmware_picture_comes_back_from_a_start_that_failed(bench: Bench) -> N
     bench.firmware()
     before = bench.host.text("/proc/iomem")
     release(bench, console="release")
-    assert undo(bench) == [None, None]
+    assert bench.undo(UNDO) == [None, None]
     assert bench.host.link(f"{EFIFB}/driver") == "efi-framebuffer"
     assert bench.host.text("/proc/iomem") == before
     assert bench.host.text(CONSOLE) == "1"
@@ -95,7 +81,7 @@ def test_firmware_picture_comes_back_from_a_start_that_failed(bench: Bench) -> N
 def test_firmware_picture_comes_back_by_the_policy(bench: Bench) -> None:
     bench.firmware()
     release(bench, console="release", restore_framebuffer=True)
-    assert undo(bench, running=True) == [None, None]
+    assert bench.undo(UNDO, running=True) == [None, None]
     assert bench.host.link(f"{EFIFB}/driver") == "efi-framebuffer"
     assert bench.host.text(CONSOLE) == "1"
 
@@ -107,7 +93,7 @@ def test_firmware_picture_that_vfio_removed_for_good(bench: Bench) -> None:
     bench.take(GPU, "vfio-pci")
     assert not bench.host.exists("/sys/bus/platform/devices/efi-framebuffer.0")
     bench.leave(GPU)
-    assert undo(bench, running=True) == [None, None]
+    assert bench.undo(UNDO, running=True) == [None, None]
     assert "cannot come back" in bench.warned[0]
 
 
@@ -115,7 +101,7 @@ def test_firmware_picture_is_not_put_under_another_vm(bench: Bench) -> None:
     bench.firmware()
     release(bench, console="release", restore_framebuffer=True)
     bench.reserve(200, GPU)
-    kept = undo(bench, running=True)
+    kept = bench.undo(UNDO, running=True)
     assert kept[0] is not None
     assert "VM 200" in kept[0]
     assert bench.host.link(f"{EFIFB}/driver") is None
@@ -127,7 +113,7 @@ def test_firmware_picture_is_not_put_under_an_open_device(bench: Bench) -> None:
     release(bench, console="release", restore_framebuffer=True)
     bench.take(GPU, "vfio-pci")
     tree.hold(bench.root, 4711, "/dev/vfio/10")
-    kept = undo(bench, running=True)
+    kept = bench.undo(UNDO, running=True)
     assert kept[0] is not None
     assert "4711" in kept[0]
 
@@ -138,7 +124,7 @@ def test_console_of_a_drivers_frame_buffer(bench: Bench) -> None:
     release(bench, console="release")
     assert bench.host.text(CONSOLE) == "0"
     bench.take(GPU, "vfio-pci")
-    assert undo(bench, running=True) == [None]
+    assert bench.undo(UNDO, running=True) == [None]
     assert not bench.host.exists(CONSOLE)
     bench.take(GPU, "bochs-drm")
     assert bench.host.text(CONSOLE) == "1"
@@ -147,7 +133,7 @@ def test_console_of_a_drivers_frame_buffer(bench: Bench) -> None:
 def test_console_comes_back_where_the_driver_still_has_the_gpu(bench: Bench) -> None:
     bench.take(GPU, "bochs-drm")
     release(bench, console="release")
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(CONSOLE) == "1"
     assert bench.said[-1] == "gave back the console vtcon1"
 
@@ -157,7 +143,7 @@ def test_console_that_somebody_bound_again(bench: Bench) -> None:
     release(bench, console="release")
     bench.host.write(CONSOLE, "1")
     said = len(bench.said)
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert len(bench.said) == said
 
 

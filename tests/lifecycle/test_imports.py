@@ -47,6 +47,18 @@ def hook(world: World, phase: str, code: int = 0) -> set[str]:
     return loaded(SCRIPT, "100", phase, root=world.root, code=code) - loaded("-c", "pass")
 
 
+def compare(found: set[str], name: str, *, regenerate: bool) -> None:
+    """See that what was loaded is what the golden file has; Python's private modules vary, and do not count."""
+    names = {name if name.startswith("pvepassthru") else name.partition(".")[0] for name in found}
+    kept = sorted(name for name in names if not name.startswith(("pvepassthru.host.sim", "_")))
+    path = f"{GOLDEN}/{name}.txt"
+    if regenerate:
+        with open(path, "w", encoding="ascii") as file:
+            file.write("".join(f"{name}\n" for name in kept))
+    with open(path, encoding="ascii") as file:
+        assert kept == file.read().splitlines(), "run pytest --regenerate if that is meant, and see ./dev bench"
+
+
 @pytest.mark.parametrize("phase", ["pre-start", "post-start", "pre-stop", "post-stop"])
 def test_vm_without_hostpci(world: World, phase: str) -> None:
     world.pve.define(100, "memory: 512\n")
@@ -61,7 +73,7 @@ def test_vm_without_journal(world: World, phase: str) -> None:
 
 @pytest.mark.parametrize("phase", ["pre-start", "post-start", "pre-stop", "post-stop"])
 def test_mdev(world: World, phase: str, *, regenerate: bool) -> None:
-    """What a phase with one mdev loads; Python's private modules vary, and do not count."""
+    """What a phase with one mdev loads."""
     world.pve.define(100, mdev(1))
     if phase != "pre-start":
         assert world.hook(100, "pre-start").code == 0
@@ -69,14 +81,7 @@ def test_mdev(world: World, phase: str, *, regenerate: bool) -> None:
     if phase == "pre-start":
         assert world.mdevs()
     assert not {name for name in found if name.partition(".")[0] in SLOW}
-    names = {name if name.startswith("pvepassthru") else name.partition(".")[0] for name in found}
-    kept = sorted(name for name in names if not name.startswith(("pvepassthru.host.sim", "_")))
-    path = f"{GOLDEN}/{phase}.txt"
-    if regenerate:
-        with open(path, "w", encoding="ascii") as file:
-            file.write("".join(f"{name}\n" for name in kept))
-    with open(path, encoding="ascii") as file:
-        assert kept == file.read().splitlines(), "run pytest --regenerate if that is meant, and see ./dev bench"
+    compare(found, phase, regenerate=regenerate)
 
 
 def test_nothing_slow_when_placed_by_policy(world: World) -> None:
@@ -105,11 +110,4 @@ def test_gpu(world: SimWorld, *, regenerate: bool) -> None:
     found = hook(world, "pre-start")
     assert world.driver("0000:01:00.0") == "vfio-pci"
     assert not {name for name in found if name.partition(".")[0] in SLOW}
-    names = {name if name.startswith("pvepassthru") else name.partition(".")[0] for name in found}
-    kept = sorted(name for name in names if not name.startswith(("pvepassthru.host.sim", "_")))
-    path = f"{GOLDEN}/gpu.txt"
-    if regenerate:
-        with open(path, "w", encoding="ascii") as file:
-            file.write("".join(f"{name}\n" for name in kept))
-    with open(path, encoding="ascii") as file:
-        assert kept == file.read().splitlines(), "run pytest --regenerate if that is meant, and see ./dev bench"
+    compare(found, "gpu", regenerate=regenerate)

@@ -27,6 +27,7 @@ METHODS = f"{PCI}/{NIC}/reset_method"
 D3COLD = f"{PCI}/{NIC}/d3cold_allowed"
 PF, VFS = "0000:02:00.0", ("0000:02:00.1", "0000:02:00.2")
 MB, GB = 1 << 20, 1 << 30
+UNDO = {settings.RESET: settings.undo_reset, settings.D3COLD: settings.undo_d3cold, settings.BAR: settings.undo_bar}
 
 
 @pytest.fixture
@@ -40,23 +41,6 @@ def apply(bench: Bench, address: str = NIC, *, reset_method: str | None = None, 
     settings.apply(bench.work(), functions(address)[0], device_policy)
 
 
-def undo(bench: Bench) -> list[str | None]:
-    """Undo the journal as undo.py does, and return why each step was kept."""
-    work = bench.work()
-    kinds = {
-        settings.RESET: settings.undo_reset,
-        settings.D3COLD: settings.undo_d3cold,
-        settings.BAR: settings.undo_bar,
-    }
-    found = []
-    for step in reversed(work.journal.steps):
-        why = kinds[step.kind](work, step)
-        if why is None:
-            work.journal.undone(step, "undone")
-        found.append(why)
-    return found
-
-
 # ---- reset methods
 
 
@@ -64,21 +48,21 @@ def test_reset_methods_are_set_and_given_back(bench: Bench) -> None:
     apply(bench, reset_method="bus pm")
     assert bench.host.text(METHODS) == "bus pm"
     assert bench.kept() == [f"reset_method {NIC} pm bus bus pm"]
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(METHODS) == "pm bus"
 
 
 def test_former_text_is_not_the_default(bench: Bench) -> None:
     bench.host.write(METHODS, "bus")
     apply(bench, reset_method="pm")
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(METHODS) == "bus"
 
 
 def test_no_method_before(bench: Bench) -> None:
     bench.host.write(METHODS, "\n")
     apply(bench, reset_method="pm")
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(METHODS) == ""
 
 
@@ -91,7 +75,7 @@ def test_same_methods_need_no_step(bench: Bench) -> None:
 def test_method_that_is_not_offered(bench: Bench) -> None:
     with pytest.raises(DeviceError, match=r"cannot set reset_method flr on 0000:05:00.0: the kernel offers pm bus"):
         apply(bench, reset_method="flr")
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(METHODS) == "pm bus"
 
 
@@ -101,7 +85,7 @@ def test_method_that_is_shown_and_refused(bench: Bench) -> None:
     bench.put(METHODS, "af_flr pm\n")
     with pytest.raises(DeviceError, match=r"reset_method af_flr on 0000:05:00.0: the kernel shows it, but refuses it"):
         apply(bench, reset_method="af_flr")
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
 
 
 def test_function_without_any_method(bench: Bench) -> None:
@@ -114,14 +98,14 @@ def test_function_without_any_method(bench: Bench) -> None:
 def test_methods_that_somebody_wrote_meanwhile(bench: Bench) -> None:
     apply(bench, reset_method="bus")
     bench.host.write(METHODS, "pm")
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(METHODS) == "pm"
 
 
 def test_methods_of_a_function_that_is_another_vms_by_now(bench: Bench) -> None:
     apply(bench, reset_method="bus")
     bench.reserve(200, NIC)
-    (kept,) = undo(bench)
+    (kept,) = bench.undo(UNDO)
     assert kept is not None
     assert "VM 200" in kept
     assert bench.host.text(METHODS) == "bus"
@@ -131,7 +115,7 @@ def test_methods_of_a_function_that_is_open(bench: Bench) -> None:
     apply(bench, reset_method="bus")
     bench.take(NIC, "vfio-pci")
     tree.hold(bench.root, 4711, f"/dev/vfio/{bench.host.link(f'{PCI}/{NIC}/iommu_group')}")
-    (kept,) = undo(bench)
+    (kept,) = bench.undo(UNDO)
     assert kept is not None
     assert "4711" in kept
     assert bench.host.text(METHODS) == "bus"
@@ -141,7 +125,7 @@ def test_former_methods_that_the_kernel_has_no_more(bench: Bench) -> None:
     bench.host.write(METHODS, "pm")
     bench.put(METHODS, "af_flr pm\n")
     apply(bench, reset_method="pm")
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(METHODS) == "pm bus"
     assert "no longer has the reset methods af_flr pm" in bench.warned[0]
 
@@ -150,7 +134,7 @@ def test_original_value_stays_through_a_second_start(bench: Bench) -> None:
     apply(bench, reset_method="bus")
     apply(bench, reset_method="pm")
     assert bench.kept() == [f"reset_method {NIC} pm bus pm"]
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(METHODS) == "pm bus"
 
 
@@ -236,7 +220,7 @@ def test_d3cold_is_set_and_given_back(bench: Bench) -> None:
     apply(bench, d3cold=False)
     assert bench.host.text(D3COLD) == "0"
     assert bench.kept() == [f"d3cold {NIC} 1 0"]
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert bench.host.text(D3COLD) == "1"
 
 
@@ -255,7 +239,7 @@ def test_d3cold_that_the_kernel_ignores(bench: Bench, monkeypatch: pytest.Monkey
     monkeypatch.setattr(bench.host, "write", lambda _path, _value: None)
     apply(bench, d3cold=False)
     assert "stays 1" in bench.warned[0]
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
 
 
 # ---- BARs
@@ -281,7 +265,7 @@ def test_bar_is_resized_and_given_back(bench: Bench) -> None:
     resize(bench, (0, 256 * MB))
     assert size(bench) == 256 * MB
     assert bench.kept() == [f"bar {GPU}/bar0 {16 * MB} {256 * MB}"]
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert size(bench) == 16 * MB
 
 
@@ -289,7 +273,7 @@ def test_bar_of_a_function_that_vfio_has(bench: Bench) -> None:
     resizable(bench)
     resize(bench, (0, 2 * GB))
     bench.take(GPU, "vfio-pci")
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert size(bench) == 16 * MB
     assert bench.host.link(f"{PCI}/{GPU}/driver") == "vfio-pci"
 
@@ -298,7 +282,7 @@ def test_bar_of_a_function_that_the_host_has(bench: Bench) -> None:
     resizable(bench)
     resize(bench, (0, 2 * GB))
     bench.take(GPU, "bochs-drm")
-    (kept,) = undo(bench)
+    (kept,) = bench.undo(UNDO)
     assert kept is not None
     assert "bochs-drm has" in kept
     assert size(bench) == 2 * GB
@@ -310,7 +294,7 @@ def test_bar_of_a_function_in_quarantine(bench: Bench) -> None:
     bench.take(GPU, "vfio-pci")
     bench.put(f"{PCI}/{GPU}/config", DEAD)
     quarantine.put(bench.host, GPU, 100, "it fell")
-    assert undo(bench) == [f"{GPU} is in quarantine"]
+    assert bench.undo(UNDO) == [f"{GPU} is in quarantine"]
     assert bench.host.link(f"{PCI}/{GPU}/driver") == "vfio-pci"
 
 
@@ -340,7 +324,7 @@ def test_bar_without_room(bench: Bench) -> None:
     with pytest.raises(DeviceError, match="the bridge above has no room") as caught:
         resize(bench, (0, 2 * GB))
     assert "Above 4G decoding" in caught.value.hint
-    assert undo(bench) == [None]
+    assert bench.undo(UNDO) == [None]
     assert size(bench) == 16 * MB
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import Inventory
-from pvepassthru.model.policy import DevicePolicy, Moved, Policies, Policy, VfPolicy, merged, selector
+from pvepassthru.model.policy import DevicePolicy, Moved, Policies, Policy, VfSettings, merged, selector
 from tests import tree
 
 if TYPE_CHECKING:
@@ -146,8 +146,8 @@ def test_vfs(hardware: Inventory) -> None:
     }
     (found,) = Policies({"sriov": section}).sriov(hardware)
     assert (found.address, found.vfs, found.in_hook, found.autoprobe) == (PF, 8, True, False)
-    assert found.of(2) == VfPolicy(mac="stable", vlan=9)
-    assert found.of(0) == found.of(1) == VfPolicy(mac="stable", vlan=7)
+    assert found.of(2) == VfSettings(mac="stable", vlan=9)
+    assert found.of(0) == found.of(1) == VfSettings(mac="stable", vlan=7)
 
 
 def test_the_node_wins_key_by_key() -> None:

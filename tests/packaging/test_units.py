@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The systemd units that are shipped: systemd takes them, and they run what exists, when it must run."""
+"""The systemd units that are shipped: systemd takes them, and they run what exists, when and with what it needs."""
 
 from __future__ import annotations
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -11,50 +12,109 @@ from pathlib import Path
 import pytest
 
 from pvepassthru.cli.main import build_parser
+from pvepassthru.lifecycle import recover
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "packaging" / "systemd"
-SRIOV = FOLDER / "pvepassthru-sriov.service"
+RECOVER, TIMER = "pvepassthru-recover.service", "pvepassthru-recover.timer"
+SRIOV = "pvepassthru-sriov.service"
+CLOSING = ("PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock")
+"""These leave a unit no device nodes but the harmless ones; ProtectClock= implies DeviceAllow= (systemd.exec(5))."""
 
 
-def settings(path: Path, section: str, name: str) -> list[str]:
-    """The words of all lines that set `name`, in their order."""
-    found: list[str] = []
-    inside = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("["):
-            inside = line.strip("[]")
-        key, equals, value = line.partition("=")
-        if inside == section and equals and key == name:
-            found += value.split()
-    return found
+def unit(name: str) -> configparser.ConfigParser:
+    """A unit of ours; of conditions that it has more than once only the last is seen."""
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # keys of units have capitals
+    parser.read_string((FOLDER / name).read_text(encoding="ascii"))
+    return parser
 
 
-def keys() -> set[str]:
-    return {line.partition("=")[0] for line in SRIOV.read_text(encoding="utf-8").splitlines()}
+# ---- systemd takes them
+
+
+def verify(folder: Path, name: str) -> str:
+    """What systemd has to say of a unit in this folder."""
+    if shutil.which("systemd-analyze") is None:
+        reason = "systemd-analyze is not here: apt-get install systemd"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    command = ["systemd-analyze", "verify", "--recursive-errors=no", str(folder / name)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The units, with a program that this machine has: it has no pvepassthru in /usr/bin."""
+    for path in FOLDER.iterdir():
+        text = path.read_text(encoding="ascii").replace("ExecStart=/usr/bin/pvepassthru ", "ExecStart=/bin/true ")
+        (tmp_path / path.name).write_text(text, encoding="ascii")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir()))
+def test_systemd_takes_it(name: str, folder: Path) -> None:
+    assert not verify(folder, name)
+
+
+@pytest.mark.parametrize("name", [RECOVER, SRIOV])
+def test_systemd_would_complain(name: str, folder: Path) -> None:
+    """Else the test above could not fail."""
+    path = folder / name
+    path.write_text(path.read_text(encoding="ascii").replace("ProtectHostname", "ProtectHostnames"), encoding="ascii")
+    assert "ProtectHostnames" in verify(folder, name)
+
+
+# ---- what they may do
+
+
+@pytest.mark.parametrize("name", [RECOVER, SRIOV])
+def test_devices_modules_and_sys_stay_open(name: str) -> None:
+    """ProtectSystem=strict leaves /sys alone, ProtectKernelTunables would not."""
+    closed = {*CLOSING, "ProtectKernelTunables", "ProtectKernelModules", "PrivateNetwork"}
+    assert not closed & set(unit(name)["Service"])
+
+
+def test_recover_may_do_what_it_does() -> None:
+    """PVE's locks lie in /run/lock, and it looks at other users' processes."""
+    service = unit(RECOVER)["Service"]
+    assert "/run" in service["ReadWritePaths"].split()
+    assert "ProtectProc" not in service
+    assert {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"} <= set(service["CapabilityBoundingSet"].split())
+
+
+# ---- what they run, and when
+
+
+def test_recover_runs_a_command_that_there_is() -> None:
+    program, *words = unit(RECOVER)["Service"]["ExecStart"].split()
+    assert program == "/usr/bin/pvepassthru"
+    args = build_parser().parse_args(words)
+    assert (args.command, args.quiet, args.vmid) == ("recover", True, None)
+    assert args.limit + recover.MOST < 5 * 60, "TimeoutStartSec"
+    assert unit(RECOVER)["Service"]["TimeoutStartSec"] == "5min"
+
+
+def test_when_recover_runs() -> None:
+    timer = unit(TIMER)["Timer"]
+    assert (timer["OnBootSec"], timer["OnUnitActiveSec"]) == ("2min", "5min")
+
+
+def test_sriov_runs_a_command_that_there_is() -> None:
+    program, *words = unit(SRIOV)["Service"]["ExecStart"].split()
+    assert program == "/usr/bin/pvepassthru"
+    assert build_parser().parse_args(words).action == "apply"
 
 
 def test_the_vfs_are_there_before_any_vm_starts() -> None:
-    assert {"pve-ha-lrm.service", "pve-guests.service"} <= set(settings(SRIOV, "Unit", "Before"))
-    after = set(settings(SRIOV, "Unit", "After"))
+    when = unit(SRIOV)["Unit"]
+    assert {"pve-ha-lrm.service", "pve-guests.service"} <= set(when["Before"].split())
+    after = set(when["After"].split())
     assert {"pve-cluster.service", "systemd-modules-load.service", "networking.service"} <= after
     assert "systemd-udev-settle.service" not in after
-    assert settings(SRIOV, "Service", "Type") == ["oneshot"]
-    assert settings(SRIOV, "Service", "RemainAfterExit") == ["yes"]
-
-
-def test_sys_can_be_written() -> None:
-    assert not {"ProtectKernelTunables", "PrivateNetwork"} & keys()
-
-
-def test_devices_and_modules_stay_as_they_are() -> None:
-    """ProtectClock= implies DeviceAllow=, which closes all device nodes but its own (systemd.exec(5))."""
-    assert not {"PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "ProtectKernelModules"} & keys()
-
-
-def test_what_it_runs_is_a_command() -> None:
-    program, *words = settings(SRIOV, "Service", "ExecStart")
-    assert program == "/usr/bin/pvepassthru"
-    assert build_parser().parse_args(words).action == "apply"
+    service = unit(SRIOV)["Service"]
+    assert (service["Type"], service["RemainAfterExit"]) == ("oneshot", "yes")
 
 
 def test_how_to_install_them_is_told_the_same_way_twice() -> None:
@@ -64,29 +124,3 @@ def test_how_to_install_them_is_told_the_same_way_twice() -> None:
     (units,) = [part for part in commands if part.startswith("install -m 644 packaging/systemd/")]
     assert units in (root / "packaging" / "README.md").read_text("utf-8")
     assert {path.name.partition("-")[0] for path in FOLDER.iterdir()} == {"pvepassthru"}
-
-
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    """systemd-analyze says nothing of it; the program, which is not installed here, is one that is."""
-    if shutil.which("systemd-analyze") is None:
-        reason = "systemd-analyze is not installed: apt-get install systemd"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    unit = tmp_path / SRIOV.name
-    text = SRIOV.read_text(encoding="utf-8")
-    assert "ExecStart=/usr/bin/pvepassthru " in text
-    unit.write_text(text.replace("ExecStart=/usr/bin/pvepassthru ", "ExecStart=/usr/bin/env "), encoding="utf-8")
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--recursive-errors=no", str(unit)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "")
-    unit.write_text(text.replace("RemainAfterExit=yes", "RemainAfterExit=perhaps"), encoding="utf-8")
-    bad = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], stderr=subprocess.PIPE, text=True, check=False
-    )
-    assert "perhaps" in bad.stderr
