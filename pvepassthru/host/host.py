@@ -11,6 +11,11 @@ import errno
 import os
 import time
 
+from pvepassthru.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pvepassthru.host.slow import Writer
+
 MAX_FILE = 64 * 1024 * 1024
 """Bytes; no file of a host that we read is larger. More is refused, so that a wrong file cannot fill the memory."""
 
@@ -19,6 +24,16 @@ TEMPORARY = ".pvepassthru"
 
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO})
 """What open or read answers when a file or its device is not there (any more)."""
+
+
+WAITING = ("/sriov_numvfs", "/driver_override")
+"""Ends of the kernel's attributes whose readers wait for the function's lock, which somebody may hold for ever: who
+removes VFs of which one is open, or unbinds a driver that a process uses (Linux drivers/pci/iov.c and pci-sysfs.c; of
+driver_override up to 6.11 or so: 6.1 has the lock, 6.12 not)."""
+ATTRIBUTE_WAIT = 3.0
+"""Seconds to wait for one of them,"""
+AGAIN_WAIT = 0.2
+"""and for another of a function that was late once."""
 
 
 def way_out(error: OSError, usual: str = "see what is wrong with it") -> str:
@@ -39,6 +54,8 @@ class Host:
         self.copy_of: Host | None = None
         """The host whose copy this is, of which is asked what the copy lacks: what the host itself uses (plan)."""
         self._node = node
+        self._reader: Writer | None = None
+        self._late: set[str] = set()
 
     def path(self, path: str) -> str:
         """The path to open for `path` (absolute, as on a host)."""
@@ -65,8 +82,35 @@ class Host:
         """The bytes of a file.
 
         Raises OSError as the kernel gives it (ENOENT, EACCES, EIO, ELOOP, EISDIR, ...), and EFBIG when there are more
-        than `limit` bytes. Never waits for a FIFO's writer.
+        than `limit` bytes. Never waits for a FIFO's writer, nor longer than ATTRIBUTE_WAIT for an attribute that is
+        WAITING: ETIMEDOUT then.
         """
+        if path.endswith(WAITING) and self.may_wait(path):
+            return self._patiently(path)
+        return self.at_once(path, limit)
+
+    def _patiently(self, path: str) -> bytes:
+        """An attribute that is WAITING. Raises OSError as `read`."""
+        function = path.rpartition("/")[0]
+        try:
+            data = self.within(path, AGAIN_WAIT if function in self._late else ATTRIBUTE_WAIT)
+        except OSError as error:
+            if error.errno == errno.ETIMEDOUT:
+                self._late.add(function)
+            raise
+        self._late.discard(function)
+        return data
+
+    def within(self, path: str, seconds: float) -> bytes:
+        """What one of the kernel's attributes reads, waiting at most `seconds`. Raises OSError: ETIMEDOUT then."""
+        if self._reader is None:
+            from pvepassthru.host import slow  # noqa: PLC0415 - few files need it
+
+            self._reader = slow.Writer(self)
+        return self._reader.read(path, seconds)
+
+    def at_once(self, path: str, limit: int = MAX_FILE) -> bytes:
+        """As `read`, and waits for whatever the kernel waits for."""
         fd = os.open(self.root + path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             chunks = []
@@ -79,6 +123,10 @@ class Host:
             return b"".join(chunks)
         finally:
             os.close(fd)
+
+    def may_wait(self, path: str) -> bool:
+        """Whether a reader of an attribute that is WAITING may have to wait."""
+        return self.exists(path)
 
     def head(self, path: str, size: int) -> bytes:
         """The first bytes of a file, as many as one read(2) of `size` gives. Raises OSError as `read`."""

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 DEVICES = "/sys/bus/pci/devices"
 MDEVS = "/sys/bus/mdev/devices"
 IOMMUS = "/sys/class/iommu"
-NUMVFS_WAIT = 5.0
-"""Seconds to wait for sriov_numvfs to be read."""
 
 
 class MdevType(NamedTuple):
@@ -77,20 +75,8 @@ class Inventory:
         """A function's attribute as text, or None if there is none."""
         path = f"{DEVICES}/{address}/{name}"
         if path not in self._text:
-            self._text[path] = self._numvfs(path) if name == "sriov_numvfs" else self.host.text(path)
+            self._text[path] = self.host.text(path)
         return self._text[path]
-
-    def _numvfs(self, path: str) -> str | None:
-        """The text of a PF's sriov_numvfs, whose reader waits for as long as a removal of its VFs does; None then."""
-        if not self.host.exists(path):
-            return None
-        from pvepassthru.host import slow  # noqa: PLC0415 - for PFs only
-
-        try:
-            return slow.attribute(self.host, path, NUMVFS_WAIT)
-        except OSError as error:
-            self.host.unreadable[path] = error.errno or 0
-            return None
 
     def pci_class(self, address: str) -> str:
         """A function's class code in lower-case hex, base, sub class and interface (030000); empty if it has none."""

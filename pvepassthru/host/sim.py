@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 import time
 
-from pvepassthru.host.host import MAX_FILE, Host
+from pvepassthru.host.host import MAX_FILE, WAITING, Host
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -62,11 +62,15 @@ class SimHost(Host):
 
     # ---- reading, after completing what a killed writer left
 
-    def read(self, path: str, limit: int = MAX_FILE) -> bytes:
-        """As Host.read. The kernel has a reader of sriov_numvfs wait while its VFs are being removed."""
-        while self._settle() and path.endswith("/sriov_numvfs") and self._kernel.is_locked(path):
+    def at_once(self, path: str, limit: int = MAX_FILE) -> bytes:
+        """As Host.at_once. The kernel has a reader of some attributes wait while a write has the function locked."""
+        while self._settle() and path.endswith(WAITING) and self._kernel.is_locked(path):
             time.sleep(POLL)
-        return super().read(path, limit)
+        return super().at_once(path, limit)
+
+    def may_wait(self, path: str) -> bool:
+        """As Host.may_wait."""
+        return self._settle() and self._kernel.is_locked(path)
 
     def names(self, path: str) -> list[str]:
         """As Host.names."""

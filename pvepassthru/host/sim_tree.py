@@ -95,11 +95,19 @@ def _inside(path: str, folder: str) -> bool:
     return path.startswith(folder) and path[len(folder) : len(folder) + 1] in {"", "/"}
 
 
+class _Disk(Host):
+    """The tree's files as they are, for which nobody waits."""
+
+    def may_wait(self, path: str) -> bool:  # noqa: ARG002 - of any
+        """Never."""
+        return False
+
+
 class Tree:
     """The sysfs below `root` as one operation sees it, with what the operation plans to change."""
 
     def __init__(self, root: str, waiting: list[Entry]) -> None:
-        self.disk = Host(root or "/")
+        self.disk = _Disk(root or "/")
         self.changes: list[list[str]] = []
         self.waiting = waiting
         """Writes that still run, of this process and others."""

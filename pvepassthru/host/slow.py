@@ -22,7 +22,6 @@ from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
 
@@ -33,6 +32,8 @@ RIGHTS = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
 """The kind of message that passes open files on: unix(7). `_socket` is what socket, which is slow to import, wraps."""
 BYTES = 4
 """Of a file's number in it."""
+READ, WRITE = b"r", b"w"
+"""How a message to a Writer's process begins, and what it is to do."""
 LONGEST = 65536
 """Bytes of a path and what is written to it."""
 
@@ -41,8 +42,20 @@ class StillBlockedError(Exception):
     """The write had not returned by its deadline; a child process goes on with it."""
 
 
+class _KilledError(Exception):
+    """The process was killed."""
+
+
+class _NoProcessError(Exception):
+    """There could be no process; the text says why."""
+
+
+Answer = tuple[int, bytes]
+"""The errno, 0 for none, and what was read."""
+
+
 class Writer:
-    """A process that makes one write after the other, forked for the first of them.
+    """A process that makes one write or read after the other, forked for the first of them.
 
     Of the caller's open files it keeps only, during a write, the lock on what it writes to: one that hangs holds
     nothing else up, and is left behind with it. Leave the `with` block, or call `close`, to end it.
@@ -52,6 +65,7 @@ class Writer:
         self._host = host
         self._channel: _socket.socket | None = None
         self._child = 0
+        self._caller = 0
 
     def __enter__(self) -> Self:
         return self
@@ -68,13 +82,45 @@ class Writer:
         Raises OSError with the kernel's errno, StillBlockedError, or PassthruError when there is no process for it or
         that process was killed: the write may have been done then, or not.
         """
+        message = WRITE + f"{path}\0{value}".encode("utf-8", "surrogateescape")
+        try:
+            number, _ = self._ask(message, seconds, [(*RIGHTS, lock.fd.to_bytes(BYTES, sys.byteorder))])
+        except _KilledError:
+            raise PassthruError(
+                f"the process that wrote {path} was killed", "see the kernel log, then try again"
+            ) from None
+        except _NoProcessError as error:
+            raise PassthruError(
+                f"cannot write {path}: no process for it: {error}", "see what fills the host"
+            ) from error
+        if number:
+            raise OSError(number, os.strerror(number), self._host.path(path))
+
+    def read(self, path: str, seconds: float) -> bytes:
+        """What the attribute `path` reads, waiting at most `seconds`.
+
+        Raises OSError with the kernel's errno, ETIMEDOUT after that time, and EIO when there is no process for it.
+        """
+        try:
+            number, data = self._ask(READ + path.encode("utf-8", "surrogateescape"), seconds)
+        except StillBlockedError:
+            number, data = errno.ETIMEDOUT, b""
+        except (_KilledError, _NoProcessError):
+            number, data = errno.EIO, b""
+        if number:
+            raise OSError(number, os.strerror(number), self._host.path(path))
+        return data
+
+    def _ask(self, message: bytes, seconds: float, rights: list[tuple[int, int, bytes]] | None = None) -> Answer:
+        """Have the process do something. Raises StillBlockedError, _KilledError, _NoProcessError."""
         mask = signals.hold_back()
         answer = b""
         try:
-            channel = self._channel or self._fork(path)
-            message = f"{path}\0{value}".encode("utf-8", "surrogateescape")
+            if self._caller != os.getpid():  # a fork of the one that has the process
+                self.close()
+            channel = self._channel or self._fork()
             try:
-                channel.sendmsg([message], [(*RIGHTS, lock.fd.to_bytes(BYTES, sys.byteorder))])
+                channel.sendmsg([message], rights or [])
                 answer = self._answer(channel, seconds, mask)
             except OSError as error:
                 if error.errno not in {errno.EPIPE, errno.ECONNRESET}:  # these: it was killed
@@ -84,20 +130,23 @@ class Writer:
                 self.close()
             signals.let_go(mask)
         if not answer:
-            raise PassthruError(f"the process that wrote {path} was killed", "see the kernel log, then try again")
-        number = int(answer)
-        if number:
-            raise OSError(number, os.strerror(number), self._host.path(path))
+            raise _KilledError
+        number, _, data = answer.partition(b"\0")
+        return int(number), data
 
     def close(self) -> None:
         """End the process, or leave it behind if it still writes."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-            os.waitpid(self._child, os.WNOHANG)  # it need not be waited for while the kernel takes it down
+            if self._caller == os.getpid():
+                os.waitpid(self._child, os.WNOHANG)  # it need not be waited for while the kernel takes it down
+
+    def __del__(self) -> None:
+        self.close()
 
     def _answer(self, channel: _socket.socket, seconds: float, mask: set[int]) -> bytes:
-        """The errno of a write in words, nothing if the process was killed. Raises StillBlockedError."""
+        """What the process answers, nothing if it was killed. Raises StillBlockedError."""
         poll = select.poll()
         poll.register(channel, select.POLLIN | select.POLLHUP)
         signals.let_go(mask)
@@ -107,10 +156,10 @@ class Writer:
             signals.hold_back()
         if not ended:
             raise StillBlockedError
-        return channel.recv(16)
+        return channel.recv(LONGEST)
 
-    def _fork(self, path: str) -> _socket.socket:
-        """Start the process. Raises PassthruError."""
+    def _fork(self) -> _socket.socket:
+        """Start the process. Raises _NoProcessError."""
         ours, its = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         caller = os.getpid()
         try:
@@ -118,13 +167,11 @@ class Writer:
         except OSError as error:
             ours.close()
             its.close()
-            raise PassthruError(
-                f"cannot write {path}: no process for it: {error.strerror}", "see what fills the host"
-            ) from error
+            raise _NoProcessError(error.strerror) from error
         if child == 0:
             _serve(self._host, its, caller)
         its.close()
-        self._channel, self._child = ours, child
+        self._channel, self._child, self._caller = ours, child, caller
         return ours
 
 
@@ -140,26 +187,12 @@ def read(path: str, size: int, seconds: float) -> bytes:
     A disk that does not answer would hold its reader for ever. Raises OSError: ETIMEDOUT after that time, EIO when the
     child process was killed, else as the kernel gives it.
     """
-    return _read(lambda: _start_of(path, size), path, seconds)
-
-
-def attribute(host: Host, path: str, seconds: float) -> str:
-    """The text of a kernel attribute without its outer blanks, waiting at most `seconds` for it. Raises as `read`.
-
-    A reader of sriov_numvfs waits for as long as a removal of VFs does (Linux drivers/pci/iov.c: both take the PF's
-    device lock), so that it would hang with a process that has one open.
-    """
-    return _read(lambda: host.read(path), path, seconds).decode("utf-8", "replace").strip()
-
-
-def _read(deed: Callable[[], bytes], path: str, seconds: float) -> bytes:
-    """What `deed`, done in a child process, returns. Raises as `read`."""
     reader, writer = os.pipe()
     try:
         try:
             child = os.fork()
             if child == 0:
-                _read_in_child(deed, writer)
+                _read_in_child(path, size, writer)
         finally:
             os.close(writer)
         try:
@@ -192,11 +225,11 @@ def _collect(reader: int, seconds: float) -> bytes:
     raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
 
-def _read_in_child(deed: Callable[[], bytes], writer: int) -> None:
+def _read_in_child(path: str, size: int, writer: int) -> None:
     try:
         _keep_only((writer,))
         try:
-            answer = b"0\n" + deed()
+            answer = b"0\n" + _start_of(path, size)
         except OSError as error:
             answer = b"%d\n" % (error.errno or errno.EIO)
         view = memoryview(answer)
@@ -215,21 +248,25 @@ def _start_of(path: str, size: int) -> bytes:
 
 
 def _serve(host: Host, channel: _socket.socket, caller: int) -> None:
-    """Make the writes that come through the channel until it is closed, and end the process."""
+    """Do what comes through the channel until it is closed, and end the process."""
     try:
         _keep_only((channel.fileno(),))
         while True:
             message, rights, _, _ = channel.recvmsg(LONGEST, _socket.CMSG_SPACE(BYTES))
             if not message or os.getppid() != caller:  # killed meanwhile: nobody wants this any more
                 return
-            path, _, value = message.decode("utf-8", "surrogateescape").partition("\0")
-            number = 0
+            path, _, value = message[1:].decode("utf-8", "surrogateescape").partition("\0")
+            number, data = 0, b""
             try:
-                host.write(path, value)
+                if message.startswith(READ):
+                    data = host.at_once(path, LONGEST // 2)
+                else:
+                    host.write(path, value)
             except OSError as error:
                 number = error.errno or errno.EIO
-            os.close(int.from_bytes(rights[0][2], sys.byteorder))
-            channel.send(b"%d" % number)
+            for right in rights:
+                os.close(int.from_bytes(right[2], sys.byteorder))
+            channel.send(b"%d\0%b" % (number, data))
     finally:
         os._exit(0)
 

@@ -7,8 +7,9 @@ chapter Single Root I/O Virtualization (First VF Offset, VF Stride).
 
 from __future__ import annotations
 
-from pvepassthru.host import holders, reservations, slow, vms
-from pvepassthru.host.inventory import DEVICES, NUMVFS_WAIT, Inventory
+from pvepassthru.host import holders, reservations, vms
+from pvepassthru.host.host import ATTRIBUTE_WAIT
+from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.host.nets import NETS
 from pvepassthru.model import reservation, sriov_drivers
 from pvepassthru.model.errors import NotFoundError
@@ -93,10 +94,11 @@ def read(host: Host, address: str) -> Pf:
     )
 
 
-def numvfs(host: Host, address: str, seconds: float = NUMVFS_WAIT) -> int | None:
+def numvfs(host: Host, address: str, seconds: float = ATTRIBUTE_WAIT) -> int | None:
     """What sriov_numvfs says, or None: it cannot be read, or not within so many seconds."""
     try:
-        return number(slow.attribute(host, f"{DEVICES}/{address}/sriov_numvfs", seconds))
+        text = host.within(f"{DEVICES}/{address}/sriov_numvfs", seconds)
+        return number(text.decode("ascii", "replace").strip())
     except OSError:
         return None
 

@@ -19,6 +19,7 @@ import errno
 
 from pvepassthru.host import holders, locks, slow, state
 from pvepassthru.host.deadline import Deadline
+from pvepassthru.host.host import ATTRIBUTE_WAIT
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.lifecycle import reserve
 from pvepassthru.model.errors import BusyError, DeviceError
@@ -305,9 +306,19 @@ def current(host: Host, address: str) -> str | None:
 
 
 def override(host: Host, address: str) -> str | None:
-    """A function's driver_override, or None if it has none."""
-    text = host.text(f"{DEVICES}/{address}/driver_override")
-    return None if text is None or text in NONE else text
+    """A function's driver_override, or None if it has none. Raises BusyError when the kernel does not say."""
+    path = f"{DEVICES}/{address}/driver_override"
+    try:
+        text = host.read(path).decode("utf-8", "surrogateescape").strip()
+    except OSError as error:
+        if error.errno != errno.ETIMEDOUT:
+            return None
+        raise BusyError(
+            f"cannot read {path}: the kernel has not answered within {ATTRIBUTE_WAIT:.0f} s, since somebody unbinds "
+            "the function or removes its VFs and waits for a process that has them open",
+            "end what waits, or the process that it waits for; see the kernel log",
+        ) from None
+    return None if text in NONE else text
 
 
 def _while_ours(work: Work, step: Step, deed: Callable[[], str | None]) -> str | None:

@@ -16,7 +16,8 @@ from tests.kernel import guest
 from tests.kernel.checks import check, holds
 from tests.kernel.guest import PCI, PHYSICAL_FUNCTION, read, write
 from tests.scenarios import vfs
-from tests.scenarios.world import VFS, GuestWorld, failed, prepare_guest, reset_guest, said, went
+from tests.scenarios.forking_world import ForkingWorld, prepare_forks
+from tests.scenarios.world import VFS, failed, reset_guest, said, went
 
 TEST_LIMIT = 300.0
 SUITE_LIMIT = 900.0
@@ -37,7 +38,7 @@ vf: {1: {mac: "02:00:00:00:00:aa", vlan: 7, qos: 0}}"""
 
 def prepare() -> None:
     """As for all suites, with the card's driver."""
-    prepare_guest()
+    prepare_forks()
     subprocess.run(["insmod", os.path.join(os.path.dirname(os.environ["TBMDEV"]), "tbnic.ko")], check=True)
     with open("/etc/machine-id", "w", encoding="ascii") as file:
         file.write("0123456789abcdef0123456789abcdef\n")
@@ -73,7 +74,7 @@ def _vf(number: int) -> dict[str, Any]:
 
 def test_settings() -> None:
     """All of them arrive; a second time nothing is changed; what somebody changes is mended, and that alone."""
-    world = GuestWorld()
+    world = ForkingWorld()
     vfs._policy(world, 3, SETTINGS)
     output = world.run("sriov", "apply")
     said(output, "made 3 VFs", "vlan 100, qos 3, spoofchk off, trust on, state enable", f"({VFS[2]}) to vfio-pci")
@@ -96,7 +97,7 @@ def test_settings() -> None:
 
 def test_stable_macs() -> None:
     """They are the same after the VFs were made anew, and when the PF's own address was changed."""
-    world = GuestWorld()
+    world = ForkingWorld()
     vfs._policy(world, 2, "mac: stable")
     world.run("sriov", "apply")
     before = [_vf(number)["address"] for number in range(2)]
@@ -109,7 +110,7 @@ def test_stable_macs() -> None:
 
 def test_what_the_driver_does_not_do() -> None:
     """A refusal and a setting that is taken and not kept are errors that name the setting; the others are set."""
-    world = GuestWorld()
+    world = ForkingWorld()
     _let("no_rate")
     vfs._policy(world, 2, "vlan: 9\nvf: {0: {max_tx_rate: 100}}")
     said(world.run("sriov", "apply", code=1), "vf 0 max_tx_rate 100 min_tx_rate 0 failed", "not supported")
@@ -121,7 +122,7 @@ def test_what_the_driver_does_not_do() -> None:
 
 def test_no_vfs_and_no_error() -> None:
     """A driver that makes none with its interface down, and says that all went well: the VFs are counted."""
-    world = GuestWorld()
+    world = ForkingWorld()
     _let("needs_up")
     said(
         world.run("sriov", "set", PHYSICAL_FUNCTION, "2", code=5), "took the write, but 0 VFs", f"ip link set {NET} up"
@@ -133,7 +134,7 @@ def test_no_vfs_and_no_error() -> None:
 
 def test_made_by_a_start() -> None:
     """A start makes missing VFs with their network settings, or does not go on; once it can, it completes them."""
-    world = GuestWorld()
+    world = ForkingWorld()
     vfs._policy(world, 2, "in_hook: true\nvlan: 100\nmax_tx_rate: 50")
     world.pve.define(100, f"hostpci0: {VFS[0]}\n")
     _let("no_rate")

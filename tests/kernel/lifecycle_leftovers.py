@@ -9,9 +9,10 @@ import shutil
 from tests.pve.flows import Pve
 from tests.scenarios import leftover_functions, leftovers, races
 from tests.scenarios.counts import counts, note
-from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
+from tests.scenarios.forking_world import ForkingWorld, prepare_forks
+from tests.scenarios.world import reset_guest
 
-prepare = prepare_guest
+prepare = prepare_forks
 SUITE_LIMIT = 1200.0
 TEST_LIMIT = 600.0
 
@@ -27,35 +28,35 @@ def setup() -> None:
 
 
 def test_migrated_away() -> None:
-    leftovers.migrated_away(GuestWorld())
+    leftovers.migrated_away(ForkingWorld())
 
 
 def test_comes_back_meanwhile() -> None:
-    leftovers.comes_back_meanwhile(GuestWorld())
+    leftovers.comes_back_meanwhile(ForkingWorld())
 
 
 def test_orphans_of_this_node() -> None:
-    leftovers.orphans_of_this_node(GuestWorld())
+    leftovers.orphans_of_this_node(ForkingWorld())
 
 
 def test_orphan_being_created() -> None:
-    leftovers.orphan_being_created(GuestWorld())
+    leftovers.orphan_being_created(ForkingWorld())
 
 
 def test_orphaned_vgpu_types() -> None:
-    leftovers.orphaned_vgpu_types(GuestWorld())
+    leftovers.orphaned_vgpu_types(ForkingWorld())
 
 
 def test_stale_override() -> None:
-    leftovers.stale_override(GuestWorld())
+    leftovers.stale_override(ForkingWorld())
 
 
 def test_release_by_hand() -> None:
-    leftovers.release_by_hand(GuestWorld())
+    leftovers.release_by_hand(ForkingWorld())
 
 
 def test_recover_disturbs_no_start() -> None:
-    world = GuestWorld()
+    world = ForkingWorld()
     number = max(6, counts().rounds // 2)
     note("VMs beside recover", number)
 
@@ -66,4 +67,4 @@ def test_recover_disturbs_no_start() -> None:
 
 
 def test_function_of_a_migrated_vm() -> None:
-    leftover_functions.function_of_a_migrated_vm(GuestWorld())
+    leftover_functions.function_of_a_migrated_vm(ForkingWorld())

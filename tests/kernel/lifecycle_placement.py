@@ -5,51 +5,52 @@ from __future__ import annotations
 
 from tests.scenarios import by_hand, placement
 from tests.scenarios.counts import counts, full, note
-from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
+from tests.scenarios.forking_world import ForkingWorld, prepare_forks
+from tests.scenarios.world import reset_guest
 
-prepare, setup = prepare_guest, reset_guest
+prepare, setup = prepare_forks, reset_guest
 TEST_LIMIT = 900.0
 SUITE_LIMIT = 2400.0
 
 
 def test_pack() -> None:
-    placement.pack_goes_where_something_is(GuestWorld())
+    placement.pack_goes_where_something_is(ForkingWorld())
 
 
 def test_spread() -> None:
-    placement.spread_takes_turns(GuestWorld())
+    placement.spread_takes_turns(ForkingWorld())
 
 
 def test_exclusive_types() -> None:
-    placement.exclusive_types(GuestWorld())
+    placement.exclusive_types(ForkingWorld())
 
 
 def test_opened_after_pre_start() -> None:
-    placement.opened_after_pre_start(GuestWorld())
+    placement.opened_after_pre_start(ForkingWorld())
 
 
 def test_adopted() -> None:
-    placement.an_instance_that_is_there_is_adopted(GuestWorld())
+    placement.an_instance_that_is_there_is_adopted(ForkingWorld())
 
 
 def test_packed_at_once() -> None:
-    placement.packed_at_once(GuestWorld())
+    placement.packed_at_once(ForkingWorld())
 
 
 def test_spread_at_once_by_a_slow_driver() -> None:
-    placement.spread_at_once_by_a_slow_driver(GuestWorld())
+    placement.spread_at_once_by_a_slow_driver(ForkingWorld())
 
 
 def test_pool() -> None:
     """Eight VMs, in the soak as many as race there."""
     many = counts().vms if full() else placement.POOL
     note("VMs that want eight instances", many)
-    placement.pool_at_once(GuestWorld(), many)
+    placement.pool_at_once(ForkingWorld(), many)
 
 
 def test_by_hand() -> None:
-    by_hand.made_and_removed(GuestWorld())
+    by_hand.made_and_removed(ForkingWorld())
 
 
 def test_by_hand_in_use() -> None:
-    by_hand.in_use(GuestWorld())
+    by_hand.in_use(ForkingWorld())

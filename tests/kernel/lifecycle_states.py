@@ -8,32 +8,33 @@ from __future__ import annotations
 
 from tests.scenarios import crashes, states
 from tests.scenarios.counts import note
-from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest
+from tests.scenarios.forking_world import ForkingWorld, prepare_forks
+from tests.scenarios.world import reset_guest
 
-prepare, setup = prepare_guest, reset_guest
+prepare, setup = prepare_forks, reset_guest
 SUITE_LIMIT = 900.0
 TEST_LIMIT = 500.0
 
 
 def test_everything() -> None:
-    states.everything(GuestWorld())
+    states.everything(ForkingWorld())
 
 
 def test_console_comes_back_when_the_start_fails() -> None:
-    states.console_comes_back_when_the_start_fails(GuestWorld())
+    states.console_comes_back_when_the_start_fails(ForkingWorld())
 
 
 def test_reset_method_that_is_not_offered() -> None:
-    states.reset_method_that_is_not_offered(GuestWorld())
+    states.reset_method_that_is_not_offered(ForkingWorld())
 
 
 def test_nothing_without_a_policy() -> None:
-    states.nothing_without_a_policy(GuestWorld())
+    states.nothing_without_a_policy(ForkingWorld())
 
 
 def test_killed() -> None:
     """At a few of the changes of a start and a stop: one takes half a minute here; SimHost has many more."""
-    world = GuestWorld()
+    world = ForkingWorld()
     states.furnish(world)
     with world.pve._locked(100):  # makes PVE's lock file, which stays
         pass

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from tests.pve import mapping, qemu, qemu_server, reservations
 from tests.pve.cluster import Cluster
 from tests.pve.config import PveError, Section
-from tests.pve.hook import Log
+from tests.pve.hook import Begin, Log, begin, environment_of
 from tests.pve.hook import run as run_hook
 from tests.pve.sysfs import MDEVS, Sysfs, Write
 
@@ -65,6 +65,8 @@ class Pve:
         self.now = now
         self.patience = patience if patience is not None else (0.2 if self.root else 10.0)
         self.hook_limit = hook_limit
+        self.begin: Begin = begin
+        """Starts a hook; a test may have a quicker way."""
         self.environment: dict[str, str] = {}
         """Added to the hook's environment; PVE adds nothing, tests may."""
         self.qemus = qemu.SimulatedQemus(self.root) if self.root else qemu.RealQemus()
@@ -154,7 +156,8 @@ class Pve:
         if not self.hook:
             return 0
         more = {"PVEPASSTHRU_ROOT": self.root} if self.root else {}
-        run = run_hook([*self.hook, str(vmid)], phase, source, more | self.environment, self.hook_limit)
+        environment = environment_of(source, more | self.environment)
+        run = run_hook([*self.hook, str(vmid)], phase, environment, self.hook_limit, self.begin)
         self.log.hooks.append(run)
         if run.code and phase != "pre-start":
             self._warn(f"hook {phase} of VM {vmid} failed: exit code {run.code}")

@@ -6,12 +6,17 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
     from tests.pve.config import PveError
+
+
+PATH = "/sbin:/bin:/usr/sbin:/usr/bin"
 
 
 class HookHangsError(AssertionError):
@@ -28,27 +33,61 @@ class HookRun(NamedTuple):
     migrated_from: str
 
 
-def run(command: Sequence[str], phase: str, source: str, more: Mapping[str, str], limit: float) -> HookRun:
-    """Run a hook with PVE's small environment, and read its output to EOF, whoever holds the other end.
+def environment_of(source: str, more: Mapping[str, str]) -> dict[str, str]:
+    """What PVE gives a hook, and what a test adds; `source` is the node that a migration comes from."""
+    return {"PATH": PATH, "LC_ALL": "C", "PVE_MIGRATED_FROM": source, **more}
 
-    `source` is the node that a migration comes from. PVE has no limit; after `limit` seconds HookHangsError is raised.
-    """
-    environment = {"PATH": "/sbin:/bin:/usr/sbin:/usr/bin", "LC_ALL": "C", "PVE_MIGRATED_FROM": source, **more}
-    begin = time.monotonic()
-    with subprocess.Popen(
-        [*command, phase],
+
+class Program(Protocol):
+    """What is used of subprocess.Popen."""
+
+    returncode: int
+
+    def communicate(self, *, timeout: float) -> tuple[bytes, Any]: ...
+    def kill(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+
+
+Begin = Callable[[list[str], dict[str, str]], Program]
+"""Starts a program with this environment."""
+
+
+def begin(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program as PVE does a hook; its output is both stdout and stderr."""
+    return subprocess.Popen(
+        command,
         cwd="/",
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    ) as process:
+    )
+
+
+def finish(program: Program, limit: float) -> str:
+    """Read a program's output to EOF, whoever holds the other end, and wait for it.
+
+    PVE has no limit; after so many seconds the program is killed, and HookHangsError raised.
+    """
+    with program:
         try:
-            output, _ = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise HookHangsError(f"{' '.join(command)} {phase}: no end after {limit} s") from None
-    return HookRun(phase, process.returncode, output.decode("utf-8", "replace"), time.monotonic() - begin, source)
+            output = program.communicate(timeout=limit)[0]
+        except subprocess.TimeoutExpired as error:
+            program.kill()
+            raise HookHangsError(f"no end after {limit:g} s: {' '.join(error.cmd)}") from None
+    return output.decode("utf-8", "replace")
+
+
+def run(command: Sequence[str], phase: str, environment: dict[str, str], limit: float, start: Begin = begin) -> HookRun:
+    """Run a hook, with what `environment_of` returns. Raises HookHangsError."""
+    began = time.monotonic()
+    program = start([*command, phase], environment)
+    output = finish(program, limit)
+    seconds = time.monotonic() - began
+    return HookRun(phase, program.returncode, output, seconds, environment["PVE_MIGRATED_FROM"])
 
 
 @dataclasses.dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import traceback
@@ -22,6 +21,7 @@ from pvepassthru.host.deadline import Deadline
 from pvepassthru.lifecycle import orphans, recover
 from pvepassthru.model.errors import DeviceError
 from tests.kernel.checks import check, holds
+from tests.pve import hook as pve_hook
 from tests.scenarios.counts import note
 from tests.scenarios.world import MDEVS, PARENTS, PCI, PF, RESERVATIONS, VFS, uuid
 
@@ -54,27 +54,14 @@ class Ended(NamedTuple):
 
 def at_once(world: World, calls: Iterable[tuple[int, str]], limit: float = 600.0) -> list[Ended]:
     """Run the hookscript for these VMs and phases, all at the same time."""
-    environment = {"PATH": "/sbin:/bin:/usr/sbin:/usr/bin", "LC_ALL": "C", "PVE_MIGRATED_FROM": ""}
-    environment |= {"PVEPASSTHRU_ROOT": world.root} if world.root else {}
-    running = [
-        subprocess.Popen(
-            [*world.pve.hook, str(vmid), phase],
-            cwd="/",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for vmid, phase in calls
-    ]
+    environment = pve_hook.environment_of("", {"PVEPASSTHRU_ROOT": world.root} if world.root else {})
+    running = [world.pve.begin([*world.pve.hook, str(vmid), phase], environment) for vmid, phase in calls]
     end = time.monotonic() + limit
     ended = []
-    for process in running:
-        with process:
-            output = process.communicate(timeout=max(1.0, end - time.monotonic()))[0]
+    for program in running:
+        output = pve_hook.finish(program, max(1.0, end - time.monotonic()))
         holds(f"no traceback: {output}", "Traceback" not in output)
-        ended.append(Ended(process.returncode, output))
+        ended.append(Ended(program.returncode, output))
     return ended
 
 

@@ -225,28 +225,20 @@ class World:
     def hook(self, vmid: int | str, phase: str, source: str = "", *, limit: float = 60.0) -> HookRun:
         """Run the hookscript as PVE does, without PVE."""
         more = {"PVEPASSTHRU_ROOT": self.root} if self.root else {}
-        run = pve_hook.run([*self.pve.hook, str(vmid)], phase, source, more, limit)
+        environment = pve_hook.environment_of(source, more)
+        run = pve_hook.run([*self.pve.hook, str(vmid)], phase, environment, limit, self.pve.begin)
         holds(f"no traceback: {run}", "Traceback" not in run.output)
         return run
 
     def run(self, *words: str, code: int | None = 0, limit: float = 90.0) -> str:
         """Run a command of the command line, check its exit code, and return all that it printed."""
         command = [self.python, "-m", "pvepassthru", *(["--root", self.root] if self.root else []), *words]
-        done = subprocess.run(
-            command,
-            cwd=guest.PROJECT if self.simulated else "/",
-            env={"PATH": "/sbin:/bin:/usr/sbin:/usr/bin", **self.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=limit,
-            check=False,
-        )
-        holds(f"no traceback: {done.stdout}", "Traceback" not in done.stdout)
-        if code is not None and done.returncode != code:
-            raise AssertionError(f"pvepassthru {' '.join(words)}: exit code {done.returncode}\n{done.stdout}")
-        return done.stdout
+        program = self.pve.begin(command, {"PATH": pve_hook.PATH, **self.environment})
+        output = pve_hook.finish(program, limit)
+        holds(f"no traceback: {output}", "Traceback" not in output)
+        if code is not None and program.returncode != code:
+            raise AssertionError(f"pvepassthru {' '.join(words)}: exit code {program.returncode}\n{output}")
+        return output
 
     def map(self, name: str, addresses: Iterable[str], *, mdev: bool = True) -> None:
         """Define one mapping of this node with these devices as alternatives."""
@@ -302,7 +294,7 @@ class SimWorld(World):
         """More settings of the simulation for devices, which `configure` sets."""
         self.configure()
         self.pve = Pve(str(root), node=self.node, hook=[self.python, "-I", SCRIPT], write=self.host.write)
-        self.environment = {}
+        self.environment = {"PYTHONPATH": guest.PROJECT}
 
     def configure(self, **parameters: int) -> None:
         """As World.configure."""
