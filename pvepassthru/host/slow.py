@@ -101,8 +101,12 @@ class Writer:
 
         Raises OSError with the kernel's errno, ETIMEDOUT after that time, and EIO when there is no process for it.
         """
+        message = READ + path.encode("utf-8", "surrogateescape")
         try:
-            number, data = self._ask(READ + path.encode("utf-8", "surrogateescape"), seconds)
+            try:
+                number, data = self._ask(message, seconds)
+            except _KilledError:  # before it was asked, maybe
+                number, data = self._ask(message, seconds)
         except StillBlockedError:
             number, data = errno.ETIMEDOUT, b""
         except (_KilledError, _NoProcessError):

@@ -19,7 +19,7 @@ import errno
 
 from pvepassthru.host import holders, locks, slow, state
 from pvepassthru.host.deadline import Deadline
-from pvepassthru.host.host import ATTRIBUTE_WAIT
+from pvepassthru.host.host import ABSENT, ATTRIBUTE_WAIT
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.lifecycle import reserve
 from pvepassthru.model.errors import BusyError, DeviceError
@@ -306,13 +306,15 @@ def current(host: Host, address: str) -> str | None:
 
 
 def override(host: Host, address: str) -> str | None:
-    """A function's driver_override, or None if it has none. Raises BusyError when the kernel does not say."""
+    """A function's driver_override, or None if it has none. Raises DeviceError, BusyError when it is locked."""
     path = f"{DEVICES}/{address}/driver_override"
     try:
         text = host.read(path).decode("utf-8", "surrogateescape").strip()
     except OSError as error:
-        if error.errno != errno.ETIMEDOUT:
+        if error.errno in ABSENT:
             return None
+        if error.errno != errno.ETIMEDOUT:
+            raise DeviceError(f"cannot read {path}: {error.strerror}", "see the kernel log") from error
         raise BusyError(
             f"cannot read {path}: the kernel has not answered within {ATTRIBUTE_WAIT:.0f} s, since somebody unbinds "
             "the function or removes its VFs and waits for a process that has them open",

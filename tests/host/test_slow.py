@@ -217,3 +217,78 @@ def test_read_whose_process_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(slow, "_start_of", lambda _path, _size: os.kill(os.getpid(), 9))
     with pytest.raises(OSError, match="Input/output error"):
         slow.read(str(tmp_path / "disk"), 512, 10)
+
+
+# ---- attributes whose readers may have to wait
+
+
+class Locked(Host):
+    """A host of whose functions those that have a file `locked` answer when it is gone."""
+
+    def at_once(self, path: str, limit: int = 1 << 26) -> bytes:
+        while os.path.exists(os.path.join(os.path.dirname(self.path(path)), "locked")):
+            time.sleep(0.01)
+        return super().at_once(path, limit)
+
+
+@pytest.fixture
+def functions(tmp_path: Path) -> Locked:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "driver_override").write_text(f"of {name}\n")
+        (tmp_path / name / "sriov_numvfs").write_text("2\n")
+    return Locked(str(tmp_path))
+
+
+def test_attributes_are_read_by_one_process_of_their_own(functions: Locked) -> None:
+    assert functions.text("/a/driver_override") == "of a"
+    writer = functions._reader
+    assert writer is not None
+    child = writer._child
+    assert child != os.getpid()
+    assert functions.text("/b/driver_override") == "of b"
+    assert functions.text("/b/sriov_numvfs") == "2"
+    assert writer._child == child
+
+
+def test_an_attribute_that_is_not_there(functions: Locked) -> None:
+    with pytest.raises(FileNotFoundError):
+        functions.read("/c/driver_override")
+    assert functions.text("/c/driver_override") is None
+    assert functions.unreadable == {}
+    assert functions._reader is None
+
+
+def test_a_locked_function_is_waited_for_once(functions: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other attributes only for a moment; those of others answer at once; and it answers when it is free."""
+    monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 1.0)
+    lock = os.path.join(functions.root, "a", "locked")
+    with open(lock, "w", encoding="ascii"):
+        pass
+    start = time.monotonic()
+    assert functions.text("/a/sriov_numvfs") is None
+    assert functions.unreadable == {"/a/sriov_numvfs": errno.ETIMEDOUT}
+    assert 1.0 <= time.monotonic() - start < 3
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        functions.read("/a/driver_override")
+    assert functions.text("/b/driver_override") == "of b"
+    assert time.monotonic() - start < 0.9
+    os.unlink(lock)
+    assert functions.text("/a/driver_override") == "of a"
+
+
+def test_a_fork_has_a_reader_of_its_own(functions: Locked) -> None:
+    assert functions.text("/a/driver_override") == "of a"
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if functions.text("/b/driver_override") == "of b" else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert functions.text("/b/sriov_numvfs") == "2"
+
+
+def test_a_reader_that_was_killed_is_replaced(functions: Locked) -> None:
+    assert functions.text("/a/driver_override") == "of a"
+    assert functions._reader is not None
+    os.kill(functions._reader._child, signal.SIGKILL)
+    assert functions.text("/a/driver_override") == "of a"
