@@ -8,7 +8,6 @@ chapter Single Root I/O Virtualization (First VF Offset, VF Stride).
 from __future__ import annotations
 
 from pvepassthru.host import holders, reservations, vms
-from pvepassthru.host.host import ATTRIBUTE_WAIT
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.host.nets import NETS
 from pvepassthru.model import reservation, sriov_drivers
@@ -94,10 +93,11 @@ def read(host: Host, address: str) -> Pf:
     )
 
 
-def numvfs(host: Host, address: str, seconds: float = ATTRIBUTE_WAIT) -> int | None:
-    """What sriov_numvfs says, or None: it cannot be read, or not within so many seconds."""
+def numvfs(host: Host, address: str, seconds: float | None = None) -> int | None:
+    """What sriov_numvfs says, or None: it cannot be read, or not within so many seconds (without them as Host.read)."""
+    path = f"{DEVICES}/{address}/sriov_numvfs"
     try:
-        text = host.within(f"{DEVICES}/{address}/sriov_numvfs", seconds)
+        text = host.read(path) if seconds is None else host.within(path, seconds)
         return number(text.decode("ascii", "replace").strip())
     except OSError:
         return None
