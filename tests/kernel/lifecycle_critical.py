@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tests.kernel import guest
 from tests.kernel.checks import check
-from tests.scenarios.world import GuestWorld, prepare_guest, refused, reset_guest, said, went
+from tests.scenarios.forking_world import ForkingWorld, prepare_forks
+from tests.scenarios.world import refused, reset_guest, said, went
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ def call(*words: str) -> None:
 
 def prepare() -> None:
     call("modprobe", "-a", "virtio_blk", "ext4", "bridge", "e1000", "dm_mod", "dummy")
-    prepare_guest()
+    prepare_forks()
     os.makedirs(POINT, exist_ok=True)
 
 
@@ -76,14 +77,14 @@ def net(address: str) -> str:
     return names[0] if names else ""
 
 
-def refused_by_both(world: GuestWorld, code: str, selector: str, *words: str) -> None:
+def refused_by_both(world: ForkingWorld, code: str, selector: str, *words: str) -> None:
     """Validate finds it, and the hook refuses the start, with these words."""
     world.pve.define(100, f"hostpci0: {selector}\n")
     said(world.run("validate", "100", code=1), code, *words)
     refused(world, 100, code, *words)
 
 
-def passes(world: GuestWorld, selector: str) -> None:
+def passes(world: ForkingWorld, selector: str) -> None:
     """Validate finds no use of the host's any more, and the VM starts and stops."""
     world.pve.define(100, f"hostpci0: {selector}\n")
     check("no use found", world.run("validate", "100").count("PVP24"), 0)
@@ -92,7 +93,7 @@ def passes(world: GuestWorld, selector: str) -> None:
 
 
 def test_mounted_disk() -> None:
-    world = GuestWorld()
+    world = ForkingWorld()
     call("mkfs.ext4", "-q", disk(NVME))
     call("mount", disk(NVME), POINT)
     refused_by_both(world, "PVP240", NVME, f"{disk(NVME)} is mounted on {POINT}")
@@ -101,7 +102,7 @@ def test_mounted_disk() -> None:
 
 
 def test_mounted_disk_in_the_group() -> None:
-    world = GuestWorld()
+    world = ForkingWorld()
     call("mkfs.ext4", "-q", disk(MATES[2]))
     call("mount", disk(MATES[2]), POINT)
     group = guest.group_of(MATES[0])
@@ -113,7 +114,7 @@ def test_mounted_disk_in_the_group() -> None:
 
 def test_mount_in_a_namespace_of_its_own() -> None:
     """As the disk of a container has it: the host's own list of mounts does not show it."""
-    world = GuestWorld()
+    world = ForkingWorld()
     call("mkfs.ext4", "-q", disk(NVME))
     words = f"mount {disk(NVME)} {POINT} && touch {POINT}/there && exec sleep 600"
     inner = subprocess.Popen(["unshare", "-m", "sh", "-c", words])
@@ -128,7 +129,7 @@ def test_mount_in_a_namespace_of_its_own() -> None:
 
 
 def test_swap() -> None:
-    world = GuestWorld()
+    world = ForkingWorld()
     call("mkswap", disk(NVME))
     call("swapon", disk(NVME))
     refused_by_both(world, "PVP241", NVME, f"{disk(NVME)} is swap space")
@@ -138,7 +139,7 @@ def test_swap() -> None:
 
 def test_active_volumes() -> None:
     """The kernel's side of LVM: a device-mapper device with a uuid as LVM gives it."""
-    world = GuestWorld()
+    world = ForkingWorld()
     call("dmsetup", "create", "pve-data", "--uuid", "LVM-abc", "--table", f"0 2048 linear {disk(NVME)} 0")
     refused_by_both(world, "PVP242", NVME, "active logical volumes (pve-data)")
     call("mkfs.ext4", "-q", "/dev/dm-0")  # udev would make the name in /dev/mapper
@@ -151,7 +152,7 @@ def test_active_volumes() -> None:
 
 def test_label_on_the_disk() -> None:
     """There is no udev in the guest: a label is read off the disk. Of a physical volume it is only a warning."""
-    world = GuestWorld()
+    world = ForkingWorld()
     with open(disk(NVME), "r+b") as device:
         device.seek(512)
         device.write(b"LABELONE" + bytes(16) + b"LVM2 001")
@@ -162,7 +163,7 @@ def test_label_on_the_disk() -> None:
 
 
 def test_bridge_port() -> None:
-    world = GuestWorld()
+    world = ForkingWorld()
     call("ip", "link", "add", "vmbr0", "type", "bridge")
     call("ip", "link", "set", net(NIC), "master", "vmbr0")
     refused_by_both(world, "PVP246", NIC, f"{net(NIC)} is a port of bridge vmbr0")
@@ -173,7 +174,7 @@ def test_bridge_port() -> None:
 
 
 def test_default_route() -> None:
-    world = GuestWorld()
+    world = ForkingWorld()
     call("ip", "link", "add", "vmbr0", "type", "bridge")
     call("ip", "link", "set", net(NIC), "master", "vmbr0", "up")
     call("ip", "address", "add", "192.0.2.2/24", "dev", "vmbr0")
@@ -183,7 +184,7 @@ def test_default_route() -> None:
 
 
 def test_functions_in_use() -> None:
-    world = GuestWorld()
+    world = ForkingWorld()
     vfs = guest.make_vfs(2, vgpu=True)
     guest.write(f"{guest.PCI}/{NVME}/driver_override", "\n")  # of which another rule has its say
     world.pve.define(100, f"hostpci0: {NVME}\n")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's world with our programs in forks of the test's own process.
 
-Starting an interpreter takes the guest's emulated processor several times as long as the work. The suites of flows,
-devices, critical, crash and race start real ones; those with very many starts and commands use this. Only the standard
+Starting an interpreter takes the guest's emulated processor several times as long as the work. The suites of flows
+and devices start real ones; those with very many starts and commands use this. Only the standard
 library.
 """
 
