@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ def pytest_configure() -> None:
     """Take away what a developer's shell may say to the program."""
     for name in [name for name in os.environ if name.startswith(("PVEPASSTHRU_", "PVE_", "NO_COLOR"))]:
         del os.environ[name]
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job has it ignored, and its children
 
 
 @pytest.hookimpl(optionalhook=True)
