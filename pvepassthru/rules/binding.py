@@ -61,10 +61,10 @@ def overridden(subject: Subject) -> Iterator[Hit]:
     How to fix: clear the override, as the hint shows; see what sets it (driverctl, a udev rule, a script).
     """
     for device, address in _bound(subject):
-        override = subject.inventory.attribute(address, "driver_override")
-        if override is None or override in _NO_OVERRIDE or override == "vfio-pci":
+        if subject.inventory.driver(address) == "vfio-pci":
             continue
-        if subject.inventory.driver(address) != "vfio-pci":
+        override = subject.inventory.attribute(address, "driver_override")
+        if override is not None and override not in _NO_OVERRIDE and override != "vfio-pci":
             message = f"driver_override of {address} is {shown(override)}, so vfio-pci cannot take it"
             yield _hit(subject, device, message, f"echo > {DEVICES}/{address}/driver_override")
 
