@@ -14,6 +14,8 @@ import time
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pvepassthru.host.slow import Writer
 
 MAX_FILE = 64 * 1024 * 1024
@@ -34,6 +36,8 @@ ATTRIBUTE_WAIT = 3.0
 """Seconds to wait for one of them,"""
 AGAIN_WAIT = 0.2
 """and for another of a function that was late once."""
+TOGETHER = 64
+"""How many of them are read at once."""
 
 
 def way_out(error: OSError, usual: str = "see what is wrong with it") -> str:
@@ -101,13 +105,27 @@ class Host:
         self._late.discard(function)
         return data
 
+    def texts(self, paths: Sequence[str]) -> dict[str, str | None]:
+        """As `text` of each; attributes that are WAITING are read together, which takes a quarter of the time."""
+        waiting = [path for path in paths if path.endswith(WAITING) and self.may_wait(path)]
+        found: dict[str, str | None] = {}
+        for start in range(0, len(waiting), TOGETHER):
+            some = waiting[start : start + TOGETHER]
+            for path, answer in zip(some, self._helper().read_all(some, ATTRIBUTE_WAIT), strict=True):
+                if isinstance(answer, bytes):
+                    found[path] = answer.decode("utf-8", "surrogateescape").strip()
+        return {path: found[path] if path in found else self.text(path) for path in paths}
+
     def within(self, path: str, seconds: float) -> bytes:
         """What one of the kernel's attributes reads, waiting at most `seconds`. Raises OSError: ETIMEDOUT then."""
+        return self._helper().read(path, seconds)
+
+    def _helper(self) -> Writer:
         if self._reader is None:
             from pvepassthru.host import slow  # noqa: PLC0415 - few files need it
 
             self._reader = slow.Writer(self)
-        return self._reader.read(path, seconds)
+        return self._reader
 
     def at_once(self, path: str, limit: int = MAX_FILE) -> bytes:
         """As `read`, and waits for whatever the kernel waits for."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DEVICES = "/sys/bus/pci/devices"
 MDEVS = "/sys/bus/mdev/devices"
 IOMMUS = "/sys/class/iommu"
+MANY = 16
+"""So many overrides are read one by one."""
 
 
 class MdevType(NamedTuple):
@@ -53,6 +55,7 @@ class Inventory:
         self._drivers: dict[str, bool] = {}
         self._groups: dict[str, int | None] = {}
         self._members: dict[int, tuple[str, ...]] = {}
+        self._overrides = 0
 
     # ---- functions
 
@@ -75,8 +78,19 @@ class Inventory:
         """A function's attribute as text, or None if there is none."""
         path = f"{DEVICES}/{address}/{name}"
         if path not in self._text:
-            self._text[path] = self.host.text(path)
+            if name == "driver_override":
+                self._read_overrides(path)
+            else:
+                self._text[path] = self.host.text(path)
         return self._text[path]
+
+    def _read_overrides(self, path: str) -> None:
+        """Read the driver_override of one function, and after a few the others' too: together they are read sooner."""
+        self._overrides += 1
+        paths = [path]
+        if self._overrides > MANY:
+            paths += [f"{DEVICES}/{address}/driver_override" for address in self.addresses()]
+        self._text |= self.host.texts([path for path in dict.fromkeys(paths) if path not in self._text])
 
     def pci_class(self, address: str) -> str:
         """A function's class code in lower-case hex, base, sub class and interface (030000); empty if it has none."""

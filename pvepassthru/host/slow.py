@@ -22,6 +22,7 @@ from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
 
@@ -101,19 +102,27 @@ class Writer:
 
         Raises OSError with the kernel's errno, ETIMEDOUT after that time, and EIO when there is no process for it.
         """
-        message = READ + path.encode("utf-8", "surrogateescape")
+        (answer,) = self.read_all([path], seconds)
+        if isinstance(answer, int):
+            raise OSError(answer, os.strerror(answer), self._host.path(path))
+        return answer
+
+    def read_all(self, paths: Sequence[str], seconds: float) -> list[bytes | int]:
+        """What each of these small attributes reads, or its errno, waiting at most `seconds` for all together.
+
+        ETIMEDOUT for each when one of them takes longer; EIO when there is no process, or too much to read at once.
+        """
+        message = READ + "\0".join(paths).encode("utf-8", "surrogateescape")
         try:
             try:
-                number, data = self._ask(message, seconds)
+                _, data = self._ask(message, seconds)
             except _KilledError:  # before it was asked, maybe
-                number, data = self._ask(message, seconds)
+                _, data = self._ask(message, seconds)
         except StillBlockedError:
-            number, data = errno.ETIMEDOUT, b""
+            return [errno.ETIMEDOUT] * len(paths)
         except (_KilledError, _NoProcessError):
-            number, data = errno.EIO, b""
-        if number:
-            raise OSError(number, os.strerror(number), self._host.path(path))
-        return data
+            return [errno.EIO] * len(paths)
+        return [part[1:] if part[:1] == READ else int(part) for part in data.split(b"\0")]
 
     def _ask(self, message: bytes, seconds: float, rights: list[tuple[int, int, bytes]] | None = None) -> Answer:
         """Have the process do something. Raises StillBlockedError, _KilledError, _NoProcessError."""
@@ -259,20 +268,29 @@ def _serve(host: Host, channel: _socket.socket, caller: int) -> None:
             message, rights, _, _ = channel.recvmsg(LONGEST, _socket.CMSG_SPACE(BYTES))
             if not message or os.getppid() != caller:  # killed meanwhile: nobody wants this any more
                 return
-            path, _, value = message[1:].decode("utf-8", "surrogateescape").partition("\0")
+            words = message[1:].decode("utf-8", "surrogateescape")
             number, data = 0, b""
-            try:
-                if message.startswith(READ):
-                    data = host.at_once(path, LONGEST // 2)
-                else:
+            if message.startswith(READ):
+                data = b"\0".join(_part(host, path) for path in words.split("\0"))
+            else:
+                path, _, value = words.partition("\0")
+                try:
                     host.write(path, value)
-            except OSError as error:
-                number = error.errno or errno.EIO
+                except OSError as error:
+                    number = error.errno or errno.EIO
             for right in rights:
                 os.close(int.from_bytes(right[2], sys.byteorder))
             channel.send(b"%d\0%b" % (number, data))
     finally:
         os._exit(0)
+
+
+def _part(host: Host, path: str) -> bytes:
+    """What an attribute reads, behind READ, or its errno."""
+    try:
+        return READ + host.at_once(path, LONGEST // 2)
+    except OSError as error:
+        return b"%d" % (error.errno or errno.EIO)
 
 
 def _keep_only(keep: tuple[int, ...]) -> None:

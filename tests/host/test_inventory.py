@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pvepassthru.host.host import Host
-from pvepassthru.host.inventory import DEVICES, Inventory, Mdev, MdevType
+from pvepassthru.host.inventory import DEVICES, MANY, Inventory, Mdev, MdevType
 from tests import tree
 from tests.host.machine import AUDIO, BEHIND, BESIDE, BRIDGE, GPU, PARENT, PF, UUIDS, VFS, create
 
@@ -182,3 +182,15 @@ def test_what_is_no_number(digits: str, tmp_path: Path) -> None:
     os.symlink(digits[:4000] or ".", f"{tree.folder(tmp_path, f'{DEVICES}/{PARENT}')}/iommu_group")
     assert found.mdev_type(PARENT, "nvidia-63").available is None
     assert found.group(PARENT) is None
+
+
+def test_overrides_of_many_functions(tmp_path: Path) -> None:
+    """One by one, then those of all others; a function that is not there has none."""
+    addresses = [f"0000:{bus:02x}:00.0" for bus in range(1, MANY + 4)]
+    found = inventory(tmp_path, {address: {} for address in addresses})
+    for address in addresses:
+        tree.put(tmp_path, f"{DEVICES[1:]}/{address}/driver_override", f"driver-{address}\n")
+    for number, address in enumerate(addresses, 1):
+        assert found.attribute(address, "driver_override") == f"driver-{address}"
+        assert len(found._text) == (number if number <= MANY else len(addresses))
+    assert found.attribute("0000:7f:00.0", "driver_override") is None

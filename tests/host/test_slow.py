@@ -278,6 +278,20 @@ def test_a_locked_function_is_waited_for_once(functions: Locked, monkeypatch: py
     assert functions.text("/a/driver_override") == "of a"
 
 
+def test_many_are_read_together(functions: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where that does not answer one by one, so that the others do not miss theirs."""
+    monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 0.5)
+    os.unlink(os.path.join(functions.root, "b", "sriov_numvfs"))
+    paths = [f"/{name}/{attribute}" for name in ("a", "b") for attribute in ("driver_override", "sriov_numvfs")]
+    expected = {"/a/driver_override": "of a", "/a/sriov_numvfs": "2", "/b/driver_override": "of b"}
+    assert functions.texts(paths) == {**expected, "/b/sriov_numvfs": None}
+    with open(os.path.join(functions.root, "a", "locked"), "w", encoding="ascii"):
+        pass
+    late = dict.fromkeys(paths[:2])
+    assert functions.texts(paths) == {**expected, **late, "/b/sriov_numvfs": None}
+    assert set(functions.unreadable) == set(late)
+
+
 def test_a_fork_has_a_reader_of_its_own(functions: Locked) -> None:
     assert functions.text("/a/driver_override") == "of a"
     pid = os.fork()
