@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shutil
 import ssl
 import subprocess
 import tempfile
@@ -32,6 +33,8 @@ class Certificate(NamedTuple):
 
 
 def _openssl(*arguments: str) -> None:
+    if shutil.which("openssl") is None:
+        raise RuntimeError("the fake PVE makes its certificates with openssl: install the Debian package openssl")
     subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 

@@ -95,26 +95,39 @@ def _prepare(call: Call) -> tuple[Vm, dict[str, str], list[str]]:
     if not values and not deletes and not reverts:
         raise failed("there is nothing to set or to delete")
     permission.check_romfile(call, values)
-    for key in deletes + reverts:
-        if options.option(key) is None:
-            raise invalid({"delete": f"there is no option '{key}'"})
-        if key in values:
-            raise invalid({"delete": f"'{key}' cannot be set and deleted in one"})
+    _check_names(values, {"delete": deletes, "revert": reverts})
     check_hookscript(call, call.uri["node"], values)
     permission.check_keys(call, call.vmid, {*values, *deletes, *reverts})
     vm = call.state.vm(call.vmid, call.uri["node"])
     if call.get("digest") and call.get("digest") != vm.digest:
         raise failed(f"{marks.STALE_VM}: somebody else wrote")
+    lock = vm.config.main.get("lock")
+    if lock and not call.flag("skiplock"):
+        raise failed(f"{marks.LOCKED} ({lock})")
+    _revert(call, vm, reverts)
+    return vm, values, deletes
+
+
+def _check_names(values: Mapping[str, str], gone: Mapping[str, list[str]]) -> None:
+    """Refuse keys to delete or to revert that there are not, or that are set in the same request."""
+    for name, keys in gone.items():
+        for key in keys:
+            if options.option(key) is None:
+                raise invalid({name: f"there is no option '{key}'"})
+            if key in values:
+                raise invalid({name: f"'{key}' cannot be set in the same request"})
+
+
+def _revert(call: Call, vm: Vm, keys: list[str]) -> None:
+    """Forget what is pending for these keys."""
     config = vm.config
-    if "lock" in config.main and not call.flag("skiplock"):
-        raise failed(f"{marks.LOCKED} ({config.main['lock']})")
-    for key in reverts:
-        permission.check_hostpci(call, call.vmid, key, config.pending.get(key)) if key.startswith("hostpci") else None
+    for key in keys:
+        if key.startswith("hostpci"):
+            permission.check_hostpci(call, call.vmid, key, config.pending.get(key))
         config.pending.pop(key, None)
         config.deletes = [other for other in config.deletes if other != key]
-    if reverts:
+    if keys:
         vm.write(config)
-    return vm, values, deletes
 
 
 def _work(call: Call, vm: Vm, values: dict[str, str], deletes: list[str]) -> None:

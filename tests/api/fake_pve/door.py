@@ -125,11 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path = url.path.removeprefix(PREFIX)
         params = _parameters(url.query, body, self.headers.get("Content-Type") or "")
-        faults = self.house.faults.of(self.command, path)
-        for fault in faults:
-            if fault.seconds and self.house.ending.wait(fault.seconds):
-                return
-        self._serve(path, params, faults)
+        self._serve(path, params, self.house.faults.of(self.command, path))
 
     do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815 - the names by which the base class looks for them
 
@@ -154,7 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
                     answer = None
             lost = answer is None or not cuts.isdisjoint({"before", "during", "after"})
             self._log(path, params, user, None if lost or answer is None else answer.status)
-        if lost or answer is None:
+        ended = self.house.ending.wait(sum(fault.seconds for fault in faults))
+        if lost or answer is None or ended:
             self._cut()
             return
         body = next((fault.body for fault in faults if fault.body is not None), None)

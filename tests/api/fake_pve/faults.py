@@ -5,7 +5,7 @@
     pve.faults.cut("during", write=1)     the worker is killed in the middle of the next one
     pve.faults.answer(401, request=3)     the third request from now gets this status and is not served
     pve.faults.meddle(lambda state: state.vm(100).change(cores="4"), write=1)   somebody else writes just before
-    pve.faults.slow(5, path="/pending")   the next request of such a path is served 5 seconds late
+    pve.faults.slow(5, path="/pending")   the next request of such a path is answered 5 seconds late
 
 Writes and requests are counted from 1, from the moment when the fault is set, and only those whose path holds `path`.
 A write is a POST, PUT or DELETE but a login. `times` says how many in a row, None: all from there on.
@@ -46,6 +46,7 @@ class Fault:
     body: bytes | None = None
     """What is sent instead of the answer's body."""
     seconds: float = 0
+    """How late the answer is."""
     meddle: Callable[[State], None] | None = None
     happened: int = 0
     """How many times it has happened."""
@@ -92,17 +93,34 @@ class Faults:
         """Answer with a status and an empty body, and do nothing: 401, 595, 596, 503, ..."""
         return self.add(Fault(write, request, path, times, status=status, reason="an injected fault"))
 
-    def meddle(self, act: Callable[[State], None], write: int | None = None, *, path: str = "") -> Fault:
+    def meddle(
+        self, act: Callable[[State], None], write: int | None = None, *, request: int | None = None, path: str = ""
+    ) -> Fault:
         """Let somebody else change something just before a request is served."""
-        return self.add(Fault(write, None, path, meddle=act))
+        return self.add(Fault(write, request, path, meddle=act))
 
-    def not_json(self, write: int | None = None, *, path: str = "", body: bytes = b"<html>proxy</html>") -> Fault:
-        """Serve a request, and send a body that is no JSON, with status 200."""
-        return self.add(Fault(write, None, path, body=body))
+    def not_json(
+        self,
+        write: int | None = None,
+        *,
+        request: int | None = None,
+        path: str = "",
+        body: bytes = b"<html>proxy</html>",
+    ) -> Fault:
+        """Serve a request, and send a body that is no JSON, with the answer's own status."""
+        return self.add(Fault(write, request, path, body=body))
 
-    def slow(self, seconds: float, write: int | None = None, *, path: str = "", times: int | None = 1) -> Fault:
-        """Serve a request late."""
-        return self.add(Fault(write, None, path, times, seconds=seconds))
+    def slow(
+        self,
+        seconds: float,
+        write: int | None = None,
+        *,
+        request: int | None = None,
+        path: str = "",
+        times: int | None = 1,
+    ) -> Fault:
+        """Serve a request at once, and answer late."""
+        return self.add(Fault(write, request, path, times, seconds=seconds))
 
     def of(self, method: str, path: str) -> list[Fault]:
         """The faults that happen to this request."""

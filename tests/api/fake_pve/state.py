@@ -148,7 +148,8 @@ class State:
         """Volumes that were made, each with its VM."""
         self.log: collections.deque[Entry] = collections.deque(maxlen=LONGEST_LOG)
         self.order: Callable[[list[str]], Sequence[str]] = self._shuffled
-        """In which order a worker writes the keys of one request; PVE's order is random, and so is this one."""
+        """In which order a worker writes the keys of one request; PVE's order is random, and so is this one (but the
+        same in every run)."""
         self._random = random.Random(1)  # noqa: S311 - an order that can be repeated, no secret
 
     @property

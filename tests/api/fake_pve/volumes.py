@@ -38,7 +38,7 @@ def allocate(call: Call, vm: Vm, value: str) -> str:
         raise failed(f"storage '{storage}' holds no images")
     call.need(f"/storage/{storage}", "Datastore.AllocateSpace")
     number = 0
-    while (volume := _name(storage, known.type, call.vmid, number)) in call.state.volumes:
+    while (volume := _name(storage, known.type, call.vmid, number)) in call.state.volumes or volume in vm.text:
         number += 1
     call.state.volumes[volume] = call.vmid
     efi = "efitype=" in rest or "pre-enrolled-keys=" in rest
