@@ -270,6 +270,16 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@pytest.mark.parametrize("version, groups, rules", [("8.4.14", 200, 501), ("9.2.11", 500, 200)])
+def test_groups_or_rules(version: str, groups: int, rules: int) -> None:
+    resources = [{"sid": "vm:100", "type": "vm", "state": "started"}]
+    with FakePve(cluster(version=version, ha_resources=resources)) as fake:
+        assert ask(fake, "GET /cluster/ha/groups").status == groups
+        assert ask(fake, "GET /cluster/ha/rules").status == rules
+        assert ask(fake, "GET /cluster/ha/resources").data == resources
+        assert ask(fake, "GET /nodes/pve1/qemu/100/status/current").data["ha"] == {"managed": 1}
+
+
 # ---- what goes wrong
 
 
@@ -359,6 +369,23 @@ def test_errors_of_the_fake_are_errors_of_the_test() -> None:
 
 def _break(_: State) -> None:
     raise ZeroDivisionError
+
+
+def test_kept_connections_end(pve: FakePve) -> None:
+    context = ssl.create_default_context(cafile=pve.ca_file)
+    connection = http.client.HTTPSConnection(pve.host, pve.port, timeout=20, context=context)
+    for _ in range(2):
+        connection.request("GET", "/api2/json/version", headers=pve.ticket())
+        assert connection.getresponse().read()
+    pve.drop_connections()
+    with pytest.raises((ConnectionError, http.client.HTTPException, ssl.SSLError)):
+        _again(connection, pve.ticket())
+    connection.close()
+
+
+def _again(connection: http.client.HTTPSConnection, headers: dict[str, str]) -> None:
+    connection.request("GET", "/api2/json/version", headers=headers)
+    connection.getresponse()
 
 
 # ---- size

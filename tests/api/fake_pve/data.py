@@ -112,5 +112,7 @@ class Cluster:
     name: str = "fake"
     ha_resources: Sequence[Mapping[str, str | int]] = ()
     """As GET cluster/ha/resources answers; that answer is in no transcript."""
+    ha_groups: Sequence[Mapping[str, str | int]] = ()
+    """As GET cluster/ha/groups answers, of PVE 8 only; that answer is in no transcript."""
     ha_rules: Sequence[Mapping[str, str | int]] = ()
-    """As GET cluster/ha/rules answers; that answer is in no transcript."""
+    """As GET cluster/ha/rules answers, from PVE 9 on; that answer is in no transcript."""

@@ -61,12 +61,17 @@ class Door:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         self._listener.close()
+        self.drop()
         with self._lock:
-            for connection in self._open:
-                _shut(connection)
             threads = list(self._threads)
         for thread in threads:
             thread.join()
+
+    def drop(self) -> None:
+        """Close all connections, and listen on."""
+        with self._lock:
+            for connection in self._open:
+                _shut(connection)
 
     def _accept(self) -> None:
         while True:

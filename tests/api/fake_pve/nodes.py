@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tests.api.fake_pve import marks, qemu, volumes
-from tests.api.fake_pve.request import Param, denied, enum, failed
+from tests.api.fake_pve.request import Param, Refusal, denied, enum, failed
 
 if TYPE_CHECKING:
     from tests.api.fake_pve.request import Call, Json
@@ -116,8 +116,21 @@ def ha_resources(call: Call) -> Json:
     return [{**row} for row in call.state.cluster.ha_resources]
 
 
+def ha_groups(call: Call) -> Json:
+    """GET cluster/ha/groups, which rules replaced in PVE 9."""
+    if _major(call) >= 9:
+        raise failed("there are rules now, and no groups")
+    return [{**row} for row in call.state.cluster.ha_groups]
+
+
+def _major(call: Call) -> int:
+    return int(call.state.version.partition(".")[0])
+
+
 def ha_rules(call: Call) -> Json:
     """GET cluster/ha/rules."""
+    if _major(call) < 9:
+        raise Refusal(501, f"there is no {call.method} of {call.path}")
     return [{**row} for row in call.state.cluster.ha_rules]
 
 

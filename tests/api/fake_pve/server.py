@@ -94,6 +94,11 @@ class FakePve:
         ticket = self.state.login(user)
         return {"Cookie": f"PVEAuthCookie={ticket}", "CSRFPreventionToken": self.state.tickets[ticket].csrf}
 
+    def drop_connections(self) -> None:
+        """Close the connections that wait for their next request, as PVE does after some seconds."""
+        for door in self._doors.values():
+            door.drop()
+
     def take_down(self, node: str, status: int = 596) -> None:
         """Make a node unreachable: its door is closed, and the others answer requests for it with this status."""
         with self.state.lock:
