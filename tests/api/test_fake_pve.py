@@ -1,91 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fake PVE itself: what no recorded call shows, and the faults that it can be told to have."""
+"""The fake PVE itself: what no recorded call shows."""
 
 from __future__ import annotations
 
-import http.client
-import json
+import hashlib
 import ssl
 import threading
 import time
 import urllib.parse
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.api.asking import CONFIG, GPU, TEXT, Got, ask, cluster
 from tests.api.fake_pve import configtext, mappingtext, marks
-from tests.api.fake_pve.certificates import Kind
-from tests.api.fake_pve.data import PASSWORD, Cluster, Device, MdevType, Node, Token, User
-from tests.api.fake_pve.faults import Fault, Moment
+from tests.api.fake_pve.data import PASSWORD, Cluster, Node
 from tests.api.fake_pve.server import FakePve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from tests.api.fake_pve.state import State
-
-CONFIG = "/nodes/pve1/qemu/100/config"
-TEXT = "cores: 1\nmachine: q35\nmemory: 512\nname: one\nscsi0: local-lvm:vm-100-disk-0,size=8G\n"
-GPU = "node=pve1,path=0000:01:00.0,id=10de:1b80,iommugroup=2"
-
-
-class Got(NamedTuple):
-    status: int
-    reason: str
-    body: Any
-
-    @property
-    def data(self) -> Any:  # noqa: ANN401 - JSON
-        return self.body["data"]
-
-
-def cluster(**more: Any) -> Cluster:  # noqa: ANN401 - whatever a cluster takes
-    device = Device("0000:01:00.0", "10de", "1b80", group=2)
-    parent = Device("0000:02:00.0", "10de", "2231", group=3, mdev=[MdevType("nvidia-63", 2, "", "A5000-1Q")])
-    nodes = {
-        "pve1": Node([device, parent], {100: TEXT, 101: "memory: 512\n"}, running=[101]),
-        "pve2": Node(vms={200: "name: two\n"}),
-    }
-    users = {
-        "op@pve": User(acl={"/vms": "PVEVMAdmin"}, tokens={"t": Token("s", acl={"/vms/100": "PVEVMAdmin"})}),
-        "otp@pve": User(otp="123456"),
-    }
-    return Cluster(nodes, users, mappings=f"gpu\n\tmap {GPU}\n", **more)
+    from collections.abc import Iterator
 
 
 @pytest.fixture
 def pve() -> Iterator[FakePve]:
     with FakePve(cluster(), doors=("pve1", "pve2")) as fake:
         yield fake
-
-
-def ask(
-    pve: FakePve,
-    what: str,
-    params: Mapping[str, Any] | None = None,
-    *,
-    by: str | Mapping[str, str] = "root@pam",
-    node: str | None = None,
-) -> Got:
-    """Send one request on a connection of its own, with all that a careful client checks of a certificate."""
-    context = ssl.create_default_context(cafile=pve.ca_file)
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
-    method, _, path = what.partition(" ")
-    port = pve.ports[node] if node else pve.port
-    connection = http.client.HTTPSConnection(pve.host, port, timeout=20, context=context)
-    text = urllib.parse.urlencode(params or {}, doseq=True)
-    sent = {**(pve.ticket(by) if isinstance(by, str) else by)}
-    try:
-        if method in {"GET", "DELETE"}:
-            connection.request(method, f"/api2/json{path}?{text}", headers=sent)
-        else:
-            sent["Content-Type"] = "application/x-www-form-urlencoded"
-            connection.request(method, f"/api2/json{path}", text.encode(), sent)
-        response = connection.getresponse()
-        content = response.read()
-    finally:
-        connection.close()
-    return Got(response.status, response.reason, json.loads(content) if content else "")
 
 
 # ---- who may come in
@@ -142,6 +81,14 @@ def test_config_is_written_as_it_was() -> None:
     assert config.effective()["memory"] == "600"
 
 
+def test_what_does_not_fit_is_dropped_and_an_earlier_line_counts(pve: FakePve) -> None:
+    pve.state.vm(100).text = "cores: 1\nhostpci0: 01:00.0\nhostpci0: 01:00.G\nhostpci16: 01:00\nnonsense: 1\nvga: x\n"
+    data = ask(pve, f"GET {CONFIG}").data
+    assert {key: value for key, value in data.items() if key != "digest"} == {"cores": 1, "hostpci0": "01:00.0"}
+    assert ask(pve, f"PUT {CONFIG}", {"cores": "2"}).status == 200
+    assert pve.state.vm(100).text == "cores: 2\nhostpci0: 01:00.0\n"
+
+
 def test_mappings_are_written_as_they_were() -> None:
     text = f"gpu\n\tdescription the one\n\tmdev 1\n\tmap {GPU}\n\tmap node=pve2,path=0000:02:00.0,id=10de:1b80\n\n"
     assert mappingtext.write(mappingtext.parse(text)) == text
@@ -189,7 +136,11 @@ def test_running_vm(pve: FakePve) -> None:
 
 def test_efi_disk_is_made(pve: FakePve) -> None:
     asked = "local-lvm:1,efitype=4m,pre-enrolled-keys=1"
-    assert ask(pve, f"PUT {CONFIG}", {"efidisk0": asked}, by="op@pve").status == 403, "no right on the storage"
+    values = {"cores": "2", "efidisk0": asked}
+    assert ask(pve, f"PUT {CONFIG}", values, by="op@pve").status == 403, "no right on the storage"
+    for value in ("nosuch:1", "small:1"):
+        assert ask(pve, f"PUT {CONFIG}", {"cores": "2", "efidisk0": value}).status == 500
+    assert pve.state.vm(100).text == TEXT
     assert ask(pve, f"PUT {CONFIG}", {"efidisk0": asked}).status == 200
     made = "local-lvm:vm-100-disk-1,efitype=4m,pre-enrolled-keys=1,size=4M"
     assert pve.state.vm(100).config.main["efidisk0"] == made
@@ -265,8 +216,6 @@ def test_each_node_has_its_fingerprint(pve: FakePve) -> None:
 
 
 def _sha256(data: bytes) -> str:
-    import hashlib  # noqa: PLC0415 - here only
-
     return hashlib.sha256(data).hexdigest()
 
 
@@ -278,114 +227,6 @@ def test_groups_or_rules(version: str, groups: int, rules: int) -> None:
         assert ask(fake, "GET /cluster/ha/rules").status == rules
         assert ask(fake, "GET /cluster/ha/resources").data == resources
         assert ask(fake, "GET /nodes/pve1/qemu/100/status/current").data["ha"] == {"managed": 1}
-
-
-# ---- what goes wrong
-
-
-@pytest.mark.parametrize("kind", [kind for kind in get_args(Kind) if kind != "good"])
-def test_wrong_certificate(kind: Kind) -> None:
-    with FakePve(certificate=kind) as fake:
-        with pytest.raises(ssl.SSLCertVerificationError):
-            ask(fake, "GET /version")
-        fake.use_certificate("pve1", "good")
-        assert ask(fake, "GET /version").status == 200
-
-
-@pytest.mark.parametrize("moment", get_args(Moment))
-def test_cut_connection(pve: FakePve, moment: Moment) -> None:
-    pve.state.order = sorted
-    fault = pve.faults.cut(moment, write=2)
-    assert ask(pve, f"PUT {CONFIG}", {"tags": "first"}).status == 200
-    with pytest.raises((ConnectionError, http.client.HTTPException, ssl.SSLError)):
-        ask(pve, f"PUT {CONFIG}", {"cores": "2", "memory": "600"})
-    assert fault.happened == 1
-    config = pve.state.vm(100).config
-    whole = moment in {"after", "answer"}
-    assert config.main["cores"] == ("2" if whole else "1")
-    assert config.pending == ({"cores": "2"} if moment == "during" else {})
-    assert [entry.status for entry in pve.state.writes] == [200, 200 if moment == "answer" else None]
-    assert ask(pve, f"GET {CONFIG}").status == 200, "a fault happens once"
-
-
-def test_mapping_is_not_half_written(pve: FakePve) -> None:
-    before = pve.state.mapping_text
-    pve.faults.cut("during", write=1)
-    with pytest.raises((ConnectionError, http.client.HTTPException, ssl.SSLError)):
-        ask(pve, "DELETE /cluster/mapping/pci/gpu")
-    assert pve.state.mapping_text == before
-
-
-@pytest.mark.parametrize("status", [401, 503, 595, 596])
-def test_status_in_the_middle(pve: FakePve, status: int) -> None:
-    pve.faults.answer(status, request=2, path="/qemu/")
-    assert [ask(pve, f"GET {CONFIG}").status for _ in range(3)] == [200, status, 200]
-
-
-def test_somebody_else_writes_between(pve: FakePve) -> None:
-    digest = ask(pve, f"GET {CONFIG}").data["digest"]
-    pve.faults.meddle(lambda state: state.vm(100).change(cores="4"), write=1)
-    refused = ask(pve, f"PUT {CONFIG}", {"cores": "2", "digest": digest})
-    assert (refused.status, marks.STALE_VM in refused.reason) == (500, True)
-    assert pve.state.vm(100).config.main["cores"] == "4"
-
-
-def test_body_that_is_no_json(pve: FakePve) -> None:
-    pve.faults.not_json(path="/config")
-    with pytest.raises(json.JSONDecodeError):
-        ask(pve, f"GET {CONFIG}")
-
-
-def test_slow_answer(pve: FakePve) -> None:
-    pve.faults.slow(0.3, write=1)
-    start = time.monotonic()
-    ask(pve, f"PUT {CONFIG}", {"cores": "2"})
-    assert time.monotonic() - start >= 0.3
-
-
-def test_leaving_does_not_wait_for_slow_answers() -> None:
-    with FakePve() as fake:
-        fake.faults.slow(3600)
-        thread = threading.Thread(target=_lost, args=(fake,))
-        thread.start()
-        while not fake.state.log:
-            time.sleep(0.01)
-    thread.join()
-
-
-def _lost(fake: FakePve) -> None:
-    with pytest.raises((ConnectionError, http.client.HTTPException, ssl.SSLError)):
-        ask(fake, "GET /version")
-
-
-def test_errors_of_the_fake_are_errors_of_the_test() -> None:
-    fake = FakePve()
-    fake.__enter__()
-    fake.faults.add(Fault(meddle=_break))
-    _lost(fake)
-    with pytest.raises(ZeroDivisionError):
-        fake.__exit__(None, None, None)
-
-
-def _break(_: State) -> None:
-    raise ZeroDivisionError
-
-
-def test_kept_connections_end(pve: FakePve) -> None:
-    context = ssl.create_default_context(cafile=pve.ca_file)
-    connection = http.client.HTTPSConnection(pve.host, pve.port, timeout=20, context=context)
-    for _ in range(2):
-        connection.request("GET", "/api2/json/version", headers=pve.ticket())
-        assert connection.getresponse().read()
-    pve.drop_connections()
-    with pytest.raises((ConnectionError, http.client.HTTPException, ssl.SSLError)):
-        _again(connection, pve.ticket())
-    connection.close()
-
-
-def _again(connection: http.client.HTTPSConnection, headers: dict[str, str]) -> None:
-    connection.request("GET", "/api2/json/version", headers=headers)
-    connection.getresponse()
 
 
 # ---- size

@@ -3,8 +3,8 @@
 
 What is refused before anything is written: parameters of a wrong form, keys that are root's alone, a digest that is
 not the present one, a lock. Then the worker writes key by key into [PENDING], and only there asks whether a hostpci
-entry or a volume is allowed: a refusal leaves what it wrote so far. At the end a VM that does not run takes over
-all that is pending, also what others left there; a running one only what can change while it runs.
+entry is allowed: a refusal leaves what it wrote so far. At the end a VM that does not run takes over all that is
+pending, also what others left there; a running one only what can change while it runs.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def _prepare(call: Call) -> tuple[Vm, dict[str, str], list[str]]:
     _check_names(values, {"delete": deletes, "revert": reverts})
     check_hookscript(call, call.uri["node"], values)
     permission.check_keys(call, call.vmid, {*values, *deletes, *reverts})
+    volumes.check(call, call.uri["node"], values)
     vm = call.state.vm(call.vmid, call.uri["node"])
     if call.get("digest") and call.get("digest") != vm.digest:
         raise failed(f"{marks.STALE_VM}: somebody else wrote")

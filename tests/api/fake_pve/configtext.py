@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A VM's config file as text, and its parts. The text is the truth, as in PVE; its SHA-1 is the digest.
 
-The reader is the fake's own, so that an error of the program's own reader shows.
+The reader is the fake's own, so that an error of the program's own reader shows. Like PVE it drops what it does not
+know and what does not fit, and the next write loses it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import hashlib
 import re
 import urllib.parse
 from dataclasses import dataclass, field
+
+from tests.api.fake_pve import options
 
 _LINE = re.compile(r"([a-z][a-z_-]*[0-9]*):\s*(.+?)\s*", re.ASCII)
 _HEADER = re.compile(r"\[([^\]]*)\]\s*")
@@ -52,7 +55,7 @@ def digest(text: str) -> str:
 
 
 def parse(text: str) -> Config:
-    """The parts of a config file; lines that are none are left out."""
+    """The parts of a config file; lines that are none are left out, and of two lines the later one that fits counts."""
     config = Config()
     section: dict[str, str] | None = config.main
     notes: dict[int, list[str]] = {}
@@ -67,7 +70,7 @@ def parse(text: str) -> Config:
             key, value = match[1], match[2]
             if key == "delete" and section is config.pending:
                 config.deletes = [word.removeprefix("!") for word in _SPLIT.split(value) if word]
-            else:
+            elif options.option(key) and options.problem(key, value) is None:
                 section[key] = value
     for place in (config.main, config.pending, *config.snapshots.values()):
         if id(place) in notes:

@@ -20,6 +20,7 @@ from tests.api.fake_pve.state import Entry
 if TYPE_CHECKING:
     from tests.api.fake_pve.certificates import Kind
     from tests.api.fake_pve.faults import Fault, Faults
+    from tests.api.fake_pve.request import Json
     from tests.api.fake_pve.state import State
 
 PREFIX = "/api2/json"
@@ -145,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
                     fault.meddle(state)
             status = next((fault for fault in faults if fault.status), None)
             if status:
-                answer = Answer(status.status or 0, status.reason, None)
+                body: Json = {"data": None, "message": status.reason} if status.status == 500 else None
+                answer = Answer(status.status or 0, status.reason, body)
             elif "before" not in cuts:
                 dies = "during" in cuts
                 request = routes.Request(self.command, path, self.headers, params, self.door.node, dies)
@@ -159,8 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
         if lost or answer is None or ended:
             self._cut()
             return
-        body = next((fault.body for fault in faults if fault.body is not None), None)
-        self._send(answer, body, half="answer" in cuts)
+        instead = next((fault.body for fault in faults if fault.body is not None), None)
+        self._send(answer, instead, half="answer" in cuts)
 
     def _log(self, path: str, params: dict[str, list[str]], user: str | None, status: int | None) -> None:
         shown = {name: values for name, values in params.items() if name not in _SECRETS}

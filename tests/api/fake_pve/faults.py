@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Unpack
 
 from tests.api.fake_pve.state import is_write
 
@@ -25,8 +25,17 @@ if TYPE_CHECKING:
     from tests.api.fake_pve.state import State
 
 Moment: TypeAlias = Literal["before", "during", "after", "answer"]
-"""Cut before it is served; while it is served, which leaves half of it; when it was served, before the answer; in the
-middle of the answer."""
+"""Cut before it is served; while it is served, which leaves half of a config's keys pending and nothing of a change
+of the mappings; when it was served, before the answer; in the middle of the answer."""
+
+
+class When(TypedDict, total=False):
+    """To which requests a fault happens; see Fault."""
+
+    write: int | None
+    request: int | None
+    path: str
+    times: int | None
 
 
 @dataclass
@@ -77,50 +86,25 @@ class Faults:
             self._set.append(fault)
         return fault
 
-    def cut(self, moment: Moment, write: int | None = None, *, request: int | None = None, path: str = "") -> Fault:
+    def cut(self, moment: Moment, **when: Unpack[When]) -> Fault:
         """Cut the connection at a moment of a write, or of any request."""
-        return self.add(Fault(write, request, path, cut=moment))
+        return self.add(Fault(cut=moment, **when))
 
-    def answer(
-        self,
-        status: int,
-        write: int | None = None,
-        *,
-        request: int | None = None,
-        path: str = "",
-        times: int | None = 1,
-    ) -> Fault:
-        """Answer with a status and an empty body, and do nothing: 401, 595, 596, 503, ..."""
-        return self.add(Fault(write, request, path, times, status=status, reason="an injected fault"))
+    def answer(self, status: int, reason: str = "an injected fault", **when: Unpack[When]) -> Fault:
+        """Answer with a status, and do nothing: 401, 595, 596, 503, ..., all but 500 with an empty body."""
+        return self.add(Fault(status=status, reason=reason, **when))
 
-    def meddle(
-        self, act: Callable[[State], None], write: int | None = None, *, request: int | None = None, path: str = ""
-    ) -> Fault:
+    def meddle(self, act: Callable[[State], None], **when: Unpack[When]) -> Fault:
         """Let somebody else change something just before a request is served."""
-        return self.add(Fault(write, request, path, meddle=act))
+        return self.add(Fault(meddle=act, **when))
 
-    def not_json(
-        self,
-        write: int | None = None,
-        *,
-        request: int | None = None,
-        path: str = "",
-        body: bytes = b"<html>proxy</html>",
-    ) -> Fault:
+    def not_json(self, body: bytes = b"<html>proxy</html>", **when: Unpack[When]) -> Fault:
         """Serve a request, and send a body that is no JSON, with the answer's own status."""
-        return self.add(Fault(write, request, path, body=body))
+        return self.add(Fault(body=body, **when))
 
-    def slow(
-        self,
-        seconds: float,
-        write: int | None = None,
-        *,
-        request: int | None = None,
-        path: str = "",
-        times: int | None = 1,
-    ) -> Fault:
+    def slow(self, seconds: float, **when: Unpack[When]) -> Fault:
         """Serve a request at once, and answer late."""
-        return self.add(Fault(write, request, path, times, seconds=seconds))
+        return self.add(Fault(seconds=seconds, **when))
 
     def of(self, method: str, path: str) -> list[Fault]:
         """The faults that happen to this request."""

@@ -135,6 +135,8 @@ OPTIONS: dict[str, Option] = {
     "lock": Option(None),
     "meta": Option(None),
     "parent": Option(None),
+    "snaptime": _count(None),
+    **{name: Option(None) for name in ("arch", "runningcpu", "runningmachine", "snapstate", "vmstate")},
 }
 _INDEXED_OPTIONS = {
     "hostpci": Option("", _hostpci),
@@ -174,13 +176,12 @@ def is_disk(key: str) -> bool:
 
 
 def answered(values: dict[str, str]) -> dict[str, Json]:
-    """The values as the API answers them: without those that do not fit, booleans and counts as numbers."""
+    """The values as the API answers them: booleans and counts as numbers."""
     answer: dict[str, Json] = {}
     for key, value in values.items():
         known = option(key)
-        if known is None or known.check(value):
-            continue
-        answer[key] = _number(value) if known.number else value
+        if known:
+            answer[key] = _number(value) if known.number else value
     return answer
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tests.api.fake_pve import configtext, mappingtext, marks, privileges
 from tests.api.fake_pve.data import ROOT, User
-from tests.api.fake_pve.request import Refusal, failed
+from tests.api.fake_pve.request import Died, Refusal, failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,6 +90,9 @@ class Task:
         except Refusal as refusal:
             self.exit = refusal.reason
             self.log += [refusal.reason, f"TASK ERROR: {refusal.reason}"]
+        except Died:
+            self.exit = "unexpected status"
+            raise
         else:
             self.exit = "OK"
             self.log.append("TASK OK")

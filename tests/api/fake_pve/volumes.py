@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tests.api.fake_pve import marks
+from tests.api.fake_pve import marks, options
 from tests.api.fake_pve.request import denied, failed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tests.api.fake_pve.request import Call, Json
     from tests.api.fake_pve.state import Task, Vm
 
@@ -24,19 +26,34 @@ _NEW = re.compile(r"([A-Za-z][A-Za-z0-9_.-]*):([0-9]+(?:\.[0-9]+)?)")
 READERS = ("Datastore.Audit", "Datastore.AllocateSpace")
 
 
-def allocate(call: Call, vm: Vm, value: str) -> str:
-    """A disk's value with its volume made, if it asks for a new one. Raises Refusal."""
+def check(call: Call, node: str, values: Mapping[str, str]) -> None:
+    """Refuse new volumes where there can be none, or where the sender may make none."""
+    for key, value in values.items():
+        match = _NEW.fullmatch(_split(value)[0]) if options.is_disk(key) else None
+        if match is None:
+            continue
+        known = call.state.nodes[node].storages.get(match[1])
+        if known is None:
+            raise failed(f"storage '{match[1]}' {marks.ABSENT}")
+        if "images" not in known.content.split(","):
+            raise failed(f"storage '{match[1]}' holds no images")
+        call.need(f"/storage/{match[1]}", "Datastore.AllocateSpace")
+
+
+def _split(value: str) -> tuple[str, str]:
+    """A disk's volume, and the rest of its value."""
     file, _, rest = value.removeprefix("file=").partition(",")
+    return file, rest
+
+
+def allocate(call: Call, vm: Vm, value: str) -> str:
+    """A disk's value with its volume made, if it asks for a new one."""
+    file, rest = _split(value)
     match = _NEW.fullmatch(file)
     if match is None:
         return value
     storage, gigabytes = match[1], match[2]
-    known = call.state.nodes[vm.node].storages.get(storage)
-    if known is None:
-        raise failed(f"storage '{storage}' {marks.ABSENT}")
-    if "images" not in known.content.split(","):
-        raise failed(f"storage '{storage}' holds no images")
-    call.need(f"/storage/{storage}", "Datastore.AllocateSpace")
+    known = call.state.nodes[vm.node].storages[storage]
     number = 0
     while (volume := _name(storage, known.type, call.vmid, number)) in call.state.volumes or volume in vm.text:
         number += 1
