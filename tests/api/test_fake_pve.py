@@ -121,6 +121,37 @@ def test_root_only_keys_are_refused_before_anything_is_written(pve: FakePve) -> 
     assert pve.state.vm(100).text == TEXT
 
 
+@pytest.mark.parametrize(
+    "values, path, privilege",
+    [
+        ({"cores": "2"}, "/vms/100", "VM.Config.CPU"),
+        ({"memory": "600"}, "/vms/100", "VM.Config.Memory"),
+        ({"machine": "pc"}, "/vms/100", "VM.Config.HWType"),
+        ({"vga": "none"}, "/vms/100", "VM.Config.HWType"),
+        ({"delete": "name"}, "/vms/100", "VM.Config.Options"),
+        ({"bios": "ovmf"}, "/vms/100", "VM.Config.Options"),
+        ({"startup": "order=1"}, "/", "Sys.Modify"),
+    ],
+)
+def test_each_key_needs_its_privilege(pve: FakePve, values: dict[str, str], path: str, privilege: str) -> None:
+    everything = ask(pve, "GET /access/permissions", {"path": "/"}).data["/"]
+    less = {f"/{word}": "some" for word in ("mapping", "nodes", "storage", "vms")} | {"/": "some"}
+    pve.state.users["op@pve"].acl = less
+    pve.state.roles["some"] = frozenset(everything) - {privilege}
+    refused = ask(pve, f"PUT {CONFIG}", values, by="op@pve")
+    assert (refused.status, refused.reason) == (403, f"{marks.DENIED} ({path}, {privilege})")
+    assert pve.state.vm(100).text == TEXT
+    pve.state.roles["some"] |= {privilege}
+    assert ask(pve, f"PUT {CONFIG}", values, by="op@pve").status == 200
+
+
+def test_balloon_must_fit(pve: FakePve) -> None:
+    assert ask(pve, f"PUT {CONFIG}", {"balloon": "600"}).status == 500
+    assert ask(pve, f"PUT {CONFIG}", {"balloon": "600", "memory": "current=700"}).status == 200
+    assert ask(pve, f"PUT {CONFIG}", {"memory": "599"}).status == 500
+    assert pve.state.vm(100).config.main["memory"] == "current=700"
+
+
 def test_running_vm(pve: FakePve) -> None:
     path = "/nodes/pve1/qemu/101/config"
     assert ask(pve, f"PUT {path}", {"hostpci0": "mapping=gpu", "tags": "a", "delete": "memory"}).status == 200

@@ -105,8 +105,17 @@ def _prepare(call: Call) -> tuple[Vm, dict[str, str], list[str]]:
     lock = vm.config.main.get("lock")
     if lock and not call.flag("skiplock"):
         raise failed(f"{marks.LOCKED} ({lock})")
+    _check_memory(vm.values, values)
     _revert(call, vm, reverts)
     return vm, values, deletes
+
+
+def _check_memory(present: Mapping[str, str], values: Mapping[str, str]) -> None:
+    """Refuse a memory size below the least that the balloon leaves."""
+    if "memory" in values or "balloon" in values:
+        after = {"memory": "512", "balloon": "0", **present, **values}
+        if int(after["balloon"]) > int(after["memory"].removeprefix("current=")):
+            raise failed("the balloon leaves more than there is")
 
 
 def _check_names(values: Mapping[str, str], gone: Mapping[str, list[str]]) -> None:

@@ -37,6 +37,8 @@ def check_keys(call: Call, vmid: int, keys: Iterable[str]) -> None:
         if known.privilege is None:
             raise failed(f"{marks.ROOT_ONLY} '{key}'")
         call.need(f"/vms/{vmid}", known.privilege)
+        if key == "startup":  # the order of starts is the host's
+            call.need("/", "Sys.Modify")
 
 
 def check_hostpci(call: Call, vmid: int, key: str, *values: str | None) -> None:
@@ -47,8 +49,10 @@ def check_hostpci(call: Call, vmid: int, key: str, *values: str | None) -> None:
         if value is None:
             continue
         entry = _entry(value)
-        if entry is None or entry.mapping is None or entry.host is not None:
+        if entry and entry.host is not None:
             raise failed(f"{marks.ROOT_ONLY} '{key}' unless it is a mapping")
+        if entry is None or entry.mapping is None:
+            raise failed(f"'{key}' names neither a device nor a mapping")
         if not call.may(f"/mapping/pci/{entry.mapping}", "Mapping.Use"):
             raise denied(f"/mapping/pci/{entry.mapping}, Mapping.Use")
         call.need(f"/vms/{vmid}", "VM.Config.HWType")

@@ -59,7 +59,8 @@ def allocate(call: Call, vm: Vm, value: str) -> str:
         number += 1
     call.state.volumes[volume] = call.vmid
     efi = "efitype=" in rest or "pre-enrolled-keys=" in rest
-    size = ("4M" if "efitype=4m" in rest else "128K") if efi else f"{gigabytes}G"
+    large = "528K" if known.type == "dir" else "4M"
+    size = (large if "efitype=4m" in rest else "128K") if efi else f"{gigabytes}G"
     parts = sorted([part for part in rest.split(",") if part] + [f"size={size}"])
     return ",".join([volume, *parts])
 
