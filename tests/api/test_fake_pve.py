@@ -161,8 +161,13 @@ def test_running_vm(pve: FakePve) -> None:
     assert rows["hostpci0"] == {"key": "hostpci0", "pending": "mapping=gpu"}
     assert rows["memory"] == {"key": "memory", "value": "512", "delete": 1}
     assert "memory" not in ask(pve, f"GET {path}").data
+    assert ask(pve, f"PUT {path}", {"cores": "2", "memory": "512"}).status == 200
+    assert pve.state.vm(101).config.deletes == [], "the value in force needs no waiting"
+    assert ask(pve, f"PUT {path}", {"delete": "cores", "memory": "600"}).status == 200
+    assert pve.state.vm(101).config.pending == {"hostpci0": "mapping=gpu", "memory": "600"}
+    assert ask(pve, f"PUT {path}", {"memory": "512"}).status == 200
     assert ask(pve, "POST /nodes/pve1/qemu/101/status/stop").status == 200
-    assert pve.state.vm(101).config.main == {"hostpci0": "mapping=gpu", "tags": "a"}
+    assert pve.state.vm(101).config.main == {"hostpci0": "mapping=gpu", "memory": "512", "tags": "a"}
 
 
 def test_efi_disk_is_made(pve: FakePve) -> None:

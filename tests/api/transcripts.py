@@ -285,7 +285,11 @@ def shape(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 def values(path: str, body: Any) -> Any:  # noqa: ANN401 - JSON
     """The values of a body that are neither words of PVE nor made by it, where that can be said; else None."""
-    if not path.endswith(_COMPARED) or not isinstance(body, dict):
+    if not isinstance(body, dict):
+        return None
+    if "/tasks/" in path and path.endswith("/status"):
+        return (body["data"] or {}).get("exitstatus") == "OK"
+    if not path.endswith(_COMPARED):
         return None
     return _plain(body["data"]) if isinstance(body["data"], dict | list) else None
 
