@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import ssl
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from tests.api.asking import CONFIG, GPU, TEXT, Got, ask, cluster
 from tests.api.fake_pve import configtext, mappingtext, marks
+from tests.api.fake_pve.apart import Apart
 from tests.api.fake_pve.data import PASSWORD, Cluster, Node
 from tests.api.fake_pve.server import FakePve
 
@@ -287,6 +289,17 @@ def test_large_cluster() -> None:
 
 def _read(fake: FakePve, rows: list[dict[str, Any]], found: list[int]) -> None:
     found += [ask(fake, f"GET /nodes/{row['node']}/qemu/{row['vmid']}/config").status for row in rows]
+
+
+def test_process_of_its_own() -> None:
+    with Apart(cluster()) as place:
+        context = ssl.create_default_context(cafile=place.ca_file)
+        connection = http.client.HTTPSConnection(place.host, place.port, timeout=20, context=context)
+        connection.request("GET", "/api2/json/version")
+        assert connection.getresponse().status == 401
+        connection.close()
+    with pytest.raises(ConnectionRefusedError):
+        connection.connect()
 
 
 def test_start_is_quick() -> None:
