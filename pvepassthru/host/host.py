@@ -30,12 +30,11 @@ ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO})
 
 WAITING = ("/sriov_numvfs", "/driver_override")
 """Ends of the kernel's attributes whose readers wait for the function's lock, which somebody may hold for ever: who
-removes VFs of which one is open, or unbinds a driver that a process uses (Linux drivers/pci/iov.c and pci-sysfs.c; of
-driver_override up to 6.11 or so: 6.1 has the lock, 6.12 not)."""
+removes VFs of which one is open, or unbinds a driver that a process uses (Linux drivers/pci/iov.c and pci-sysfs.c).
+Reading driver_override takes no lock any more in kernels from the spring of 2026 on, stable ones among them."""
 ATTRIBUTE_WAIT = 3.0
-"""Seconds to wait for one of them,"""
-AGAIN_WAIT = 0.2
-"""and for another of a function that was late once."""
+"""Seconds to wait for one of them. A function that was late once is not asked again: each late read leaves a process
+behind, until the kernel answers it."""
 TOGETHER = 64
 """How many of them are read at once."""
 
@@ -95,25 +94,65 @@ class Host:
 
     def _patiently(self, path: str) -> bytes:
         """An attribute that is WAITING. Raises OSError as `read`."""
-        function = path.rpartition("/")[0]
+        if self._is_late(path):
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), self.root + path)
         try:
-            data = self.within(path, AGAIN_WAIT if function in self._late else ATTRIBUTE_WAIT)
+            return self.within(path, ATTRIBUTE_WAIT)
         except OSError as error:
             if error.errno == errno.ETIMEDOUT:
-                self._late.add(function)
+                self._be_late(path)
             raise
-        self._late.discard(function)
-        return data
+
+    def _is_late(self, path: str) -> bool:
+        """Whether a read of this function's attributes hangs, by this process or by one that has ended."""
+        from pvepassthru.host import slow, state  # noqa: PLC0415 - few files need it
+
+        address = path.split("/")[-2]
+        if address not in self._late:
+            noted = state.late_path(address)
+            try:
+                reader = self.at_once(noted).decode("ascii", "replace")
+            except OSError:
+                return False
+            pid = reader.partition(" ")[0]
+            if not pid.isdecimal() or slow.identity(int(pid)) != reader:
+                self._forget(noted)
+                return False
+            self._late.add(address)
+        return True
+
+    def _be_late(self, path: str) -> None:
+        """Note, for the processes to come, too, that a read of this function's attributes hangs."""
+        from pvepassthru.host import state  # noqa: PLC0415 - hardly ever
+
+        address = path.split("/")[-2]
+        self._late.add(address)
+        reader = self._helper().left_behind
+        try:
+            if reader is not None:
+                self.replace(state.late_path(address), reader.encode())
+        except OSError:  # not root's, or no folder yet: it is only asked in vain once more then
+            pass
+
+    def _forget(self, path: str) -> None:
+        try:
+            self.remove(path)
+        except OSError:
+            pass
 
     def texts(self, paths: Sequence[str]) -> dict[str, str | None]:
         """As `text` of each; attributes that are WAITING are read together, which takes a quarter of the time."""
-        waiting = [path for path in paths if path.endswith(WAITING) and self.may_wait(path)]
+        left = [path for path in paths if path.endswith(WAITING) and self.may_wait(path)]
         found: dict[str, str | None] = {}
-        for start in range(0, len(waiting), TOGETHER):
-            some = waiting[start : start + TOGETHER]
-            for path, answer in zip(some, self._helper().read_all(some, ATTRIBUTE_WAIT), strict=True):
+        while left := [path for path in left if not self._is_late(path)]:
+            some = left[:TOGETHER]
+            answers = self._helper().read_all(some, ATTRIBUTE_WAIT)
+            for path, answer in zip(some, answers, strict=False):
                 if isinstance(answer, bytes):
                     found[path] = answer.decode("utf-8", "surrogateescape").strip()
+                elif answer == errno.ETIMEDOUT:
+                    self._be_late(path)
+            left = left[len(answers) :]
         return {path: found[path] if path in found else self.text(path) for path in paths}
 
     def within(self, path: str, seconds: float) -> bytes:

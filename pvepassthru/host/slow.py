@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import gc
 import os
 import select
 import sys
@@ -22,7 +23,7 @@ from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.record import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -36,7 +37,7 @@ BYTES = 4
 READ, WRITE = b"r", b"w"
 """How a message to a Writer's process begins, and what it is to do."""
 LONGEST = 65536
-"""Bytes of a path and what is written to it."""
+"""Bytes of a message: paths and what is written, or what was read."""
 
 
 class StillBlockedError(Exception):
@@ -67,6 +68,8 @@ class Writer:
         self._channel: _socket.socket | None = None
         self._child = 0
         self._caller = 0
+        self.left_behind: str | None = None
+        """The `identity` of the last process that had not answered a read in time."""
 
     def __enter__(self) -> Self:
         return self
@@ -108,24 +111,34 @@ class Writer:
         return answer
 
     def read_all(self, paths: Sequence[str], seconds: float) -> list[bytes | int]:
-        """What each of these small attributes reads, or its errno, waiting at most `seconds` for all together.
+        """What these attributes (at least one) read, or the errno of each, waiting at most `seconds` for each.
 
-        ETIMEDOUT for each when one of them takes longer; EIO when there is no process, or too much to read at once.
+        The last answer is ETIMEDOUT if that one took longer: those behind it were not asked then, and `left_behind`
+        tells of the process that still reads. EIO likewise when there is no process, or it was killed.
         """
-        message = READ + "\0".join(paths).encode("utf-8", "surrogateescape")
-        try:
+        message: bytes | None = READ + "\0".join(paths).encode("utf-8", "surrogateescape")
+        answers: list[bytes | int] = []
+        killed = False
+        while len(answers) < len(paths):
             try:
-                _, data = self._ask(message, seconds)
-            except _KilledError:  # before it was asked, maybe
-                _, data = self._ask(message, seconds)
-        except StillBlockedError:
-            return [errno.ETIMEDOUT] * len(paths)
-        except (_KilledError, _NoProcessError):
-            return [errno.EIO] * len(paths)
-        return [part[1:] if part[:1] == READ else int(part) for part in data.split(b"\0")]
+                number, data = self._ask(message, seconds)
+            except StillBlockedError:
+                self.left_behind = identity(self._child)
+                return [*answers, errno.ETIMEDOUT]
+            except (_KilledError, _NoProcessError):
+                if killed or answers:
+                    return [*answers, errno.EIO]
+                killed = True  # before it was asked, maybe
+                continue
+            answers.append(number or data)
+            message = None
+        return answers
 
-    def _ask(self, message: bytes, seconds: float, rights: list[tuple[int, int, bytes]] | None = None) -> Answer:
-        """Have the process do something. Raises StillBlockedError, _KilledError, _NoProcessError."""
+    def _ask(self, message: bytes | None, seconds: float, rights: list[tuple[int, int, bytes]] | None = None) -> Answer:
+        """Have the process do something, or, without a message, await its next answer.
+
+        Raises StillBlockedError, _KilledError, _NoProcessError.
+        """
         mask = signals.hold_back()
         answer = b""
         try:
@@ -133,27 +146,33 @@ class Writer:
                 self.close()
             channel = self._channel or self._fork()
             try:
-                channel.sendmsg([message], rights or [])
+                if message is not None:
+                    channel.sendmsg([message], rights or [])
                 answer = self._answer(channel, seconds, mask)
             except OSError as error:
                 if error.errno not in {errno.EPIPE, errno.ECONNRESET}:  # these: it was killed
                     raise
         finally:
-            if not answer:
-                self.close()
-            signals.let_go(mask)
+            try:
+                if not answer:
+                    self.close()
+            finally:
+                signals.let_go(mask)
         if not answer:
             raise _KilledError
         number, _, data = answer.partition(b"\0")
         return int(number), data
 
     def close(self) -> None:
-        """End the process, or leave it behind if it still writes."""
-        if self._channel is not None:
+        """End the process, or leave it behind if it still writes or reads."""
+        if self._channel is None:
+            return
+        if self._caller == os.getpid():
             self._channel.close()
-            self._channel = None
-            if self._caller == os.getpid():
-                os.waitpid(self._child, os.WNOHANG)  # it need not be waited for while the kernel takes it down
+            os.waitpid(self._child, os.WNOHANG)  # it need not be waited for while the kernel takes it down
+        else:
+            self._channel.detach()  # a fork may have closed it, and have another file by its number
+        self._channel = None
 
     def __del__(self) -> None:
         self.close()
@@ -263,34 +282,47 @@ def _start_of(path: str, size: int) -> bytes:
 def _serve(host: Host, channel: _socket.socket, caller: int) -> None:
     """Do what comes through the channel until it is closed, and end the process."""
     try:
+        gc.disable()  # of what the caller no longer uses nothing may be closed here: the numbers are others' now
         _keep_only((channel.fileno(),))
         while True:
             message, rights, _, _ = channel.recvmsg(LONGEST, _socket.CMSG_SPACE(BYTES))
             if not message or os.getppid() != caller:  # killed meanwhile: nobody wants this any more
                 return
             words = message[1:].decode("utf-8", "surrogateescape")
-            number, data = 0, b""
             if message.startswith(READ):
-                data = b"\0".join(_part(host, path) for path in words.split("\0"))
-            else:
-                path, _, value = words.partition("\0")
-                try:
-                    host.write(path, value)
-                except OSError as error:
-                    number = error.errno or errno.EIO
-            for right in rights:
-                os.close(int.from_bytes(right[2], sys.byteorder))
-            channel.send(b"%d\0%b" % (number, data))
+                for path in words.split("\0"):
+                    channel.send(_answer(lambda path=path: host.at_once(path, LONGEST // 2)))  # type: ignore[misc] # binds the loop's
+                continue
+            path, _, value = words.partition("\0")
+            answer = _answer(lambda path=path, value=value: host.write(path, value))  # type: ignore[misc] # as above
+            os.close(int.from_bytes(rights[0][2], sys.byteorder))
+            channel.send(answer)
     finally:
         os._exit(0)
 
 
-def _part(host: Host, path: str) -> bytes:
-    """What an attribute reads, behind READ, or its errno."""
+def _answer(deed: Callable[[], bytes | None]) -> bytes:
+    """The errno of what is done, 0 for none, a NUL, and what it returned."""
     try:
-        return READ + host.at_once(path, LONGEST // 2)
+        data = deed()
     except OSError as error:
-        return b"%d" % (error.errno or errno.EIO)
+        return b"%d\0" % (error.errno or errno.EIO)
+    return b"0\0" + (data or b"")
+
+
+def identity(pid: int) -> str | None:
+    """A process's pid and when it began, in clock ticks since the boot; None if there is none (proc_pid_stat(5))."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fields = os.read(fd, 4096).rpartition(b")")[2].split()
+    except OSError:  # it ended just now
+        return None
+    finally:
+        os.close(fd)
+    return f"{pid} {int(fields[19])}" if fields[:1] != [b"Z"] else None
 
 
 def _keep_only(keep: tuple[int, ...]) -> None:

@@ -56,6 +56,11 @@ def unfinished_path(address: str) -> str:
     return f"{FOLDER}/{address}{UNFINISHED}"
 
 
+def late_path(address: str) -> str:
+    """The file that names the process which still reads an attribute of a function, long after it was asked."""
+    return f"{FOLDER}/{address}.late"
+
+
 def prepare(host: Host) -> None:
     """Make the folder if it is not there, and see that it can be trusted.
 

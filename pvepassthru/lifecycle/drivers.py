@@ -316,9 +316,9 @@ def override(host: Host, address: str) -> str | None:
         if error.errno != errno.ETIMEDOUT:
             raise DeviceError(f"cannot read {path}: {error.strerror}", "see the kernel log") from error
         raise BusyError(
-            f"cannot read {path}: the kernel has not answered within {ATTRIBUTE_WAIT:.0f} s, since somebody unbinds "
-            "the function or removes its VFs and waits for a process that has them open",
-            "end what waits, or the process that it waits for; see the kernel log",
+            f"cannot read {path}: the kernel does not answer within {ATTRIBUTE_WAIT:.0f} s; something else is done "
+            "with the function, such as its driver's probe, a reset, or a removal of its VFs that waits for their user",
+            "end that, or the process that it waits for; the kernel log may say more",
         ) from None
     return None if text in NONE else text
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from pvepassthru.host import holders, override_sources, policy, reservations, state, vms
@@ -188,7 +189,12 @@ class _Look:
             policies = None
         opened = holders.opened(self.host)
         for address in self.inventory.addresses():
-            if self.inventory.attribute(address, "driver_override") != OVERRIDE or address in self.named:
+            override = self.inventory.attribute(address, "driver_override")
+            path = f"{DEVICES}/{address}/driver_override"
+            if override is None and path in self.host.unreadable:
+                why = os.strerror(self.host.unreadable[path])
+                yield Orphan("unknown", "", f"driver_override of {address}", None, f"not checked: {path}: {why}")
+            if override != OVERRIDE or address in self.named:
                 continue
             entry = reserved.get(address)
             nodes = holders.vfio_nodes(self.host, f"{DEVICES}/{address}")

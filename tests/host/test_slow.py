@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pvepassthru.host import locks, slow
+from pvepassthru.host import locks, slow, state
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.host import Host
 from pvepassthru.model.errors import BusyError, PassthruError
@@ -260,7 +260,7 @@ def test_an_attribute_that_is_not_there(functions: Locked) -> None:
 
 
 def test_a_locked_function_is_waited_for_once(functions: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its other attributes only for a moment; those of others answer at once; and it answers when it is free."""
+    """Its other attributes not at all; those of others answer at once."""
     monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 1.0)
     lock = os.path.join(functions.root, "a", "locked")
     with open(lock, "w", encoding="ascii"):
@@ -274,12 +274,36 @@ def test_a_locked_function_is_waited_for_once(functions: Locked, monkeypatch: py
         functions.read("/a/driver_override")
     assert functions.text("/b/driver_override") == "of b"
     assert time.monotonic() - start < 0.9
+
+
+def test_a_late_read_is_left_behind_once(functions: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes later, too, leaves no other process behind, and asks again when that one has its answer."""
+    monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 0.5)
+    os.mkdir(functions.path("/run"))
+    state.prepare(functions)
+    lock = os.path.join(functions.root, "a", "locked")
+    with open(lock, "w", encoding="ascii"):
+        pass
+    assert functions.text("/a/sriov_numvfs") is None
+    assert functions._reader is not None
+    stuck = functions._reader._child
+    other = Locked(functions.root)
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        other.read("/a/driver_override")
+    assert other.texts(["/a/driver_override", "/b/driver_override"])["/a/driver_override"] is None
+    assert time.monotonic() - start < 0.4
+    noted = other.path(state.late_path("a"))
+    with open(noted, encoding="ascii") as file:
+        assert file.read() == slow.identity(stuck)
     os.unlink(lock)
-    assert functions.text("/a/driver_override") == "of a"
+    os.waitpid(stuck, 0)
+    assert Locked(functions.root).text("/a/driver_override") == "of a"
+    assert not os.path.exists(noted)
 
 
 def test_many_are_read_together(functions: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where that does not answer one by one, so that the others do not miss theirs."""
+    """One that is late does not cost the others theirs, nor are its function's other attributes asked for."""
     monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 0.5)
     os.unlink(os.path.join(functions.root, "b", "sriov_numvfs"))
     paths = [f"/{name}/{attribute}" for name in ("a", "b") for attribute in ("driver_override", "sriov_numvfs")]
@@ -288,8 +312,29 @@ def test_many_are_read_together(functions: Locked, monkeypatch: pytest.MonkeyPat
     with open(os.path.join(functions.root, "a", "locked"), "w", encoding="ascii"):
         pass
     late = dict.fromkeys(paths[:2])
+    start = time.monotonic()
     assert functions.texts(paths) == {**expected, **late, "/b/sriov_numvfs": None}
-    assert set(functions.unreadable) == set(late)
+    assert 0.5 <= time.monotonic() - start < 0.9
+    assert functions.unreadable == dict.fromkeys(late, errno.ETIMEDOUT)
+
+
+def test_a_fork_that_closed_its_files_closes_no_other(functions: Locked) -> None:
+    """The number of the channel may be another file's there."""
+    assert functions.text("/a/driver_override") == "of a"
+    reader = functions._reader
+    assert reader is not None
+    assert reader._channel is not None
+    number = reader._channel.fileno()
+    pid = os.fork()
+    if pid == 0:
+        os.close(number)
+        other = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(other, number)
+        reader.close()
+        os.fstat(number)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert functions.text("/b/driver_override") == "of b"
 
 
 def test_a_fork_has_a_reader_of_its_own(functions: Locked) -> None:

@@ -8,6 +8,7 @@ library.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pkgutil
@@ -104,15 +105,19 @@ def _be(call: Callable[[], int], environment: dict[str, str], sender: int) -> No
             os.dup2(fd, number)
         os.closerange(3, HIGHEST_FD)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - until _exit
+        sys.stderr.reconfigure(line_buffering=True, errors="backslashreplace")
+        gc.freeze()  # what is the test's own is not to be closed here
         os.chdir("/")
         os.environ.clear()
         os.environ.update(environment)
         code = call()
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        code = 0 if error.code is None else error.code if isinstance(error.code, int) else 1
     except BaseException:  # noqa: BLE001 - what a real process would end with
         os.write(2, traceback.format_exc().encode())
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
