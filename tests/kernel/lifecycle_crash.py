@@ -20,7 +20,7 @@ from tests.scenarios.world import GuestWorld, prepare_guest, reset_guest, said
 prepare, setup = prepare_guest, reset_guest
 SUITE_LIMIT = 1500.0
 TEST_LIMIT = 1200.0
-FEW = 8
+FEW = 4
 """Of each sweep, unless the full counts are asked for."""
 
 
