@@ -14,7 +14,6 @@ from pvepassthru.cli.main import main
 from pvepassthru.host.host import MAX_FILE, Host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from pytest_mock import MockerFixture
@@ -81,17 +80,12 @@ def test_reader_reads_what_validate_reads(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(hosts, "FUNCTIONS", 16)
     hosts.validate_host(str(tmp_path), 4)
     found: set[str] = set()
-    read, texts, target = Host.read, Host.texts, Host.target
+    read, target = Host.at_once, Host.target
 
     def reading(host: Host, path: str, limit: int = MAX_FILE) -> bytes:
         data = read(host, path, limit)
         found.add(path)
         return data
-
-    def together(host: Host, paths: Sequence[str]) -> dict[str, str | None]:
-        answers = texts(host, paths)
-        found.update(path for path, text in answers.items() if text is not None)
-        return answers
 
     def following(host: Host, path: str) -> str | None:
         where = target(host, path)
@@ -99,8 +93,7 @@ def test_reader_reads_what_validate_reads(tmp_path: Path, monkeypatch: pytest.Mo
             found.add(path)
         return where
 
-    monkeypatch.setattr(Host, "read", reading)
-    monkeypatch.setattr(Host, "texts", together)
+    monkeypatch.setattr(Host, "at_once", reading)
     monkeypatch.setattr(Host, "head", lambda host, path, size: reading(host, path)[:size])
     monkeypatch.setattr(Host, "target", following)
     assert main(["--root", str(tmp_path), "--node", "pve", "validate", "--all"]) == 0
