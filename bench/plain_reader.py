@@ -13,7 +13,7 @@ import os
 import sys
 
 FILES = (
-    *("vendor", "device", "irq", "class", "config", "reset_method", "resource", "aer_dev_fatal", "driver_override"),
+    *("vendor", "device", "irq", "class", "config", "reset_method", "resource", "aer_dev_fatal"),
     *("current_link_width", "iommu_group/reserved_regions"),
 )
 LINKS = ("iommu_group", "driver")
