@@ -52,14 +52,14 @@ def fill(lines: int) -> None:
 
 def fail_to_read(name: str) -> None:
     """Let files of this name answer EIO."""
-    read = Host.read
+    read = Host.at_once
 
     def failing(host: Host, path: str, *more: int) -> bytes:
         if path.endswith(f"/{name}"):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         return read(host, path, *more)
 
-    setattr(Host, "read", failing)  # noqa: B010 - as above
+    setattr(Host, "at_once", failing)  # noqa: B010 - as above
 
 
 def kill_writers(name: str) -> None:
