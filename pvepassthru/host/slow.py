@@ -41,7 +41,7 @@ LONGEST = 65536
 
 
 class StillBlockedError(Exception):
-    """The write had not returned by its deadline; a child process goes on with it."""
+    """A write or read had not returned by its deadline; a child process goes on with it."""
 
 
 class _KilledError(Exception):
@@ -291,20 +291,20 @@ def _serve(host: Host, channel: _socket.socket, caller: int) -> None:
             words = message[1:].decode("utf-8", "surrogateescape")
             if message.startswith(READ):
                 for path in words.split("\0"):
-                    channel.send(_answer(lambda path=path: host.at_once(path, LONGEST // 2)))  # type: ignore[misc] # binds the loop's
+                    channel.send(_outcome(host.at_once, path, LONGEST // 2))
                 continue
             path, _, value = words.partition("\0")
-            answer = _answer(lambda path=path, value=value: host.write(path, value))  # type: ignore[misc] # as above
+            answer = _outcome(host.write, path, value)
             os.close(int.from_bytes(rights[0][2], sys.byteorder))
             channel.send(answer)
     finally:
         os._exit(0)
 
 
-def _answer(deed: Callable[[], bytes | None]) -> bytes:
+def _outcome(deed: Callable[..., bytes | None], *words: str | int) -> bytes:
     """The errno of what is done, 0 for none, a NUL, and what it returned."""
     try:
-        data = deed()
+        data = deed(*words)
     except OSError as error:
         return b"%d\0" % (error.errno or errno.EIO)
     return b"0\0" + (data or b"")
