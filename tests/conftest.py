@@ -20,6 +20,8 @@ ALLOWED_SKIPS = ("only on Debian 12", "only on Debian 13", "no captured server")
 settings.register_profile("project", deadline=None, print_blob=True)  # machines that run tests are shared and slow
 settings.load_profile("project")
 
+pytest.register_assert_rewrite("tests.golden")  # so that it shows what differs
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Take --regenerate."""

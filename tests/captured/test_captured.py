@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pvepassthru.cli.words import scratch
+from tests import golden
 from tests.captured import server
 from tests.captured.configs import KINDS, MACHINES, configs
 from tests.captured.report import FOLDER, report
@@ -43,12 +44,8 @@ def test_validate_all(variant: str, *, regenerate: bool) -> None:
         MACHINES
     )
     lines = list(_lines(answer))
-    path = f"{FOLDER}/{variant}.txt"
-    if regenerate:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
-    with open(path, encoding="utf-8") as file:
-        assert lines == file.read().splitlines(), "see README.md, then pytest --regenerate, and check what is new"
+    advice = "see README.md, then pytest --regenerate, and check what is new"
+    golden.compare(lines, f"{FOLDER}/{variant}.txt", advice, regenerate=regenerate)
 
 
 def _validate(root: str, seed: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import golden
 from tests.scenarios.world import PARENTS, SCRIPT, mdev
 
 if TYPE_CHECKING:
@@ -51,12 +52,8 @@ def compare(found: set[str], name: str, *, regenerate: bool) -> None:
     """See that what was loaded is what the golden file has; Python's private modules vary, and do not count."""
     names = {name if name.startswith("pvepassthru") else name.partition(".")[0] for name in found}
     kept = sorted(name for name in names if not name.startswith(("pvepassthru.host.sim", "_")))
-    path = f"{GOLDEN}/{name}.txt"
-    if regenerate:
-        with open(path, "w", encoding="ascii") as file:
-            file.write("".join(f"{name}\n" for name in kept))
-    with open(path, encoding="ascii") as file:
-        assert kept == file.read().splitlines(), "run pytest --regenerate if that is meant, and see ./dev bench"
+    advice = "run pytest --regenerate if that is meant, and see ./dev bench"
+    golden.compare(kept, f"{GOLDEN}/{name}.txt", advice, regenerate=regenerate)
 
 
 @pytest.mark.parametrize("phase", ["pre-start", "post-start", "pre-stop", "post-stop"])
