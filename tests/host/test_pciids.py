@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import gzip
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,14 +94,12 @@ def test_any_list(text: str, key: str) -> None:
     names.subclass(key + "00")
 
 
-def test_a_long_list_is_quick(tmp_path: Path) -> None:
+def test_a_long_list(tmp_path: Path) -> None:
     text = "".join(
         f"{vendor:04x}  Vendor {vendor}\n" + "".join(f"\t{device:04x}  Device {device}\n" for device in range(20))
         for vendor in range(2000)
     )
     tree.put(tmp_path, "usr/share/misc/pci.ids", text)
     names = PciIds(Host(str(tmp_path)))
-    start = time.process_time()
     for vendor in range(1900, 2000):
         assert names.device(f"0x{vendor:04x}", "0x0013") == "Device 19"
-    assert time.process_time() - start < 0.5

@@ -21,9 +21,11 @@ from pvepassthru.host import archive, collector, policy, snapshot
 from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import DEVICES, Inventory
 from pvepassthru.host.masks import Masks
+from pvepassthru.host.sim import SimHost
 from pvepassthru.model import mapping, vmconfig
 from pvepassthru.model.errors import InputError
 from tests import tree
+from tests.effort import calls
 from tests.host import machine
 
 if TYPE_CHECKING:
@@ -427,33 +429,36 @@ def test_sleeping_functions_are_not_woken(folder: str) -> None:
     assert [copy.exists(f"/{DEVICES}/{address}/config") for address in devices] == [False, True, False]
 
 
-def test_a_thousand_functions_are_quick(folder: str) -> None:
-    devices = {
-        f"{domain:04x}:{bus:02x}:{slot:02x}.{function}": {
-            "vendor": "0x10de",
-            "device": "0x2204",
-            "class": "0x030000",
-            "driver": "vfio-pci",
-            "reset": True,
-            "iommu_group": bus,
-            "subsystem_vendor": "0x10de",
-            "subsystem_device": "0x1467",
-            "files": dict.fromkeys(("reset_method", "numa_node", "power_state", "resource"), "0\n"),
+def test_effort_grows_with_functions_only(folder: str) -> None:
+    """Four times the functions take about four times the calls, both ways."""
+
+    def efforts(functions: int) -> tuple[int, int]:
+        devices = {
+            f"0000:{number // 64:02x}:{number // 8 % 8:02x}.{number % 8}": {
+                "vendor": "0x10de",
+                "device": "0x2204",
+                "class": "0x030000",
+                "driver": "vfio-pci",
+                "reset": True,
+                "iommu_group": number // 64,
+                "subsystem_vendor": "0x10de",
+                "subsystem_device": "0x1467",
+                "files": dict.fromkeys(("reset_method", "numa_node", "power_state", "resource"), "0\n"),
+            }
+            for number in range(functions)
         }
-        for domain in range(1)
-        for bus in range(16)
-        for slot in range(8)
-        for function in range(8)
-    }
-    tree.build(f"{folder}/host", {"devices": devices})
-    start = time.process_time()
-    taken(f"{folder}/host", f"{folder}/host.tar.xz")
-    assert time.process_time() - start < 2.5
-    os.mkdir(f"{folder}/copy")
-    start = time.process_time()
-    copy = snapshot.load(f"{folder}/host.tar.xz", f"{folder}/copy")
-    assert time.process_time() - start < 2.5
-    assert len(Inventory(copy).addresses()) == len(devices) == 1024
+        root = f"{folder}/{functions}"
+        archive = f"{root}.tar.xz"
+        tree.build(root, {"devices": devices})
+        os.mkdir(f"{root}.copy")
+        taking = calls(lambda: taken(root, archive))
+        loading = calls(lambda: snapshot.load(archive, f"{root}.copy"))
+        assert len(Inventory(SimHost(f"{root}.copy")).addresses()) == functions
+        return taking, loading
+
+    few, many = efforts(64), efforts(256)
+    assert many[0] < 5 * few[0]
+    assert many[1] < 5 * few[1]
 
 
 def test_what_is_odd(tmp_path: Path) -> None:
