@@ -298,8 +298,8 @@ def _read(path: str, what: str) -> bytes | None:
         return None
     except OSError as error:
         raise InputError(f"cannot read {what} ({path}): {error.strerror}", "see whose file it is") from error
-    with os.fdopen(handle, "rb") as file:
-        info = os.fstat(file.fileno())
+    try:
+        info = os.fstat(handle)
         if not stat.S_ISREG(info.st_mode):
             raise InputError(f"cannot read {what} ({path}): it is no plain file", "make it a file")
         mode = stat.S_IMODE(info.st_mode)
@@ -309,7 +309,12 @@ def _read(path: str, what: str) -> bytes | None:
                 "are refused",
                 f"chmod 600 {path}; if others could read it, make new secrets",
             )
-        data = file.read(MAX_BYTES + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {what} ({path}): {error.strerror}", "see whether its disk works") from error
+    finally:
+        os.close(handle)
     if len(data) > MAX_BYTES:
         raise InputError(f"cannot read {what} ({path}): it is larger than 1 MiB", "is it the right file?")
     return data

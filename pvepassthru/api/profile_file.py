@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 SCHEMA = os.path.join(os.path.dirname(__file__), "profile.schema.json")
 KEY = re.compile(r"[A-Za-z_-]{0,40}")
 """The part of an unknown key that is shown: up to the colon that a blank is missing after."""
+PLAIN = re.compile(r"[A-Za-z_-]{1,40} is there twice|[A-Za-z ]+")
+"""Words of the YAML parser that quote nothing of the file but a key."""
 TYPES = {"object": "a mapping", "array": "a list", "string": "text", "integer": "a whole number", "number": "a number"}
 TYPES |= {"boolean": "true or false"}
 
@@ -57,8 +59,7 @@ def check(path: str, data: bytes) -> Checked:
     try:
         written = strict_yaml.parse(data)
     except strict_yaml.YamlError as error:
-        quoted = "'" in str(error) or '"' in str(error)  # the parser's words may quote what is in the file
-        why = "" if quoted else f": {error}"
+        why = f": {error}" if PLAIN.fullmatch(str(error)) else ""
         place = f"{path}:{error.line}" if error.line else path
         raise InputError(f"{place} is not valid YAML{why}", "put texts with special characters in quotes") from None
     slips = [(written.line(slip.at), slip) for slip in _slips(written.value, _schema())]

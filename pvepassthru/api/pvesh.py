@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ def run(command: Sequence[str], timeout: float) -> str:
             text=True,
             errors="replace",
             env={**os.environ, "LC_ALL": "C.UTF-8"},
+            start_new_session=True,  # with what it starts itself, such as ssh to another node
         )
     except OSError as error:
         message = f"cannot run {command[0]}: {error.strerror}"
@@ -60,7 +62,7 @@ def run(command: Sequence[str], timeout: float) -> str:
         printed, complaints = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired as error:
         if reading:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         else:
             threading.Thread(target=process.communicate, daemon=True).start()  # so that it can go on printing

@@ -31,6 +31,9 @@ class Secret:
     def __str__(self) -> str:
         return MASK
 
+    def __format__(self, form: str) -> str:
+        return format(MASK, form)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and other._text == self._text
 

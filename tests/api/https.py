@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small HTTPS server for the tests of the connection: it does to a request what a test says, and keeps what it got."""
+"""A small HTTPS server for the tests of the connection: it answers what a test says, and keeps what it got."""
 
 from __future__ import annotations
 
@@ -9,14 +9,30 @@ import ssl
 import struct
 import subprocess
 import threading
+import traceback
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+from pvepassthru.api.client import connect
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pvepassthru.api.profile import Profile
+
+    Start = Callable[..., "Server"]
+    Make = Callable[..., Profile]
+
+TOKEN = "7c0e1f6e-0000-4000-8000-5ec4e7000001"  # noqa: S105 - a test's
+PASSWORD = "correct horse/battery"  # noqa: S105 - a test's
+TICKET = "PVE:root@pam:65000000::t1cket+/=="
+CSRF = "65000000:csrf0123"
+SECRETS = (TOKEN, PASSWORD, TICKET, CSRF, "123456")
+UPID = "UPID:pve1:00005322:0008BFAD:6B03311B:qmstart:100:root@pam:"
+CONFIG = "nodes/pve1/qemu/100/config"
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ class Server:
         self.handshake = True
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(shown.file, shown.key)
-        self._http = _Http(("127.0.0.1", 0), _handler(self))
+        self._http = _Http(self)
         self.port: int = self._http.server_address[1]
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
@@ -123,6 +139,10 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
+    def __init__(self, owner: Server) -> None:
+        self.owner = owner
+        super().__init__(("127.0.0.1", 0), _Handler)
+
     def handle_error(self, *_: object) -> None:
         """Say nothing: clients that leave are what is tested."""
 
@@ -133,51 +153,73 @@ def reset(connection: socket.socket) -> None:
     connection.close()
 
 
-def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-        def setup(self) -> None:
-            wrapped = server.wrap(self.request)
-            if wrapped is None:
-                raise ConnectionError
-            self.request = wrapped
-            super().setup()
+    @property
+    def owner(self) -> Server:
+        assert isinstance(self.server, _Http)
+        return self.server.owner
 
-        def finish(self) -> None:
-            try:
-                super().finish()
-            except OSError:
-                pass
-            self.request.close()
+    def setup(self) -> None:
+        wrapped = self.owner.wrap(self.request)
+        if wrapped is None:
+            raise ConnectionError
+        self.request = wrapped
+        super().setup()
 
-        def _do(self) -> None:
-            url = urlsplit(self.path)
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-            params = parse_qs(f"{url.query}&{body}", keep_blank_values=True, strict_parsing=False)
-            request = Request(self.command, url.path, dict(self.headers), params)
-            server.requests.append(request)
-            self._send(server.answer(request))
+    def finish(self) -> None:
+        try:
+            super().finish()
+        except OSError:
+            pass
+        self.request.close()
 
-        do_GET = do_POST = do_PUT = do_DELETE = _do  # noqa: N815 - as http.server calls them
+    def _do(self) -> None:
+        url = urlsplit(self.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        params = parse_qs(f"{url.query}&{body}", keep_blank_values=True, strict_parsing=False)
+        request = Request(self.command, url.path, dict(self.headers), params)
+        self.owner.requests.append(request)
+        self._send(self.owner.answer(request))
 
-        def _send(self, answer: Answer) -> None:
-            if answer.cut == "answer":
-                reset(self.request)
-                self.close_connection = True
-                return
-            body = json.dumps({"data": answer.data}).encode() if answer.body is None else answer.body
-            self.send_response_only(answer.status, answer.reason)
-            for name, value in {"Content-Type": "application/json;charset=UTF-8", **answer.headers}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if answer.cut else body)
-            if answer.cut:
-                self.wfile.flush()
-                self.close_connection = True
+    do_GET = do_POST = do_PUT = do_DELETE = _do  # noqa: N815 - as http.server calls them
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
+    def _send(self, answer: Answer) -> None:
+        if answer.cut == "answer":
+            reset(self.request)
+            self.close_connection = True
+            return
+        body = json.dumps({"data": answer.data}).encode() if answer.body is None else answer.body
+        self.send_response_only(answer.status, answer.reason)
+        for name, value in {"Content-Type": "application/json;charset=UTF-8", **answer.headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if answer.cut else body)
+        if answer.cut:
+            self.wfile.flush()
+            self.close_connection = True
 
-    return Handler
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def read(profile: Profile) -> object:
+    with connect(profile) as client:
+        return client.get("nodes")
+
+
+def logged_in(request: Request) -> Answer:
+    if request.path.endswith("/access/ticket"):
+        return Answer({"ticket": TICKET, "CSRFPreventionToken": CSRF, "username": "root@pam"})
+    return Answer()
+
+
+def told(error: BaseException) -> str:
+    """All that an error can print."""
+    return "\n".join([*traceback.format_exception(error), repr(error), str(error), repr(error.__dict__)])
+
+
+def assert_no_secret(text: str) -> None:
+    assert [secret for secret in SECRETS if secret in text] == []
