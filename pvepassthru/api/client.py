@@ -204,9 +204,9 @@ class Client:
             return codes[0]
 
         def ask(session: Session) -> TicketAuth:
-            endpoint = session.endpoint
-            with Session(endpoint, self.profile.ca_file, self.profile.timeout) as fresh:
-                return login(fresh, self.profile.user, password, code)
+            with session.alone() as own:
+                own.auth = None
+                return login(own, self.profile.user, password, code)
 
         return self._on_some_host("POST", LOGIN, ask, repeat=True)
 
@@ -219,6 +219,12 @@ class Client:
         self.log_in()
 
         def ask(session: Session) -> Answer:
+            if method == "GET":
+                return send(session)
+            with session.alone() as own:  # a kept connection may be dead, and then nobody knows if the change was heard
+                return send(own)
+
+        def send(session: Session) -> Answer:
             resource = ProxmoxResource(base_url=session.base_url, session=session, serializer=_Serializer())
             return getattr(resource, method.lower())(*(quote(part, safe=PATH_SAFE) for part in parts), **values)
 

@@ -42,7 +42,7 @@ GOT = re.compile(r"\bgot \"(?:b')?([0-9a-f]{64})", re.IGNORECASE)
 DEEPEST = 12
 CERTIFICATE_HINT = (
     "give the CA as ca_file (a cluster's own: /etc/pve/pve-root-ca.pem), or pin the certificate by its fingerprint "
-    "(on the node: pvenode cert info)"
+    "(on the node: pvenode cert info); a host must have the name that its certificate has"
 )
 
 
@@ -58,8 +58,8 @@ class CutError(Exception):
 class _Progress(threading.local):
     """How far this thread's request came."""
 
-    sent = True
-    """False while the connection is being made: nothing of the request can have reached anybody."""
+    sent = False
+    """False until a connection is made and trusted: nothing of the request can have reached anybody."""
 
 
 _progress = _Progress()
@@ -76,6 +76,10 @@ class _Connection(HTTPSConnection):  # type: ignore[misc]  # urllib3 counts as u
             self.close()
             raise
         _progress.sent = True
+
+    def putrequest(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as its parent
+        _progress.sent = True  # a connection that was kept is not made anew
+        super().putrequest(*arguments, **named)
 
 
 class _Pool(HTTPSConnectionPool):  # type: ignore[misc]  # as above
@@ -136,6 +140,13 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
         self.adapters.clear()  # with it what speaks http without s
         self.mount("https://", _Adapter(endpoint.fingerprint))
         self._timeout = (min(timeout, CONNECT_TIMEOUT), timeout)
+        self._ca_file = ca_file
+
+    def alone(self) -> Session:
+        """A session of its own to the same host, for the same user."""
+        session = Session(self.endpoint, self._ca_file, self._timeout[1])
+        session.auth = self.auth
+        return session
 
     def request(
         self,
@@ -147,7 +158,7 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
         auth: AuthBase | None = None,
     ) -> requests.Response:
         """The answer, whatever its status. Raises CutError when there is none that can be used."""
-        _progress.sent = True
+        _progress.sent = False
         try:
             answer = super().request(
                 method, url, data=data, params=params, auth=auth, timeout=self._timeout, allow_redirects=False

@@ -46,7 +46,17 @@ def test_read_and_write_with_a_token(serve: Start, profile: Make) -> None:
     )
     assert made.params == {"id": ["gpu"], "map": ["node=pve1,path=0000:01:00.0", "node=pve2,path=0000:02:00.0"]}
     assert {request.headers["Authorization"] for request in server.requests} == {f"PVEAPIToken=root@pam!t={TOKEN}"}
-    assert server.connections == 1  # kept from call to call
+    assert server.connections == 4
+
+
+def test_connections_of_reads_are_kept(serve: Start, profile: Make) -> None:
+    server = serve()
+    with connect(profile(server)) as client:
+        for _ in range(5):
+            client.get("nodes")
+        assert server.connections == 1
+        client.put(CONFIG, cores=2)  # on one that is certain to live
+        assert server.connections == 2
 
 
 def test_parameters_of_a_read_go_into_the_query(serve: Start, profile: Make) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,8 +32,6 @@ from tests.api.https import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.api.https import Make, Server, Start
 
 
@@ -177,6 +176,18 @@ def test_write_on_a_connection_that_the_host_has_closed(serve: Start, profile: M
         time.sleep(0.1)
         client.put(CONFIG, cores=2)
     assert server.count("PUT") == 1
+
+
+def test_ca_file_that_has_gone(serve: Start, profile: Make, tmp_path: Path, shown: Certificate) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(Path(shown.file).read_bytes())
+    server = serve()
+    with connect(profile(server, ca_file=str(ca_file), retries=0)) as client:
+        ca_file.unlink()
+        for call in (client.get, client.put):
+            with pytest.raises(ApiUnreachableError, match=r"ca\.pem"):
+                call(CONFIG)
+    assert server.connections == 0
 
 
 def test_reads_and_the_login_go_to_the_next_host(serve: Start, profile: Make, closed_port: int) -> None:
