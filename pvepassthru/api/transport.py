@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import ssl
 import threading
+from http.client import IncompleteRead, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0
 """Seconds; a host of a cluster that needs longer to accept a connection is as good as down."""
+WHOLE = 4
+"""Times the timeout, which is that between two bytes: the longest that a whole answer may take."""
 CONNECTIONS = 32
 """Connections to one host that are kept for the next request."""
 HEADER = re.compile(r"[!-~]+")
@@ -40,6 +44,7 @@ HEADER = re.compile(r"[!-~]+")
 GOT = re.compile(r"\bgot \"(?:b')?([0-9a-f]{64})", re.IGNORECASE)
 """The fingerprint that was found, in urllib3's words."""
 DEEPEST = 12
+CUT_SHORT = "the connection was cut in the middle of it"
 CERTIFICATE_HINT = (
     "give the CA as ca_file (a cluster's own: /etc/pve/pve-root-ca.pem), or pin the certificate by its fingerprint "
     "(on the node: pvenode cert info); a host must have the name that its certificate has"
@@ -55,19 +60,39 @@ class CutError(Exception):
         self.sent = sent
 
 
-class _Progress(threading.local):
-    """How far this thread's request came."""
+class _Progress:
+    """How far one request came."""
 
-    sent = False
-    """False until a connection is made and trusted: nothing of the request can have reached anybody."""
+    def __init__(self) -> None:
+        self.sent = False
+        """False until a connection is made and trusted: nothing of the request can have reached anybody."""
+        self.late = False
+        self.connection: _Connection | None = None
+
+    def end(self) -> None:
+        """Wake the thread that waits for the rest of the answer; called by another one."""
+        self.late = True
+        waiting = self.connection.sock if self.connection is not None else None
+        if waiting is not None:
+            try:
+                socket.socket.shutdown(waiting, socket.SHUT_RDWR)  # SSLSocket's own would take the TLS away first
+            except OSError:  # it has ended by now
+                pass
 
 
-_progress = _Progress()
+class _Here(threading.local):
+    """The request that this thread is at."""
+
+    progress = _Progress()
+
+
+_here = _Here()
 
 
 class _Connection(HTTPSConnection):  # type: ignore[misc]  # urllib3 counts as untyped: 1.26 has no types
     def connect(self) -> None:
-        _progress.sent = False
+        progress = _here.progress
+        progress.sent, progress.connection = False, self
         try:
             super().connect()  # with the check of the certificate
             if self.sock.version() is None:  # the peer left before the handshake, of which Python's ssl says nothing
@@ -75,10 +100,11 @@ class _Connection(HTTPSConnection):  # type: ignore[misc]  # urllib3 counts as u
         except BaseException:
             self.close()
             raise
-        _progress.sent = True
+        progress.sent = True
 
     def putrequest(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as its parent
-        _progress.sent = True  # a connection that was kept is not made anew
+        _here.progress.sent = True  # a connection that was kept is not made anew
+        _here.progress.connection = self
         super().putrequest(*arguments, **named)
 
 
@@ -158,17 +184,22 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
         auth: AuthBase | None = None,
     ) -> requests.Response:
         """The answer, whatever its status. Raises CutError when there is none that can be used."""
-        _progress.sent = False
+        progress = _here.progress = _Progress()
+        limit = threading.Timer(WHOLE * self._timeout[1], progress.end)
+        limit.daemon = True
+        limit.start()
         try:
             answer = super().request(
                 method, url, data=data, params=params, auth=auth, timeout=self._timeout, allow_redirects=False
             )
         except (requests.RequestException, HTTPError, OSError) as error:
-            raise self._cut(error, sent=_progress.sent) from error
+            raise self._cut(error, progress) from error
+        finally:
+            limit.cancel()
         wanted = answer.headers.get("Content-Length", "")
         if wanted.isdecimal() and answer.raw.tell() < int(wanted):
             answer.close()
-            raise self._unheard("the connection was cut in the middle of the answer", sent=True)
+            raise self._unheard(self._too_slow() if progress.late else CUT_SHORT, sent=True)
         if 300 <= answer.status_code < 400:
             message = (
                 f"{self.endpoint} answers with a redirection (HTTP status {answer.status_code}), which PVE never does"
@@ -176,29 +207,30 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
             raise CutError(ApiError(message, "is the host, with its port, a node of PVE?"), sent=True)
         return answer
 
-    def _cut(self, error: Exception, *, sent: bool) -> CutError:
+    def _too_slow(self) -> str:
+        return f"it was not whole within {WHOLE * self._timeout[1]:g} s"
+
+    def _cut(self, error: Exception, progress: _Progress) -> CutError:
         chain = _chain(error)
-        text = one_line(" ".join(str(chain[-1]).split()))
-        tls = any(isinstance(one, requests.exceptions.SSLError | ssl.SSLError) for one in chain)
-        if tls and not sent and is_certificate(" ".join(str(one) for one in chain)):
+        tls = not progress.sent and any(isinstance(one, requests.exceptions.SSLError | ssl.SSLError) for one in chain)
+        if tls and is_certificate(" ".join(str(one) for one in chain)):
             return CutError(self._untrusted(chain), sent=False)
-        if any(isinstance(one, requests.Timeout | TimeoutError) for one in chain):
-            seconds = self._timeout[1] if sent else self._timeout[0]
-            return self._unheard(f"no answer within {seconds:g} s", sent=sent)
-        system = next((one for one in reversed(chain) if isinstance(one, OSError) and one.strerror), None)
-        why = one_line(system.strerror) if system is not None and system.strerror else text
-        if tls and not sent:
-            return self._unheard(f"it does not speak TLS as it should ({why})", sent=False)
-        return self._unheard(why, sent=sent)
+        if progress.late:
+            why = self._too_slow()
+        elif any(isinstance(one, requests.Timeout | TimeoutError) for one in chain):
+            why = f"nothing came within {self._timeout[progress.sent]:g} s"
+        else:
+            why = f"it does not speak TLS as it should ({_words(chain)})" if tls else _words(chain)
+        return self._unheard(why, sent=progress.sent)
 
     def _unheard(self, why: str, *, sent: bool) -> CutError:
-        return CutError(
-            ApiUnreachableError(
-                f"cannot reach the PVE API at {self.endpoint}: {why}",
-                "see whether the host is up, its name and port are right and pveproxy runs there",
-            ),
-            sent=sent,
+        what = (
+            f"no whole answer from the PVE API at {self.endpoint}"
+            if sent
+            else f"cannot reach the PVE API at {self.endpoint}"
         )
+        hint = "see whether the host is up, its name and port are right and pveproxy runs there"
+        return CutError(ApiUnreachableError(f"{what}: {why}", hint), sent=sent)
 
     def _untrusted(self, chain: list[BaseException]) -> ApiCertificateError:
         pinned = self.endpoint.fingerprint
@@ -265,12 +297,23 @@ def _pairs(digits: str) -> str:
     return ":".join(digits[at : at + 2] for at in range(0, len(digits), 2)).upper()
 
 
+def _words(chain: list[BaseException]) -> str:
+    """What a chain of exceptions says of a connection."""
+    if any(isinstance(one, IncompleteRead) for one in chain):
+        return CUT_SHORT
+    if any(isinstance(one, RemoteDisconnected) for one in chain):
+        return "the connection was cut"
+    system = next((one.strerror for one in reversed(chain) if isinstance(one, OSError) and one.strerror), None)
+    return one_line(" ".join(str(system or chain[-1]).split()))
+
+
 def _chain(error: BaseException) -> list[BaseException]:
     """An exception and what lies below it, the innermost last."""
     found: list[BaseException] = []
     here: BaseException | None = error
     while here is not None and here not in found and len(found) < DEEPEST:
         found.append(here)
-        inner = [getattr(here, "reason", None), *here.args[::-1], here.__cause__, here.__context__]
+        context = here.__context__ if isinstance(here.__context__, OSError) else None  # else a detour of urllib3's
+        inner = [getattr(here, "reason", None), *here.args[::-1], here.__cause__, context]
         here = next((one for one in inner if isinstance(one, BaseException)), None)
     return found

@@ -102,7 +102,7 @@ class ApiMissingError(ApiError, NotFoundError):
 
 
 class ApiUnreachableError(ApiError):
-    """No host could be reached, or a node not by the one that was; no change was sent."""
+    """No host of the profile answered, or one could not reach another node; no change was sent."""
 
     exit_code = 10
 

@@ -9,6 +9,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 import traceback
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -85,6 +86,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     cut: str = ""
     """`answer`: before a byte of it; `middle`: after half of the body."""
+    seconds: float = 0
+    """Between two bytes of the body."""
 
 
 def refused(status: int, reason: str, **fields: str) -> Answer:
@@ -196,7 +199,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if answer.cut else body)
+        for byte in body if answer.seconds else b"":
+            self.wfile.write(bytes([byte]))
+            time.sleep(answer.seconds)
+        if not answer.seconds:
+            self.wfile.write(body[: len(body) // 2] if answer.cut else body)
         if answer.cut:
             self.wfile.flush()
             self.close_connection = True
