@@ -189,6 +189,15 @@ class Client:
                 except ApiDeniedError:  # it was too old
                     self._use(self._ticket(password))
 
+    def _forget(self, auth: AuthBase | None) -> bool:
+        """Let the next call log in anew if this is a ticket; False for a token."""
+        if not isinstance(auth, TicketAuth):
+            return False
+        with self._lock:
+            if self._auth is auth:
+                self._auth = None
+        return True
+
     def _use(self, auth: AuthBase) -> None:
         self._auth, self._born = auth, time.monotonic()
         for session in self._sessions:
@@ -216,7 +225,6 @@ class Client:
         where = "/".join(parts)
         if self._local is not None:
             return self._call_local(method, where, values)
-        self.log_in()
 
         def ask(session: Session) -> Answer:
             if method == "GET":
@@ -228,10 +236,17 @@ class Client:
             resource = ProxmoxResource(base_url=session.base_url, session=session, serializer=_Serializer())
             return getattr(resource, method.lower())(*(quote(part, safe=PATH_SAFE) for part in parts), **values)
 
-        try:
-            return self._on_some_host(method, where, ask, repeat=method == "GET")
-        except ResourceException as error:
-            raise self._refusal(method, where, error) from None  # the sentence has all that it says
+        again = False
+        while True:
+            self.log_in()
+            auth = self._auth
+            try:
+                return self._on_some_host(method, where, ask, repeat=method == "GET")
+            except ResourceException as error:
+                # PVE looks at the ticket first, so nothing has been done; one may run out while a machine sleeps.
+                if again or error.status_code != 401 or not self._forget(auth):
+                    raise self._refusal(method, where, error) from None  # the sentence has all that it says
+                again = True
 
     def _on_some_host(self, method: str, path: str, ask: Callable[[Session], Found], *, repeat: bool) -> Found:
         """What `ask` returns for the first host that can be reached. Raises ApiError and what `ask` raises."""

@@ -103,6 +103,35 @@ def test_old_ticket_is_exchanged(serve: Start, profile: Make, monkeypatch: pytes
         assert [request.params.get("password") for request in server.requests] == [[PASSWORD], [TICKET], None, None]
 
 
+@pytest.mark.parametrize("method", ["get", "put"])
+def test_ticket_that_is_no_longer_taken_means_a_new_login(serve: Start, profile: Make, method: str) -> None:
+    refusals = [401]
+
+    def answer(request: Request) -> Answer:
+        if not request.path.endswith("/access/ticket") and refusals:
+            return refused(refusals.pop(), "permission denied - invalid PVE ticket")
+        return logged_in(request)
+
+    server = serve(answer)
+    with connect(profile(server, token=False)) as client:
+        getattr(client, method)(CONFIG)
+    assert [request.method for request in server.requests] == ["POST", method.upper(), "POST", method.upper()]
+
+
+def test_no_more_than_one_new_login(serve: Start, profile: Make) -> None:
+    server = serve(lambda request: logged_in(request) if request.method == "POST" else refused(401, "No ticket"))
+    with connect(profile(server, token=False)) as client, pytest.raises(ApiDeniedError, match="No ticket"):
+        client.put(CONFIG, cores=2)
+    assert (server.count("POST"), server.count("PUT")) == (2, 2)
+
+
+def test_token_is_not_tried_again(serve: Start, profile: Make) -> None:
+    server = serve(lambda _: refused(401, "Authentication failed!"))
+    with connect(profile(server)) as client, pytest.raises(ApiDeniedError):
+        client.get("nodes")
+    assert len(server.requests) == 1
+
+
 def test_ticket_that_ran_out_means_a_new_login(serve: Start, profile: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(request: Request) -> Answer:
         if request.params.get("password") == [TICKET]:
