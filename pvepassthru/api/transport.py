@@ -8,12 +8,13 @@ redirect is followed and no cookie of the server kept.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
-import socket
 import ssl
 import threading
-from http.client import IncompleteRead, RemoteDisconnected
+import time
+from http.client import HTTPResponse, IncompleteRead, RemoteDisconnected
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,6 +31,8 @@ from pvepassthru.model.errors import ApiCertificateError, ApiError, ApiUnreachab
 from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from pvepassthru.api.profile import Endpoint
     from pvepassthru.api.secret import Secret
 
@@ -63,36 +66,55 @@ class CutError(Exception):
 class _Progress:
     """How far one request came."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.deadline = time.monotonic() + seconds
         self.sent = False
         """False until a connection is made and trusted: nothing of the request can have reached anybody."""
         self.late = False
-        self.connection: _Connection | None = None
-
-    def end(self) -> None:
-        """Wake the thread that waits for the rest of the answer; called by another one."""
-        self.late = True
-        waiting = self.connection.sock if self.connection is not None else None
-        if waiting is not None:
-            try:
-                socket.socket.shutdown(waiting, socket.SHUT_RDWR)  # SSLSocket's own would take the TLS away first
-            except OSError:  # it has ended by now
-                pass
 
 
 class _Here(threading.local):
     """The request that this thread is at."""
 
-    progress = _Progress()
+    progress = _Progress(0)
 
 
 _here = _Here()
 
 
+class _Limited(io.RawIOBase):
+    """What a host sends, until it takes too long as a whole; a limit between two bytes is the socket's."""
+
+    def __init__(self, raw: io.RawIOBase, progress: _Progress) -> None:
+        self._raw = raw
+        self._progress = progress
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int | None:
+        if time.monotonic() >= self._progress.deadline:
+            self._progress.late = True
+            raise TimeoutError
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as its parent
+        super().__init__(*arguments, **named)
+        self.fp = io.BufferedReader(_Limited(self.fp.detach(), _here.progress))
+
+
 class _Connection(HTTPSConnection):  # type: ignore[misc]  # urllib3 counts as untyped: 1.26 has no types
+    response_class = _Response
+
     def connect(self) -> None:
         progress = _here.progress
-        progress.sent, progress.connection = False, self
+        progress.sent = False
         try:
             super().connect()  # with the check of the certificate
             if self.sock.version() is None:  # the peer left before the handshake, of which Python's ssl says nothing
@@ -104,7 +126,6 @@ class _Connection(HTTPSConnection):  # type: ignore[misc]  # urllib3 counts as u
 
     def putrequest(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as its parent
         _here.progress.sent = True  # a connection that was kept is not made anew
-        _here.progress.connection = self
         super().putrequest(*arguments, **named)
 
 
@@ -184,22 +205,17 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
         auth: AuthBase | None = None,
     ) -> requests.Response:
         """The answer, whatever its status. Raises CutError when there is none that can be used."""
-        progress = _here.progress = _Progress()
-        limit = threading.Timer(WHOLE * self._timeout[1], progress.end)
-        limit.daemon = True
-        limit.start()
+        progress = _here.progress = _Progress(WHOLE * self._timeout[1])
         try:
             answer = super().request(
                 method, url, data=data, params=params, auth=auth, timeout=self._timeout, allow_redirects=False
             )
         except (requests.RequestException, HTTPError, OSError) as error:
             raise self._cut(error, progress) from error
-        finally:
-            limit.cancel()
         wanted = answer.headers.get("Content-Length", "")
         if wanted.isdecimal() and answer.raw.tell() < int(wanted):
             answer.close()
-            raise self._unheard(self._too_slow() if progress.late else CUT_SHORT, sent=True)
+            raise self._unheard(CUT_SHORT, sent=True)
         if 300 <= answer.status_code < 400:
             message = (
                 f"{self.endpoint} answers with a redirection (HTTP status {answer.status_code}), which PVE never does"
@@ -207,16 +223,13 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
             raise CutError(ApiError(message, "is the host, with its port, a node of PVE?"), sent=True)
         return answer
 
-    def _too_slow(self) -> str:
-        return f"it was not whole within {WHOLE * self._timeout[1]:g} s"
-
     def _cut(self, error: Exception, progress: _Progress) -> CutError:
         chain = _chain(error)
         tls = not progress.sent and any(isinstance(one, requests.exceptions.SSLError | ssl.SSLError) for one in chain)
         if tls and is_certificate(" ".join(str(one) for one in chain)):
             return CutError(self._untrusted(chain), sent=False)
         if progress.late:
-            why = self._too_slow()
+            why = f"it was not whole within {WHOLE * self._timeout[1]:g} s"
         elif any(isinstance(one, requests.Timeout | TimeoutError) for one in chain):
             why = f"nothing came within {self._timeout[progress.sent]:g} s"
         else:
