@@ -303,11 +303,13 @@ def _read(path: str, what: str) -> bytes | None:
         if not stat.S_ISREG(info.st_mode):
             raise InputError(f"cannot read {what} ({path}): it is no plain file", "make it a file")
         mode = stat.S_IMODE(info.st_mode)
-        if info.st_uid not in {0, os.geteuid()} or mode & 0o177:
+        foreign = info.st_uid not in {0, os.geteuid()}
+        if foreign or mode & 0o177:
+            way = f"run this as that user (sudo keeps HOME on some systems), or chown it: {path}" if foreign else ""
             raise UnsafeError(
                 f"{path} (user {info.st_uid}, mode {mode:04o}) is not its reader's or root's alone, so {what} in it "
                 "are refused",
-                f"chmod 600 {path}; if others could read it, make new secrets",
+                way or f"chmod 600 {path}; if others could read it, make new secrets",
             )
         with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read(MAX_BYTES + 1)

@@ -221,8 +221,9 @@ def test_file_of_somebody_else(home: dict[str, str], user_file: Write, monkeypat
         os.chown(path, 12345, 12345)
     else:
         monkeypatch.setattr(os, "geteuid", lambda: 54321)
-    with pytest.raises(UnsafeError, match="is not its reader's or root's alone"):
+    with pytest.raises(UnsafeError, match="is not its reader's or root's alone") as caught:
         load(environ=home)
+    assert "run this as that user" in caught.value.hint
 
 
 def test_roots_file_is_trusted_by_others(
