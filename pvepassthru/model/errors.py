@@ -7,6 +7,11 @@ where there is one, is what to do. Exit codes are the same for every command (do
 
 from __future__ import annotations
 
+from pvepassthru.model.record import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 EXIT_FINE = 0
 EXIT_FINDINGS = 1
 
@@ -62,6 +67,65 @@ class EndedError(PassthruError):
 
 
 class UnsafeError(PassthruError):
-    """A file or folder that must be root's alone is not; nothing in it is trusted."""
+    """A file or folder that must be root's alone, or its reader's, is not; nothing in it is trusted."""
 
     exit_code = 7
+
+
+class ApiError(PassthruError):
+    """The PVE API refused a request, or its answer means nothing; the other errors of the API are derived from it."""
+
+    exit_code = 9
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        status: int | None = None,
+        words: str = "",
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, hint)
+        self.status = status
+        """The HTTP status; None where there was no answer."""
+        self.words = words
+        """What PVE said, on one line."""
+        self.fields = dict(fields or {})
+        """What PVE said of single parameters (status 400)."""
+
+
+class ApiMissingError(ApiError, NotFoundError):
+    """What was asked of the API does not exist: the VM, the node, the mapping, the storage, the snapshot."""
+
+    exit_code = 3
+
+
+class ApiUnreachableError(ApiError):
+    """No host of the profile answered, or one could not reach another node; no change was sent."""
+
+    exit_code = 10
+
+
+class ApiCertificateError(ApiError):
+    """The host's certificate is not the one to expect, so nothing was sent."""
+
+    exit_code = 11
+
+
+class ApiDeniedError(ApiError):
+    """The login was refused, or the user may not do this."""
+
+    exit_code = 12
+
+
+class ApiConflictError(ApiError):
+    """Somebody else holds it or was first: it changed since it was read, is locked, or is there already."""
+
+    exit_code = 13
+
+
+class ApiUnsureError(ApiError):
+    """A change was sent and no answer came, so it may have been done or not."""
+
+    exit_code = 14
