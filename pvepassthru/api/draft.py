@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 from pvepassthru.api.change import Change, KeyChange
 from pvepassthru.model import hostpci
+from pvepassthru.model.errors import UsageError
+from pvepassthru.model.property_string import PropertyError
+from pvepassthru.model.text import shown
 from pvepassthru.model.vmconfig import is_hostpci
 
 if TYPE_CHECKING:
@@ -26,7 +29,16 @@ class Draft:
         self._notes: dict[str, None] = {}
 
     def set(self, key: str, text: str | None, reason: str) -> None:
-        """Let a key have a value, or with None be deleted; nothing changes where it is so already."""
+        """Let a key have a value, or with None be deleted; nothing changes where it is so already.
+
+        Raises UsageError for a hostpci entry that PVE would drop.
+        """
+        if text is not None and is_hostpci(key):
+            try:
+                hostpci.parse(0, text)
+            except PropertyError as error:
+                fault = error.faults[0]
+                raise UsageError(f"PVE would drop {key}: {shown(text)}, since {fault.message}", fault.hint) from error
         if text == self.before.get(key):
             self._new.pop(key, None)
         else:
