@@ -49,7 +49,9 @@ class Chooser:
         self.notes: list[str] = []
         self._unclaimed = list(reach.entries)
         self._wanted: set[str] = set()
-        """The functions that this wish takes."""
+        """The functions that this wish takes whole, or by NVIDIA's vendor interface."""
+        self._parents: set[str] = set()
+        """The functions on which it takes mediated devices."""
         self._mediated = Mediated(reach.hardware, self.notes)
 
     def choose(self, devices: Sequence[Device], *, by_mapping: bool) -> list[Choice]:
@@ -59,11 +61,12 @@ class Chooser:
         DeviceError for what cannot be had.
         """
         found: dict[int, Choice] = {}
-        ranked = sorted(range(len(devices)), key=lambda at: _rank(devices[at]))
-        for at in ranked:
-            served = self._claim(devices[at])
-            if served:
-                found[at] = served
+        ranked = sorted(range(len(devices)), key=lambda at: (_rank(devices[at]), -_demands(devices[at])))
+        for as_it_is in (True, False):  # first the entries that need no change
+            for at in ranked:
+                served = None if at in found else self._claim(devices[at], as_it_is=as_it_is)
+                if served:
+                    found[at] = served
         left = [devices[at] for at in ranked if at not in found]
         for at in ranked:
             if at not in found:
@@ -75,14 +78,16 @@ class Chooser:
 
     # ---- entries that are there
 
-    def _claim(self, device: Device) -> Choice | None:
+    def _claim(self, device: Device, *, as_it_is: bool) -> Choice | None:
         for taken in self._unclaimed:
             entry = taken.entry
-            if not (entry.host and entry.mapping) and self._serves(device, taken):
+            if entry.host and entry.mapping:
+                continue
+            if (not as_it_is or _has_all(device, entry)) and self._serves(device, taken):
                 self._unclaimed.remove(taken)
                 functions = taken.alternatives[0] if taken.alternatives else ()
-                self._wanted.update(functions)
                 kind = (entry.mdev or "") if entry.wants_mdev else ""
+                (self._parents if kind else self._wanted).update(functions)
                 return Choice(device, functions, entry.host or "", entry.mapping or "", kind, entry)
         return None
 
@@ -169,7 +174,8 @@ class Chooser:
     def _of_class(self, device: Device, alike: int) -> Choice:
         """A device by its class or ids: the only one that is free, or so many as are wanted alike."""
         fitting = [one for one in self.hardware.functions.values() if self._is_one(device, one)]
-        reasons = {one.address: self.reach.why_not(one, self._wanted, device.kind) for one in fitting}
+        occupied = self._wanted | self._parents
+        reasons = {one.address: self.reach.why_not(one, occupied, device.kind) for one in fitting}
         free = [one for one in fitting if not reasons[one.address]]
         what, node = _WORDS.get(device.kind, f"device {device.ids}"), self.hardware.node
         if not free:
@@ -197,7 +203,8 @@ class Chooser:
     def _vf(self, address: str) -> str:
         """The first VF of a PF that is free."""
         vfs = self.reach.vfs(address)
-        reasons = {vf: self.reach.why_not(self.hardware.functions[vf], self._wanted) for vf in vfs}
+        occupied = self._wanted | self._parents
+        reasons = {vf: self.reach.why_not(self.hardware.functions[vf], occupied) for vf in vfs}
         free = [vf for vf in vfs if not reasons[vf]]
         if not free:
             why = listed((f"{vf}: {reasons[vf]}" for vf in vfs), 6)
@@ -219,18 +226,19 @@ class Chooser:
             hint = f"{listed(parents, 6)} are taken, or passed whole; a mapping with more devices may help"
             raise DeviceError(f"nothing on node {self.hardware.node} is free for {device.words}", hint)
         parent, kind = self._mediated.choose(device, usable, self.reach.mdevs())
-        if self.hardware.functions[parent].vendor_vgpu:
-            self._wanted.add(parent)
+        self._parents.add(parent)
         self._mediated.used.append((parent, kind))
         return Choice(device, (parent,), parent, mdev=kind)
 
     def _blocked(self, address: str) -> bool:
         """Whether a function is not to be chosen for a vGPU: somebody has it whole, or its one vGPU is somebody's."""
         entries = self.reach.entries
-        if self.hardware.functions[address].vendor_vgpu:
+        function = self.hardware.functions[address]
+        if function.vendor_vgpu or function.physfn:
             named = any(address in taken.functions for taken in entries)
-            return named or address in self.reach.taken or address in self._wanted
-        return any(address in taken.functions and not taken.entry.wants_mdev for taken in entries)
+            return named or address in self.reach.taken or address in self._wanted | self._parents
+        whole = any(address in taken.functions and not taken.entry.wants_mdev for taken in entries)
+        return whole or address in self._wanted
 
     def _of_mapping(self, device: Device) -> Choice:
         name, node = device.mapping, self.hardware.node
@@ -259,11 +267,10 @@ class Chooser:
         same = [
             one for one in self._unclaimed if one.alternatives == pool and one.entry.host and not one.entry.wants_mdev
         ]
-        if len(pool) == 1:
-            self._wanted.update(functions)
-            if same:  # the same device by its address: through the mapping from now on
-                self._unclaimed.remove(same[0])
-                return Choice(device, functions, mapping=name, entry=same[0].entry)
+        self._wanted.update(address for alternative in pool for address in alternative)
+        if len(pool) == 1 and same:  # the same device by its address: through the mapping from now on
+            self._unclaimed.remove(same[0])
+            return Choice(device, functions, mapping=name, entry=same[0].entry)
         return Choice(device, functions, mapping=name)
 
     def _through_mapping(self, choice: Choice) -> Choice:
@@ -299,6 +306,21 @@ def _rank(device: Device) -> int:
     """The most definite first."""
     ways = (device.addresses, device.mapping, device.vf_of, device.mdev, device.ids, device.kind)
     return next(at for at, way in enumerate(ways) if way)
+
+
+def _demands(device: Device) -> int:
+    """How much is said of a device beyond which one it is."""
+    return sum(map(bool, (device.rom, device.primary, device.igd, device.pcie is not None)))
+
+
+def _has_all(device: Device, entry: HostpciEntry) -> bool:
+    """Whether an entry has all that is said of a device, so that it need not be changed."""
+    return (
+        (device.pcie is None or device.pcie == entry.pcie)
+        and (not device.rom or device.rom == entry.romfile)
+        and (entry.x_vga or not device.primary)
+        and (entry.legacy_igd or not device.igd)
+    )
 
 
 def _alike(one: Device, other: Device) -> bool:

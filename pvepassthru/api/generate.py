@@ -50,8 +50,7 @@ def generate(
     what PVE would refuse.
     """
     draft = Draft(present, hardware)
-    present_entries = [entry for _, entry in sorted(present.section.entries.items())]
-    reach = Reach(present_entries, hardware, mappings, taken or {})
+    reach = _reach(present, hardware, mappings, taken)
     devices = igd_among(wish.devices, reach) if wish.igd else wish.devices
     devices = tuple(one if _is_named(one) else one._replace(addresses=(IGD,)) for one in devices)
     chooser = Chooser(reach)
@@ -105,6 +104,13 @@ def generate_all(
             claimed |= dict.fromkeys(own, f"VM {present.vmid}")
             changes.append(change)
     return changes
+
+
+def _reach(
+    config: Present, hardware: NodeHardware, mappings: Mappings, taken: Mapping[str, str] | None = None
+) -> Reach:
+    entries_now = [entry for _, entry in sorted(config.section.entries.items())]
+    return Reach(entries_now, hardware, mappings, taken or {})
 
 
 def _is_named(device: Device) -> bool:
@@ -215,6 +221,12 @@ def _hold_to_pve(draft: Draft, after: Present, mappings: Mappings) -> None:
     for one in after.section.dropped:
         words = "; ".join(fault.message for fault in one.faults)
         raise UsageError(f"PVE would drop {one.key}: {shown(one.value)}, since {words}", one.faults[0].hint)
+    both = (
+        _reach(after, draft.hardware, mappings).both_ways() - _reach(draft.before, draft.hardware, mappings).both_ways()
+    )
+    for whole, mediated in sorted(both):
+        message = f"{whole} would pass the device whole on which {mediated} has a mediated device"
+        raise UsageError(message, "keep one of the two")
     known = {(problem.code, problem.key) for problem in _problems(draft.before, draft.hardware, mappings)}
     for problem in _problems(after, draft.hardware, mappings):
         message = f"{problem.key}: {problem.message}"
@@ -227,6 +239,5 @@ def _hold_to_pve(draft: Draft, after: Present, mappings: Mappings) -> None:
 
 
 def _problems(present: Present, hardware: NodeHardware, mappings: Mappings) -> tuple[Problem, ...]:
-    if present.config.template:
-        return ()
+    """Why PVE does not start the VM; of a template, its clones."""
     return resolve.resolve(present.section, mappings, hardware, hardware.node, present.vmid).problems

@@ -118,16 +118,27 @@ class Reach:
             if taken.entry.wants_mdev and len(taken.alternatives) == 1
         ]
 
+    def both_ways(self) -> set[tuple[str, str]]:
+        """(entry that passes a function whole, entry with a mediated device on it), by their keys."""
+        return {
+            (whole.entry.key, other.entry.key)
+            for whole in self.entries
+            for other in self.entries
+            if not whole.entry.wants_mdev
+            and other.entry.wants_mdev
+            and len(whole.alternatives) == len(other.alternatives) == 1
+            and set(whole.functions) & set(other.functions)
+        }
+
     def why_not(self, function: Function, wanted: Container[str], kind: str = "") -> str:
         """Why a function is not to be chosen where several come into question; empty if it may be."""
         return next(self._reasons(function, wanted, kind), "")
 
     def _reasons(self, function: Function, wanted: Container[str], kind: str) -> Iterator[str]:
         address = function.address
-        if address in wanted or any(address in taken.functions for taken in self.entries):
-            yield "the VM has it already"
-        if address in self.taken:
-            yield f"{self.taken[address]} has it"
+        if address in wanted:
+            yield "the VM gets it already"
+        yield from self._owners(address)
         if function.bridge:
             yield "a bridge"
         if function.use:
@@ -142,3 +153,11 @@ class Reach:
             yield f"the display of the server's management controller ({_BMC[function.vendor]})"
         used = (mate for mate in self.hardware.mates((address,)) if mate.use)
         yield from (f"it shares its IOMMU group with {mate.address}: {mate.use}" for mate in used)
+
+    def _owners(self, address: str) -> Iterator[str]:
+        """Words for the VM's own entries that have a function, or may take it, and for others that have it."""
+        for taken in self.entries:
+            if address in taken.functions:
+                yield f"{taken.entry.key} has it" + (" among others" if len(taken.alternatives) > 1 else "")
+        if address in self.taken:
+            yield f"{self.taken[address]} has it"

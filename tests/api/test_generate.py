@@ -124,7 +124,7 @@ def test_vfs() -> None:
     assert values(other) == {"hostpci0": "0000:03:10.2"}
     assert values(change("", words(devices=["8086:10ed"]))) == {"hostpci0": "0000:03:10.0"}
     error = refused("", words(vf_of=["03:00.0"] * 3), DeviceError, "no VF of 0000:03:00.0 is free on node pve1")
-    assert "0000:03:10.0: the VM has it already" in error.hint
+    assert "0000:03:10.0: the VM gets it already" in error.hint
     error = refused("", words(vf_of=["06:00.0"]), DeviceError, "has no VFs on node pve1")
     assert error.hint == "on the node: pvepassthru sriov set 0000:06:00.0 N"
     error = refused("", words(vf_of=["77:00.0"]), NotFoundError, "there is no PCI device 0000:77:00.0")
