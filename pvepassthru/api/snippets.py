@@ -47,7 +47,8 @@ def terraform(change: Change) -> str:
     if not change.keys:
         lines.append("# nothing to change")
         return _text(lines)
-    blocks = [*_blocks(change), *map(_hostpci_block, change.after.section.entries.values())]
+    entries = [entry for _, entry in sorted(change.after.section.entries.items())]
+    blocks = [*_blocks(change), *map(_hostpci_block, entries)]
     lines += [f"# {remark}" for _, _, remarks in blocks for remark in remarks]
     lines += [f"# {one.key}: remove it, PVE's default counts" for one in change.keys if one.new is None]
     plain: dict[str, Value] = {"node_name": change.node, "vm_id": change.vmid}
@@ -132,8 +133,12 @@ def _attributes(values: Mapping[str, Value], indent: str) -> list[str]:
 
 def _hcl(value: Value) -> str:
     """A value in Terraform's language, in whose texts ${ and %{ begin templates."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text.replace("${", "$${").replace("%{", "%%{")
+    text = json.dumps(value, ensure_ascii=False).replace("${", "$${").replace("%{", "%%{")
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return f"\\u{ord(char):04x}" if ord(char) < 0x10000 else f"\\U{ord(char):08x}"
 
 
 # ---- Ansible
@@ -186,4 +191,5 @@ def _option(one: KeyChange, new: str, options: dict[str, object], vmid: int) -> 
 
 
 def _text(lines: list[str]) -> str:
-    return "".join(f"{one_line(line)}\n" for line in lines)
+    """Lines of which no comment can end early."""
+    return "".join(f"{one_line(line) if line.startswith('#') else line}\n" for line in lines)
