@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.host.inventory import Mdev, MdevType
+from pvepassthru.host.pciids import PciIds
 from pvepassthru.model import mapping, pci, profile
 from pvepassthru.model.text import number, shown
 from pvepassthru.rules.memory import bar_sizes, intel_cpu
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pvepassthru.host.inventory import Inventory
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.profile import Profile
+    from pvepassthru.rules.subject import Surroundings
 
     Answer = Mapping[str, object]
     """One entry of a list that the API answers."""
@@ -305,6 +307,16 @@ def mappings_of_api(answer: Iterable[Answer]) -> Mappings:
 
 
 # ---- by the host
+
+
+def of_host(around: Surroundings) -> NodeHardware:
+    """The hardware of a host that rules look at, with what the host cannot do without, and with names."""
+
+    def use(address: str) -> str:
+        found = around.uses.critical(address)
+        return found[0].detail if found else ""
+
+    return of_inventory(around.inventory, use, PciIds(around.host).name)
 
 
 def of_inventory(
