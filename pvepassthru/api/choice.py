@@ -274,23 +274,38 @@ class Chooser:
         return Choice(device, functions, mapping=name)
 
     def _through_mapping(self, choice: Choice) -> Choice:
-        """The same choice by a mapping that has just that device here. Raises NotFoundError and UsageError."""
+        """The same choice by a mapping: one that has just that device here, else one of devices that all serve.
+
+        Raises NotFoundError and UsageError.
+        """
         if choice.mapping:
             return choice
         node = self.hardware.node
-        fitting = [
+        right = [
             name
             for name, mapping in sorted(self.reach.mappings.by_name.items())
-            if self.reach.pool(name) == (choice.functions,)
-            and len(mapping.on(node)) == 1
-            and not mapped.check(mapping, mapping.on(node)[0], self.hardware, name, None)
+            if len(self.reach.pool(name)) == len(mapping.on(node))
+            and not any(mapped.check(mapping, here, self.hardware, name, None) for here in mapping.on(node))
         ]
+        exact = [name for name in right if self.reach.pool(name) == (choice.functions,)]
+        fitting = exact or [name for name in right if self._all_serve(choice, self.reach.pool(name))]
         if not fitting:
             hint = "only root@pam can name a device by its address; have a mapping made: pvepassthru mapping plan"
             raise NotFoundError(f"no mapping has just {listed(choice.functions)} of node {node}", hint)
         if len(fitting) > 1:
             raise UsageError(f"several mappings have {listed(choice.functions)}: {listed(fitting)}", "name one of them")
         return choice._replace(host="", mapping=fitting[0])
+
+    def _all_serve(self, choice: Choice, pool: tuple[tuple[str, ...], ...]) -> bool:
+        """Whether each device of a mapping would do, so that PVE may take any: what was chosen is one of them."""
+        firsts = [self.hardware.functions[functions[0]] for functions in pool if len(functions) == 1]
+        return (
+            not choice.device.addresses
+            and choice.functions in pool
+            and len(firsts) == len(pool)
+            and all(self._is_one(choice.device, one) for one in firsts)
+            and (not choice.mdev or all(choice.mdev in one.offers() for one in firsts))
+        )
 
 
 def igd_among(devices: Sequence[Device], reach: Reach) -> tuple[Device, ...]:

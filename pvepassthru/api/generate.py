@@ -49,6 +49,9 @@ def generate(
     ambiguous or contradicts the config, NotFoundError for what is not there, and DeviceError for what cannot be had or
     what PVE would refuse.
     """
+    if present.node != hardware.node:
+        message = f"VM {present.vmid} is on node {present.node}, and the hardware is that of {hardware.node}"
+        raise UsageError(message, "ask for the hardware of the VM's own node")
     draft = Draft(present, hardware)
     reach = _reach(present, hardware, mappings, taken)
     devices = igd_among(wish.devices, reach) if wish.igd else wish.devices

@@ -199,8 +199,14 @@ def of_arguments(  # noqa: PLR0913 - one for each option
     primary_gpu: bool = False,
     rom_file: str = "",
     igd: bool = False,
+    bios: str = "",
+    efi_storage: str = "",
+    hook: str = "",
+    numa: bool = False,
+    hidden: bool = False,
+    by_mapping: bool = False,
 ) -> Wish:
-    """The wish that options mean; further ones are fields of the wish. Raises UsageError.
+    """The wish that options mean. Raises UsageError.
 
     An mdev type is for the one device that is named, or for any that has it if none is. A ROM file and `primary_gpu`
     are for the GPU among the devices, which only the hardware tells (api/generate.py).
@@ -216,8 +222,21 @@ def of_arguments(  # noqa: PLR0913 - one for each option
             raise UsageError(f"--mdev is for one device, and {len(named)} are named", hint)
         least = framebuffer(min_framebuffer) if min_framebuffer else 0
         named = [(named[0] if named else Device())._replace(mdev=mdev(mdev_type), framebuffer=least)]
+    if bios and bios not in FIRMWARE:
+        raise UsageError(f"{shown(bios)} is no firmware", f"use {' or '.join(FIRMWARE)}")
     return checked(
-        Wish(tuple(named), primary_gpu=primary_gpu, rom=rom(rom_file) if rom_file else "", igd=igd),
+        Wish(
+            tuple(named),
+            primary_gpu=primary_gpu,
+            rom=rom(rom_file) if rom_file else "",
+            igd=igd,
+            bios=bios,
+            storage=storage(efi_storage) if efi_storage else "",
+            hookscript=hookscript(hook) if hook else "",
+            numa=numa,
+            hidden=hidden,
+            by_mapping=by_mapping,
+        )
     )
 
 
@@ -236,7 +255,7 @@ def checked(wish: Wish) -> Wish:
         raise UsageError("two devices are wanted as the Intel GPU in legacy mode", "a VM has one")
     if not (wish.devices or wish.igd) and (wish.primary_gpu or wish.rom):
         raise UsageError("no device is named that could be the GPU", "add --device, for example --device gpu")
-    if wish == Wish():
+    if wish._replace(storage="", by_mapping=False) == Wish():  # these only say how
         raise UsageError("nothing is required of the VM", "name a device, for example --device gpu")
     return wish
 

@@ -89,15 +89,15 @@ def test_a_file_has_the_digest_that_pve_gives_it() -> None:
 
 
 CONFIG = {
-
-        "hostpci0": "0000:01:00,pcie=1,x-vga=1",
-        "name": "vm100",
-        "boot": " ",
-        "memory": "512",
-        "cores": 1,
-        "onboot": True
-    ,
-    "meta": "creation-qemu=10.1.2,ctime=1795371285", "digest": "888c", "description": "a\nhostpci1: 04:00.0",
+    "hostpci0": "0000:01:00,pcie=1,x-vga=1",
+    "name": "vm100",
+    "boot": " ",
+    "memory": "512",
+    "cores": 1,
+    "onboot": True,
+    "meta": "creation-qemu=10.1.2,ctime=1795371285",
+    "digest": "888c",
+    "description": "a\nhostpci1: 04:00.0",
 }
 
 

@@ -244,14 +244,29 @@ def test_more_entries_than_a_mapping_has_devices() -> None:
 
 
 def test_by_mapping_only() -> None:
-    asked = words(devices=["04:00.0", "01:00"])._replace(by_mapping=True)
+    asked = words(devices=["04:00.0", "01:00"], by_mapping=True)
     found = change("", asked)
     assert values(found) == {"hostpci0": "mapping=nvme,pcie=1", "hostpci1": "mapping=gpu,pcie=1", "machine": "q35"}
     assert not any(one.root_only for one in found.keys)
-    error = refused(
-        "", words(devices=["06:00.0"])._replace(by_mapping=True), NotFoundError, "no mapping has just 0000:06:00.0"
-    )
+    error = refused("", words(devices=["06:00.0"], by_mapping=True), NotFoundError, "no mapping has just 0000:06:00.0")
     assert "only root@pam" in error.hint
+
+
+def test_by_a_mapping_of_devices_that_all_serve() -> None:
+    """PVE takes any of them at the start."""
+    assert values(change("", words(vf_of=["03:00.0"], by_mapping=True))) == {"hostpci0": "mapping=vfs"}
+    assert values(change("", words(mdev_type="nvidia-63", by_mapping=True))) == {
+        "hostpci0": "mapping=p4,mdev=nvidia-63"
+    }
+    refused("", words(devices=["03:10.0"], by_mapping=True), NotFoundError, "no mapping has just 0000:03:10.0")
+    twice = hardware.mappings_of_api([*node.MAPPINGS, {**node.MAPPINGS[2], "id": "nvme2"}])
+    with pytest.raises(UsageError, match="several mappings have 0000:04:00"):
+        generate(present.of_file(100, node.NODE, b""), words(devices=["04:00.0"], by_mapping=True), API, twice)
+
+
+def test_the_hardware_of_another_node() -> None:
+    with pytest.raises(UsageError, match="VM 100 is on node pve2, and the hardware is that of pve1"):
+        generate(present.of_file(100, "pve2", b""), words(devices=["nic"]), API, MAPPINGS)
 
 
 def test_an_entry_becomes_one_by_mapping() -> None:
@@ -259,7 +274,7 @@ def test_an_entry_becomes_one_by_mapping() -> None:
     for asked in (words(mappings=["nvme"]), words(devices=["nvme", "10000:e1:00.0"])):
         found = change(text, asked._replace(by_mapping=len(asked.devices) == 1))
         assert values(found).get("hostpci3", "mapping=nvme,pcie=1,rombar=0") == "mapping=nvme,pcie=1,rombar=0"
-    assert values(change(text, words(devices=["04:00.0"])._replace(by_mapping=True))) == {
+    assert values(change(text, words(devices=["04:00.0"], by_mapping=True))) == {
         "hostpci3": "mapping=nvme,pcie=1,rombar=0"
     }
 

@@ -115,12 +115,19 @@ def test_arguments() -> None:
     there = wish.of_arguments(mappings=["p4"], mdev_type="nvidia-63")
     assert there.devices[0].words == "mdev nvidia-63 on mapping p4"
     assert wish.of_arguments(igd=True) == Wish(igd=True)
+    assert wish.of_arguments(hook="local:snippets/x") == Wish(hookscript="local:snippets/x")
+    assert wish.of_arguments(bios="ovmf", efi_storage="zfs1", numa=True, hidden=True, by_mapping=True) == Wish(
+        bios="ovmf", storage="zfs1", numa=True, hidden=True, by_mapping=True
+    )
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ({}, "nothing is required"),
+        ({"efi_storage": "local", "by_mapping": True}, "nothing is required"),
+        ({"devices": ["gpu"], "bios": "uefi"}, "uefi is no firmware"),
+        ({"devices": ["gpu"], "hook": "x.sh"}, "x.sh is no hookscript"),
         ({"primary_gpu": True}, "no device is named that could be the GPU"),
         ({"rom_file": "x.rom"}, "no device is named that could be the GPU"),
         ({"min_framebuffer": "4G", "devices": ["gpu"]}, "--min-framebuffer says nothing without --mdev"),
