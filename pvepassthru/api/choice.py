@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api.mediated import Mediated
-from pvepassthru.api.wish import IGD, Device
+from pvepassthru.api.wish import BEST, IGD, Device
 from pvepassthru.model import mapped, pci
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.text import counted, listed, nearest, shown
@@ -50,6 +50,10 @@ class Chooser:
         self._unclaimed = list(reach.entries)
         self._wanted: set[str] = set()
         """The functions that this wish takes whole, or by NVIDIA's vendor interface."""
+        self._single: set[str] = set()
+        """Those of them that it takes for sure, by no mapping of several."""
+        self._pools: dict[str, int] = {}
+        """How often it takes one of a mapping of several, by the mapping's name."""
         self._parents: set[str] = set()
         """The functions on which it takes mediated devices."""
         self._mediated = Mediated(reach.hardware, self.notes)
@@ -71,7 +75,8 @@ class Chooser:
         for at in ranked:
             if at not in found:
                 alike = sum(_alike(devices[at], other) for other in left)
-                found[at] = self._pick(devices[at], alike)
+                pooled = self._pooled(devices[at]) if by_mapping else None
+                found[at] = pooled or self._pick(devices[at], alike)
                 left.remove(devices[at])
         choices = [found[at] for at in range(len(devices))]
         return [self._through_mapping(choice) for choice in choices] if by_mapping else choices
@@ -141,6 +146,7 @@ class Chooser:
         self, device: Device, functions: tuple[str, ...], host: str = "", entry: HostpciEntry | None = None
     ) -> Choice:
         self._wanted.update(functions)
+        self._single.update(functions)
         return Choice(device, functions, host or ";".join(functions), entry=entry)
 
     def _whole(self, device: Device) -> Choice:
@@ -227,6 +233,8 @@ class Chooser:
             raise DeviceError(f"nothing on node {self.hardware.node} is free for {device.words}", hint)
         parent, kind = self._mediated.choose(device, usable, self.reach.mdevs())
         self._parents.add(parent)
+        if self.hardware.functions[parent].physfn:
+            self._single.add(parent)
         self._mediated.used.append((parent, kind))
         return Choice(device, (parent,), parent, mdev=kind)
 
@@ -273,39 +281,65 @@ class Chooser:
             return Choice(device, functions, mapping=name, entry=same[0].entry)
         return Choice(device, functions, mapping=name)
 
-    def _through_mapping(self, choice: Choice) -> Choice:
-        """The same choice by a mapping: one that has just that device here, else one of devices that all serve.
+    # ---- by mappings only
 
-        Raises NotFoundError and UsageError.
-        """
-        if choice.mapping:
-            return choice
+    def _right(self) -> list[str]:
+        """The mappings that fit this node, each with all of its devices there, by name."""
         node = self.hardware.node
-        right = [
+        return [
             name
             for name, mapping in sorted(self.reach.mappings.by_name.items())
-            if len(self.reach.pool(name)) == len(mapping.on(node))
+            if mapping.on(node)
             and not any(mapped.check(mapping, here, self.hardware, name, None) for here in mapping.on(node))
         ]
-        exact = [name for name in right if self.reach.pool(name) == (choice.functions,)]
-        fitting = exact or [name for name in right if self._all_serve(choice, self.reach.pool(name))]
+
+    def _pooled(self, device: Device) -> Choice | None:
+        """A mapping of several devices that all serve and of which one is left, so that PVE may take any of them."""
+        if device.addresses or device.mapping:
+            return None
+        fitting = [name for name in self._right() if self._is_pool(device, name)]
+        if not fitting:
+            return None
+        name = _only(fitting, f"devices for {device.words}")
+        pool = self.reach.pool(name)
+        kind = ""
+        if device.mdev:
+            parents = [functions[0] for functions in pool]
+            kind = self._mediated.choose(device, parents, self.reach.mdevs(), pooled=True)[1]
+        self._pools[name] = self._pools.get(name, 0) + 1
+        self._wanted.update(functions[0] for functions in pool)
+        return Choice(device, pool[0], mapping=name, mdev=kind)
+
+    def _is_pool(self, device: Device, name: str) -> bool:
+        pool = self.reach.pool(name)
+        firsts = [self.hardware.functions[functions[0]] for functions in pool if len(functions) == 1]
+        if len(firsts) != len(pool) or len(pool) < 2 or self.reach.mappings.by_name[name].mdev != bool(device.mdev):
+            return False
+        if device.mdev not in {"", BEST} and not all(device.mdev in one.offers() for one in firsts):
+            return False
+        entries = [taken for taken in self.reach.entries if taken.entry.mapping == name]
+        alone = self._single.union(*(taken.functions for taken in self.reach.entries if len(taken.alternatives) == 1))
+        left = len({one.address for one in firsts} - alone) - len(entries) - self._pools.get(name, 0)
+        shared = device.mdev and not any(one.vendor_vgpu or one.physfn for one in firsts)
+        return all(self._is_one(device, one) for one in firsts) and (bool(shared) or left > 0)
+
+    def _through_mapping(self, choice: Choice) -> Choice:
+        """The same choice by a mapping that has just that device here. Raises NotFoundError and UsageError."""
+        if choice.mapping:
+            return choice
+        fitting = [name for name in self._right() if self.reach.pool(name) == (choice.functions,)]
+        what = listed(choice.functions)
         if not fitting:
             hint = "only root@pam can name a device by its address; have a mapping made: pvepassthru mapping plan"
-            raise NotFoundError(f"no mapping has just {listed(choice.functions)} of node {node}", hint)
-        if len(fitting) > 1:
-            raise UsageError(f"several mappings have {listed(choice.functions)}: {listed(fitting)}", "name one of them")
-        return choice._replace(host="", mapping=fitting[0])
+            raise NotFoundError(f"no mapping has just {what} of node {self.hardware.node}", hint)
+        return choice._replace(host="", mapping=_only(fitting, what))
 
-    def _all_serve(self, choice: Choice, pool: tuple[tuple[str, ...], ...]) -> bool:
-        """Whether each device of a mapping would do, so that PVE may take any: what was chosen is one of them."""
-        firsts = [self.hardware.functions[functions[0]] for functions in pool if len(functions) == 1]
-        return (
-            not choice.device.addresses
-            and choice.functions in pool
-            and len(firsts) == len(pool)
-            and all(self._is_one(choice.device, one) for one in firsts)
-            and (not choice.mdev or all(choice.mdev in one.offers() for one in firsts))
-        )
+
+def _only(names: list[str], what: str) -> str:
+    """The only name. Raises UsageError when there are several."""
+    if len(names) > 1:
+        raise UsageError(f"several mappings have {what}: {listed(names)}", "name one of them")
+    return names[0]
 
 
 def igd_among(devices: Sequence[Device], reach: Reach) -> tuple[Device, ...]:
