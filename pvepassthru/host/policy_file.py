@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """One policy file: its YAML checked against policy.schema.json, each slip with its line.
 
-Besides JSON schema's own keywords the schema has `use` (words for what is allowed), `keys` (what the keys of a mapping
-name), and for texts `selector` and `address`. Imported only where there is a policy file: what it needs loads slowly.
+The schema's own keywords are those of host/slips.py, and for texts `selector` and `address`. Imported only where there
+is a policy file: what it needs loads slowly.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-import jsonschema
-
-from pvepassthru.host import strict_yaml
+from pvepassthru.host import slips, strict_yaml
+from pvepassthru.host.slips import KeyForm, Slip
 from pvepassthru.host.vms import vmid_of
 from pvepassthru.model import pci
 from pvepassthru.model.policy import EVERY, HOST_SAVING, selector
-from pvepassthru.model.text import listed, nearest, number, shown
+from pvepassthru.model.text import number, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,19 +26,6 @@ if TYPE_CHECKING:
 SCHEMA = os.path.join(os.path.dirname(__file__), "policy.schema.json")
 LONGEST_UNIT = 255
 LAST_BAR = 5
-TYPES = {"object": "a mapping of keys to values", "array": "a list", "string": "text", "integer": "a whole number"}
-TYPES |= {"number": "a number", "boolean": "true or false"}
-DEEPEST = 12
-"""A policy has fewer levels; one that has more is a slip, such as an alias that holds itself."""
-
-
-class Slip(NamedTuple):
-    """Something in a policy file that means nothing, or not what its writer thinks."""
-
-    line: int
-    message: str
-    """What is wrong, with the place by its keys: `vms.100.gate is perhaps`."""
-    hint: str
 
 
 class Checked(NamedTuple):
@@ -71,30 +56,18 @@ class Checked(NamedTuple):
 
 def schema() -> dict[str, Any]:
     """The shipped JSON schema."""
-    with open(SCHEMA, encoding="utf-8") as file:
-        found: dict[str, Any] = json.load(file)
-    return found
+    return slips.load(SCHEMA)
 
 
 def check(data: bytes) -> Checked:
     """A policy file by its bytes. Raises strict_yaml.YamlError."""
     written = strict_yaml.parse(data)
-    if _depth(written.value) > DEEPEST:
-        hint = "see if an alias holds itself"
-        return Checked({}, (Slip(1, f"the file is nested more than {DEEPEST} levels deep", hint),), written)
-    slips = {slip for error in _Validator(schema()).iter_errors(written.value) for slip in _slips(written, error)}
-    if not slips:
-        slips |= set(_unsaid(written))
-    if slips or not isinstance(written.value, dict):
-        return Checked({}, tuple(sorted(slips)), written)
+    found = slips.Checker(schema(), KEYS, TEXTS).slips(written)
+    if not found:
+        found |= set(_unsaid(written))
+    if found or not isinstance(written.value, dict):
+        return Checked({}, tuple(sorted(found)), written)
     return Checked(_normal(written.value), (), written)
-
-
-def _depth(value: object, level: int = 0) -> int:
-    if level > DEEPEST or not isinstance(value, dict | list):
-        return level
-    inner = value.values() if isinstance(value, dict) else value
-    return max((_depth(one, level + 1) for one in inner), default=level + 1)
 
 
 # ---- what JSON schema cannot say
@@ -126,99 +99,26 @@ def _key_unit(key: str) -> str | None:
     return key if fits and "." in key else None
 
 
-KEYS: dict[str, tuple[Callable[[str], str | None], str, str]] = {
-    "vmid": (_key_vmid, "VMID", "use numbers from 100"),
-    "selector": (selector, "device", "use an address, a slot, vendor:device or mapping:NAME"),
-    "function": (_key_function, "device", "use an address, a slot or vendor:device"),
-    "index": (_key_index, "number of a VF", "use numbers from 0"),
-    "bar": (_key_bar, "number of a BAR", f"use numbers from 0 to {LAST_BAR}"),
-    "unit": (_key_unit, "systemd unit", "write it in full, such as lightdm.service"),
+KEYS: dict[str, KeyForm] = {
+    "vmid": KeyForm(_key_vmid, "VMID", "use numbers from 100"),
+    "selector": KeyForm(selector, "device", "use an address, a slot, vendor:device or mapping:NAME"),
+    "function": KeyForm(_key_function, "device", "use an address, a slot or vendor:device"),
+    "index": KeyForm(_key_index, "number of a VF", "use numbers from 0"),
+    "bar": KeyForm(_key_bar, "number of a BAR", f"use numbers from 0 to {LAST_BAR}"),
+    "unit": KeyForm(_key_unit, "systemd unit", "write it in full, such as lightdm.service"),
 }
 """What keys of a mapping can name: how one is written, its word, and what to do."""
-
-
-def _keys(_: object, kind: str, instance: object, __: object) -> Iterator[jsonschema.ValidationError]:
-    normal, word, hint = KEYS[kind]
-    seen: dict[str, str] = {}
-    for key in instance if isinstance(instance, dict) else ():
-        written = normal(key)
-        if written is None:
-            yield jsonschema.ValidationError(f"has {shown(key)}, which is no {word}|{hint}", path=(), instance=key)
-        elif written in seen:
-            yield jsonschema.ValidationError(f"has {written} twice|leave one of them", path=(), instance=key)
-        else:
-            seen[written] = key
-
-
-def _text(form: Callable[[str], bool]) -> Callable[..., Iterator[jsonschema.ValidationError]]:
-    def keyword(_: object, wanted: bool, instance: object, __: object) -> Iterator[jsonschema.ValidationError]:  # noqa: FBT001 - as jsonschema calls it
-        if wanted and isinstance(instance, str) and not form(instance):
-            yield jsonschema.ValidationError("is not what is allowed")
-
-    return keyword
 
 
 def _is_address(text: str) -> bool:
     return pci.is_address(pci.with_domain(text.lower()))
 
 
-_Validator = jsonschema.validators.extend(  # type: ignore[no-untyped-call] # its stubs have no types for it
-    jsonschema.Draft7Validator,
-    {
-        "keys": _keys,
-        "selector": _text(lambda text: text == EVERY or selector(text) is not None),
-        "address": _text(_is_address),
-    },
-)
-
-
-# ---- words
-
-
-def _place(path: Sequence[object]) -> str:
-    words = ""
-    for step in path:
-        words += f" entry {step + 1}" if isinstance(step, int) else f".{shown(str(step))}"
-    return words.removeprefix(".") or "the file"
-
-
-def _slips(document: Document, error: Any) -> Iterator[Slip]:  # noqa: ANN401 - a ValidationError, whose fields have no types
-    path = list(error.absolute_path)
-    where = _place(path)
-    rules = error.schema if isinstance(error.schema, dict) else {}
-    if error.validator == "additionalProperties":
-        known = list(rules.get("properties", ()))
-        for key in (key for key in error.instance if key not in known):
-            near = nearest(key, known)
-            hint = f"is {near} meant?" if near else f"known are {listed(known, 20)}"
-            yield Slip(document.line([*path, key]), f"{where} has an unknown key {shown(key)}", hint)
-    elif error.validator == "keys":
-        message, _, hint = error.message.partition("|")
-        yield Slip(document.line([*path, error.instance]), f"{where} {message}", hint)
-    elif error.validator == "required":
-        missing = next(name for name in error.validator_value if name not in error.instance and name in error.message)
-        use = rules["properties"][missing].get("use") or rules["properties"][missing]["description"]
-        yield Slip(document.line(path), f"{where} has no {missing}", f"add it: {use}")
-    elif error.validator == "type" and "use" not in rules:
-        kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
-        kind = next(kind for kind in kinds if kind != "null")
-        hint = "begin each entry with `-`" if kind == "array" else ""
-        yield Slip(document.line(path), f"{where} must be {TYPES[kind]}, not {_value(error.instance)}", hint)
-    else:
-        use = rules.get("use") or listed(rules.get("enum", ())) or rules.get("description", "")
-        quoted = error.validator == "type" and isinstance(error.instance, str) and number(error.instance) is not None
-        value = f'"{error.instance}", which is text' if quoted else _value(error.instance)
-        yield Slip(document.line(path), f"{where} is {value}", f"use {use}{', without quotes' if quoted else ''}")
-
-
-def _value(value: object) -> str:
-    if isinstance(value, dict):
-        return "a mapping"
-    if isinstance(value, list):
-        return "a list"
-    if value is None:
-        return "empty"
-    return str(value).lower() if isinstance(value, bool) else shown(str(value))
+TEXTS: dict[str, Callable[[str], bool]] = {
+    "selector": lambda text: text == EVERY or selector(text) is not None,
+    "address": _is_address,
+}
+"""Forms of texts."""
 
 
 # ---- what no schema says
@@ -255,7 +155,7 @@ def _bars(document: Document, value: dict[str, Any]) -> Iterator[Slip]:
             count = int(size[:-1])
             if count & (count - 1):
                 place = [*path, "bars", bar]
-                yield Slip(document.line(place), f"{_place(place)} is {size}", "use a power of two, such as 256M")
+                yield Slip(document.line(place), f"{slips.words(place)} is {size}", "use a power of two, such as 256M")
 
 
 def _vfs(document: Document, path: list[str], settings: dict[str, Any]) -> Iterator[Slip]:
@@ -266,24 +166,25 @@ def _vfs(document: Document, path: list[str], settings: dict[str, Any]) -> Itera
         place = path if index is None else [*path, "vf", index]
         here = {**settings, **(said or {})}
         if index is not None and int(index) >= settings["vfs"]:
-            message = f"{_place(place)} is for a VF that is not there: vfs is {settings['vfs']}, and the first one is 0"
+            message = (
+                f"{slips.words(place)} is for a VF that is not there: vfs is {settings['vfs']}, and the first one is 0"
+            )
             yield Slip(document.line(place), message, "raise vfs, or leave it out")
         if here.get("max_tx_rate") and here.get("min_tx_rate", 0) > here["max_tx_rate"]:
-            message = (
-                f"{_place(place)} has a min_tx_rate of {here['min_tx_rate']} and a max_tx_rate of {here['max_tx_rate']}"
-            )
+            rates = f"a min_tx_rate of {here['min_tx_rate']} and a max_tx_rate of {here['max_tx_rate']}"
+            message = f"{slips.words(place)} has {rates}"
             yield Slip(document.line(place), message, "let the first be no more than the second")
         if here.get("qos") and not here.get("vlan"):
-            yield Slip(document.line(place), f"{_place(place)} has qos without a vlan", "say which vlan")
+            yield Slip(document.line(place), f"{slips.words(place)} has qos without a vlan", "say which vlan")
         mac = str((said or {}).get("mac", "keep")).lower()
         if mac not in {"keep", "stable"}:
             if index is None and settings["vfs"] > 1 + len(own):
-                message = f"{_place(place)} gives one MAC to several VFs"
+                message = f"{slips.words(place)} gives one MAC to several VFs"
                 yield Slip(document.line([*place, "mac"]), message, "use stable, or say it under vf by number")
             elif mac in macs:
-                message = f"{_place(place)} has the MAC of {macs[mac]}"
+                message = f"{slips.words(place)} has the MAC of {macs[mac]}"
                 yield Slip(document.line([*place, "mac"]), message, "give each VF its own")
-            macs[mac] = _place(place)
+            macs[mac] = slips.words(place)
 
 
 NORMAL: dict[str, Callable[[str], str | None]] = {

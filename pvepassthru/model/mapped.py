@@ -59,7 +59,7 @@ def check(mapping: Mapping, here: MapEntry, hardware: Hardware, key: str, line: 
     found = []
 
     def refuse(code: str, message: str, hint: str, device: str | None = None) -> None:
-        where = f"mapping {mapping.name} (line {here.line} of pci.cfg)"
+        where = f"mapping {mapping.name}" + (f" (line {here.line} of pci.cfg)" if here.line else "")
         found.append(Problem(code, key, line, f"{where}: {message}", hint, device))
 
     for number, path in enumerate(here.paths):

@@ -45,7 +45,7 @@ class MapEntry(NamedTuple):
     """One `map` line: the device or devices on one node."""
 
     line: int
-    """Line of the file, from 1."""
+    """Line of the file, from 1; 0 of what the API told."""
     node: str
     paths: tuple[str, ...]
     """Selectors with domain; several are one multifunction device."""

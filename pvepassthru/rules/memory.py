@@ -19,6 +19,7 @@ from pvepassthru.rules.subject import Hit, chosen
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from pvepassthru.host.host import Host
     from pvepassthru.rules.subject import Subject, Surroundings
 
 _DEFAULT = 512
@@ -258,8 +259,12 @@ def remote_node(subject: Subject) -> Iterator[Hit]:
 
 
 def _intel(around: Surroundings) -> bool:
+    return intel_cpu(around.host)
+
+
+def intel_cpu(host: Host) -> bool:
     """Whether the host's CPU says that it is Intel's."""
-    lines = (around.host.text("/proc/cpuinfo") or "").split("\n", 40)[:40]
+    lines = (host.text("/proc/cpuinfo") or "").split("\n", 40)[:40]
     return any(line.split() == ["vendor_id", ":", "GenuineIntel"] for line in lines)
 
 

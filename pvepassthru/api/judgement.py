@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rules say of a VM as it would be after a change, on its own node: the same rules as those of `validate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.host import vms
+from pvepassthru.host.overlay import Overlay
+from pvepassthru.rules import catalogue, silence
+from pvepassthru.rules import subject as subjects
+from pvepassthru.rules.subject import Surroundings
+
+if TYPE_CHECKING:
+    from pvepassthru.api.change import Change
+    from pvepassthru.host.host import Host
+    from pvepassthru.model.finding import Finding
+
+
+class Judgement(NamedTuple):
+    """What the rules find of a VM after a change."""
+
+    new: tuple[Finding, ...]
+    """What they do not find of it as it is."""
+    remaining: tuple[Finding, ...]
+    """What they find of it as it is, too."""
+    gone: tuple[Finding, ...]
+    """What the change puts right."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether the change brings an error that nobody silenced."""
+        return any(finding.severity == "error" and finding.silenced is None for finding in self.new)
+
+
+def judge(host: Host, change: Change) -> Judgement:
+    """What the rules say of a change to a VM of this host, other VMs as they are. Raises as rules.subject.load.
+
+    Lines of the config that PVE drops are gone after any change: PVE writes the whole file anew.
+    """
+    path = vms.config_path(change.vmid)
+    before = _findings(host, change.vmid)
+    after = _findings(Overlay(host, {path: change.after.text}), change.vmid)
+    known, present = {_mark(finding) for finding in before}, {_mark(finding) for finding in after}
+    return Judgement(
+        tuple(finding for finding in after if _mark(finding) not in known),
+        tuple(finding for finding in after if _mark(finding) in known),
+        tuple(finding for finding in before if _mark(finding) not in present),
+    )
+
+
+def _findings(host: Host, vmid: int) -> list[Finding]:
+    around = Surroundings(host)
+    subject = subjects.load(host, vmid, pending=True, around=around)
+    found = silence.of_vm(silence.silences(around), subject, catalogue.findings(subject))
+    return [_without_line(finding) for finding in found]
+
+
+def _without_line(finding: Finding) -> Finding:
+    """The finding without the line of the config, since no file has the lines of what would be."""
+    place, space, key = finding.where.partition(" ")
+    file, colon, line = place.rpartition(":")
+    where = f"{file}{space}{key}" if colon and line.isdecimal() and file.endswith(".conf") else finding.where
+    return finding._replace(where=where)
+
+
+def _mark(finding: Finding) -> tuple[str, str, str]:
+    """What tells a finding from another."""
+    return finding.code, finding.where, finding.message
