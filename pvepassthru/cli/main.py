@@ -44,7 +44,7 @@ COMMANDS = {
     "snapshot": "this host in a file, for others to look at",
     "demo": "the life of some VMs on a simulated host",
 }
-"""Command to its one-line help; pvepassthru/cli/COMMAND.py is its module."""
+"""Command to its one-line help; pvepassthru/cli/COMMAND.py, with _ for -, is its module."""
 WRITING = frozenset({"hook", "recover", "release"})
 WRITING_OPTIONS = ("fix", "undo", "writes")
 """Commands, and options of others, that change a host."""
@@ -54,6 +54,7 @@ PACKAGES = {
     "jsonschema": "python3-jsonschema",
     "yaml": "python3-yaml",
     "proxmoxer": "python3-proxmoxer",
+    "requests": "python3-requests",
 }
 """Python module to the Debian package that has it."""
 
@@ -71,7 +72,7 @@ def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
         if name not in only:
             commands.add_parser(name, help=summary)
             continue
-        module = importlib.import_module(f"pvepassthru.cli.{name}")
+        module = importlib.import_module(_module(name))
         module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False))
     return parser
 
@@ -136,9 +137,13 @@ def _run_on_snapshot(args: argparse.Namespace) -> int:
 def _run_on(args: argparse.Namespace, host: Host) -> int:
     if args.node is not None:
         _need_node(host, args.node)
-    code = importlib.import_module(f"pvepassthru.cli.{args.command}").run(args, host)
+    code = importlib.import_module(_module(args.command)).run(args, host)
     sys.stdout.flush()
     return int(code)
+
+
+def _module(command: str) -> str:
+    return f"pvepassthru.cli.{command.replace('-', '_')}"
 
 
 def _need_node(host: Host, node: str) -> None:
