@@ -44,6 +44,7 @@ def dev() -> ModuleType:
 def called(dev: ModuleType, mocker: MockerFixture) -> MagicMock:
     """What the commands call, with all set-up done already."""
     mocker.patch.object(dev, "need_venv")
+    mocker.patch.object(dev, "need_newest")
     mocker.patch.object(dev, "need_packages")
     return mocker.patch.object(dev, "call", return_value=0)
 
@@ -79,10 +80,34 @@ def test_fast_leaves_out_the_kernels_and_their_packages(dev: ModuleType, called:
     assert not dev.need_packages.called
 
 
-def test_test_has_the_kernels(dev: ModuleType, called: MagicMock) -> None:
+def test_test_has_the_kernels_and_the_newest_proxmoxer(dev: ModuleType, called: MagicMock) -> None:
     assert dev.main(["test"]) == 0
-    assert "not kernel" not in called.call_args.args[0]
+    everything, again = called.call_args_list
+    assert "not kernel" not in everything.args[0]
+    assert again.args[0][-len(dev.NEWEST_TESTS) :] == list(dev.NEWEST_TESTS)
+    assert again.kwargs["PYTHONPATH"].split(os.pathsep)[0] == dev.NEWEST
     dev.need_packages.assert_called_once_with(dev.KERNEL_PACKAGES)
+    assert all((ROOT / name).exists() for name in dev.NEWEST_TESTS)
+
+
+@pytest.mark.parametrize("codes, expected", [((0, 1), 1), ((1, 0), 1), ((0, 0), 0)])
+def test_both_runs_count(dev: ModuleType, called: MagicMock, codes: tuple[int, int], expected: int) -> None:
+    called.side_effect = codes
+    assert dev.main(["test"]) == expected
+
+
+def test_the_newest_packages_are_got_once(dev: ModuleType, mocker: MockerFixture, tmp_path: Path) -> None:
+    mocker.patch.object(dev, "ROOT", str(tmp_path))
+    mocker.patch.object(dev, "NEWEST", str(tmp_path / "newest"))
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / dev.NEWEST_REQUIREMENTS).write_text("a==1\n")
+    get = mocker.patch.object(dev, "quietly", side_effect=lambda *_: (tmp_path / "newest").mkdir())
+    dev.need_newest()
+    dev.need_newest()
+    assert get.call_count == 1
+    (tmp_path / dev.NEWEST_REQUIREMENTS).write_text("a==2\n")
+    dev.need_newest()
+    assert get.call_count == 2
 
 
 def test_lint_goes_on_after_a_failure_and_fails(

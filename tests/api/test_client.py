@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import proxmoxer
 import pytest
 
 from pvepassthru.api.client import connect
@@ -26,6 +30,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.api.https import Make, Start
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_versions_that_are_tested() -> None:
+    """`./dev test` runs this folder with Debian's versions, and a part of it with the newest."""
+    name = os.environ.get("TESTED_REQUIREMENTS", "requirements/dev.txt")
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    version = importlib.metadata.version("proxmoxer")
+    assert any(line.split(";")[0] == f"proxmoxer=={version}" for line in lines)
+    assert proxmoxer.__version__ == version
 
 
 def test_read_and_write_with_a_token(serve: Start, profile: Make) -> None:
