@@ -211,6 +211,7 @@ def test_wheel_holds_package_and_hookscript(tmp_path: Path, python: str) -> None
     assert set(PACKAGE) <= held
     assert f"{info}.data/data/share/pvepassthru/hookscripts/pvepassthru" in held
     assert f"{info}.data/data/share/pvepassthru/policy.example.yaml" in held
+    assert f"{info}.data/data/share/pvepassthru/vms.example.yaml" in held
     assert "pvepassthru = pvepassthru.cli.main:main" in points
     for dependency in ("filelock>=3.9", "jsonschema>=4.10", "proxmoxer>=1.2", "pyyaml>=6.0", "requests>=2.28"):
         assert f"Requires-Dist: {dependency}\n" in metadata

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 from pvepassthru.api import wish_file
 from pvepassthru.api.wish import Device, Wish
@@ -36,6 +38,27 @@ vms:
     bios: seabios
     hidden: true
 """
+
+
+SHIPPED = Path(__file__).parents[2] / "packaging" / "vms.example.yaml"
+
+
+def test_the_shipped_example_has_every_setting() -> None:
+    data = SHIPPED.read_bytes()
+    found = wish_file.load(data, "vms.example.yaml")
+    assert found[104].igd
+    assert found[101].devices[2].framebuffer == 4096
+    schema = wish_file.schema()
+    parts = [
+        schema["properties"]["defaults"],
+        schema["properties"]["vms"]["additionalProperties"],
+        schema["definitions"]["device"],
+    ]
+    written: dict[str, Any] = yaml.safe_load(data)
+    vms = list(written["vms"].values())
+    said = [[written["defaults"]], [written["defaults"], *vms], [one for vm in vms for one in vm.get("devices", ())]]
+    for part, values in zip(parts, said, strict=True):
+        assert set(part["properties"]) == {key for value in values if isinstance(value, dict) for key in value}
 
 
 def test_example() -> None:
