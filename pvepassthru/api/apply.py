@@ -18,6 +18,7 @@ from pvepassthru.model.errors import (
     ApiError,
     ApiUnreachableError,
     ApiUnsureError,
+    EndedError,
     PassthruError,
 )
 from pvepassthru.model.text import listed
@@ -82,14 +83,17 @@ def apply_all(
 ) -> Iterator[Result]:
     """Make the changes of several VMs, one after the other, and tell of each as it is done.
 
-    One that fails does not stop the others, unless `stop_at_first` says so. Raises nothing of the API.
+    One that fails does not stop the others, unless `stop_at_first` says so, or it was ended by a signal and could not
+    be undone. Raises nothing of the API; EndedError and KeyboardInterrupt come through.
     """
     for change in changes:
         try:
             yield Result(change, apply(client, change, take_pending=take_pending), None)
+        except EndedError:
+            raise
         except PassthruError as error:
             yield Result(change, None, error)
-            if stop_at_first:
+            if stop_at_first or isinstance(error.__cause__, EndedError | KeyboardInterrupt):
                 return
 
 

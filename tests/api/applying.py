@@ -40,6 +40,8 @@ WANTED: dict[str, str | None] = {
 """A change with all kinds of writes."""
 WRITES = 8
 """How many requests it is."""
+PART = {key: WANTED[key] for key in ("hostpci0", "machine", "vga", "balloon", "efidisk0")}
+"""Four of these requests: one key, two keys, a deletion, a new volume."""
 BY_MAPPING: dict[str, str | None] = {"hostpci1": "mapping=nic,pcie=1", "machine": "q35", "bios": "ovmf"}
 """A change that a user with privileges can make, in three requests."""
 MAPPINGS = "nic\n\tmap node=pve1,path=0000:02:00.0,id=8086:1533\n\ngpu\n\tmap node=pve1,path=0000:01:00,id=10de:1b80\n"
