@@ -44,7 +44,10 @@ PART = {key: WANTED[key] for key in ("hostpci0", "machine", "vga", "balloon", "e
 """Four of these requests: one key, two keys, a deletion, a new volume."""
 BY_MAPPING: dict[str, str | None] = {"hostpci1": "mapping=nic,pcie=1", "machine": "q35", "bios": "ovmf"}
 """A change that a user with privileges can make, in three requests."""
-MAPPINGS = "nic\n\tmap node=pve1,path=0000:02:00.0,id=8086:1533\n\ngpu\n\tmap node=pve1,path=0000:01:00,id=10de:1b80\n"
+MAPPINGS = (
+    "nic\n\tmap node=pve1,path=0000:02:00.0,id=8086:1533,iommugroup=2\n\n"
+    "gpu\n\tmap node=pve1,path=0000:01:00,id=10de:1b80,iommugroup=1\n"
+)
 EFI = "local-lvm:vm-100-disk-1,efitype=4m,pre-enrolled-keys=0,size=4M"
 
 
