@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The changes that make wishes true, each with what the rules say of it, before anything is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import cluster, generate, judgement, mirror, site
+from pvepassthru.api.judgement import Judgement
+from pvepassthru.model.errors import ApiError, PassthruError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from pvepassthru.api.change import Change
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.site import Site
+    from pvepassthru.api.wish import Wish
+    from pvepassthru.host.host import Host
+
+_NO_FINDINGS = Judgement((), (), ())
+
+
+class Proposal(NamedTuple):
+    """One VM's change before it is made, or why there is none."""
+
+    vmid: int
+    change: Change | None
+    judged: Judgement
+    error: PassthruError | None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the rules find a new error."""
+        return self.judged.refused
+
+    def need(self) -> Change:
+        """The change. Raises the error for which there is none."""
+        if self.change is None:
+            raise self.error or PassthruError(f"there is no change for VM {self.vmid}")
+        return self.change
+
+    @property
+    def ready(self) -> Change | None:
+        """The change, if there is something to change and nothing against it."""
+        return self.change if self.change and self.change.keys and not self.refused else None
+
+
+def by_files(host: Host, wishes: Mapping[int, Wish], say: Callable[[str], object]) -> tuple[Proposal, ...]:
+    """The proposals by the files of these VMs' own node, in the order of the wishes; `say` gets what is to be known.
+
+    Raises NotFoundError and InputError when the node cannot be looked at.
+    """
+    return _propose(wishes, lambda failed: [site.of_files(host, wishes, failed)], say)
+
+
+def by_api(
+    client: Client, wishes: Mapping[int, Wish], say: Callable[[str], object], here: Host | None = None
+) -> tuple[Proposal, ...]:
+    """The proposals by the API, in the order of the wishes; `here` is the host that asks, if it is a node of PVE.
+
+    Raises ApiError when the cluster cannot be read.
+    """
+    return _propose(wishes, lambda failed: _sites(client, wishes, here, failed), say)
+
+
+def _propose(
+    wishes: Mapping[int, Wish],
+    sites: Callable[[dict[int, PassthruError]], Iterable[Site]],
+    say: Callable[[str], object],
+) -> tuple[Proposal, ...]:
+    """`sites` puts what it cannot read into its argument."""
+    failed: dict[int, PassthruError] = {}
+    found: dict[int, Proposal] = {}
+    for place in sites(failed):
+        if place.note:
+            say(place.note)
+        made = generate.generate_all(place.presents, wishes, place.hardware, place.mappings, place.taken, failed=failed)
+        for change in made:
+            try:
+                found[change.vmid] = Proposal(change.vmid, change, judge(place, change), None)
+            except PassthruError as error:
+                failed[change.vmid] = error
+    return tuple(
+        found[vmid] if vmid in found else Proposal(vmid, None, _NO_FINDINGS, failed.get(vmid)) for vmid in wishes
+    )
+
+
+def judge(place: Site, change: Change) -> Judgement:
+    """What the rules say of a change to a VM of this node. Raises as judgement.judge."""
+    if not change.keys:
+        return _NO_FINDINGS
+    judged = judgement.judge(place.host, change)
+    if not isinstance(place.host, mirror.Mirror):
+        return judged
+    return Judgement(*(tuple(mirror.plain(finding) for finding in findings) for findings in judged))
+
+
+def _sites(
+    client: Client, wishes: Iterable[int], here: Host | None, failed: dict[int, PassthruError]
+) -> Iterator[Site]:
+    """The nodes of these VMs, by the API. Raises ApiError when the cluster cannot be read."""
+    known = cluster.vms(client)
+    by_node: dict[str, list[int]] = {}
+    for number in wishes:
+        if number in known:
+            by_node.setdefault(known[number].node, []).append(number)
+        else:
+            try:
+                cluster.vm(client, number)
+            except ApiError as error:
+                failed[number] = error
+    for node, numbers in sorted(by_node.items()):
+        try:
+            yield site.of_api(client, node, numbers, here, failed)
+        except ApiError as error:
+            failed.update(dict.fromkeys(numbers, error))
