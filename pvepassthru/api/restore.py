@@ -53,7 +53,7 @@ def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write]
     if not writes:
         return _told(former, last, writes, None)
     own: set[str] = set()
-    deadline = time.monotonic() + reading.PATIENCE
+    deadline: float | None = None
     sent = failed = 0
     why: ApiError | None = None
     now = last
@@ -62,6 +62,7 @@ def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write]
             now = reading.read_surely(client, now.vmid, now.node)
         except ApiError as error:
             return Undone(now, tuple(_keys(writes)), (), {}, error, fresh=False)
+        deadline = deadline or time.monotonic() + reading.PATIENCE
         if allocated:
             own.update(_allocated(now, writes))
         write = step(former, now, writes, own)

@@ -212,7 +212,7 @@ def _sites(
     for node, numbers in sorted(by_node.items()):
         try:
             yield site.of_api(client, node, numbers, here, failed)
-        except ApiError as error:
+        except PassthruError as error:
             failed.update(dict.fromkeys(numbers, error))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -259,7 +260,7 @@ def test_a_node_that_comes_back_in_time(pve: FakePve, at: int, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])
-def test_a_wrong_certificate_in_the_middle(at: int) -> None:
+def test_a_wrong_certificate_in_the_middle(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with FakePve(fake_cluster()) as pve:
         before = held(pve)
         with client_with(pve) as client:
@@ -273,7 +274,7 @@ def test_a_wrong_certificate_in_the_middle(at: int) -> None:
                     pve.use_certificate("pve1", "stranger")
                 return put(path, **params)
 
-            client.put = exchanged  # type: ignore[method-assign]  # as if somebody got in between just then
+            monkeypatch.setattr(client, "put", exchanged)  # as if somebody got in between just then
             error = failed(client, change, ApiCertificateError if at == 1 else ApiPartialError)
         if at == 1:
             assert "VM 100 on node pve1 is as it was" in error.message
@@ -299,9 +300,13 @@ def test_a_vm_that_moves_in_the_middle(pve: FakePve) -> None:
 
 def test_a_vm_that_is_removed_in_the_middle(pve: FakePve) -> None:
     vm = pve.state.vm(100)
+
+    def remove(state: State) -> None:
+        del state.vms[100]
+
     with client_with(pve) as client:
         change = change_of(client, PART)
-        pve.faults.meddle(lambda state: state.vms.pop(100), write=3)
+        pve.faults.meddle(remove, write=3)
         failed(client, change, ApiPartialError)
     pve.state.vms[100] = vm
 
@@ -455,3 +460,42 @@ def test_it_is_interrupted_on_the_way_back(pve: FakePve, monkeypatch: pytest.Mon
         monkeypatch.setattr(client, "put", stopped)
         with pytest.raises(KeyboardInterrupt, match=r"on the way back: hostpci0, machine, vga of VM 100 may have"):
             apply(client, change)
+
+
+# ---- two at the same time
+
+
+@pytest.mark.parametrize("turn", range(6))
+def test_two_at_the_same_time(pve: FakePve, turn: int) -> None:
+    """Each is made as a whole or not at all, whoever is first."""
+    before = held(pve)
+    one = {key: PART[key] for key in ("hostpci0", "machine", "vga")}
+    other = {"hostpci1": "mapping=nic", "bios": "ovmf", "cpu": "host"}
+    ends: list[str] = []
+
+    def work(values: dict[str, str | None], wait: float) -> None:
+        with client_with(pve) as client:
+            change = change_of(client, values)
+            barrier.wait()
+            time.sleep(wait)
+            try:
+                apply(client, change)
+            except ApiConflictError:
+                ends.append("conflict")
+            else:
+                ends.append("made")
+
+    barrier = threading.Barrier(2)
+    threads = [
+        threading.Thread(target=work, args=(one, 0.0)),
+        threading.Thread(target=work, args=(other, turn * 0.004)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ends) == 2
+    new = {key: text for key, text in held(pve).effective.items() if before.main.get(key) != text}
+    wanted = [{key: text for key, text in values.items() if text is not None} for values in (one, other)]
+    assert new in ({}, wanted[0], wanted[1], wanted[0] | wanted[1])
+    assert ends.count("made") == sum(values.items() <= new.items() for values in wanted)
