@@ -97,6 +97,11 @@ def node_hardware(client: Client, node: str) -> NodeHardware:
     return hardware.of_api(node, functions, types)
 
 
+def rows(client: Client, path: str, **params: object) -> list[dict[str, Any]]:
+    """What a GET answers that gives a list of objects. Raises ApiError."""
+    return _entries(client, path, **params)
+
+
 def _entries(client: Client, path: str, **params: object) -> list[dict[str, Any]]:
     """A list of objects. Raises ApiError when the answer is none."""
     answer = client.get(path, **params)
