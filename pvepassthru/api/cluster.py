@@ -79,7 +79,12 @@ def next_config(client: Client, vmid: int, node: str) -> Present:
 
     Raises ApiError.
     """
-    return present.of_api(vmid, node, _object(client, f"nodes/{node}/qemu/{vmid}/config"))
+    return present.of_api(vmid, node, next_options(client, vmid, node))
+
+
+def next_options(client: Client, vmid: int, node: str) -> dict[str, Any]:
+    """The options that `next_config` reads, as the API answers them. Raises ApiError."""
+    return _object(client, f"nodes/{node}/qemu/{vmid}/config")
 
 
 def mappings(client: Client) -> Mappings:

@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import hardware, mirror, survey
+from pvepassthru.host import vms as vms_of_host
 from pvepassthru.model.errors import ApiDeniedError
 from pvepassthru.model.finding import Finding
 from pvepassthru.model.text import listed
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pvepassthru.api.client import Client
-    from pvepassthru.api.hardware import NodeHardware
+    from pvepassthru.api.hardware import Answer, NodeHardware
     from pvepassthru.api.present import Present
     from pvepassthru.api.survey import Failure, NodeVms, Overview
     from pvepassthru.host.host import Host
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 OF_A_NODE = "PVP412"
 """The rule of the cluster's that is about one node's hardware; the others are about the mappings alone."""
+NO_HARDWARE = hardware.build("", ())
+"""A node of which nothing is known but what it has in common with the others."""
 _CLUSTER = tuple(rule for rule in catalogue.RULES if rule.on_host and rule.step == "cluster")
 
 
@@ -82,7 +85,7 @@ def validate(
     names = survey.chosen(known, nodes)
     judge = _Judge(client, known)
     found = survey.walk(client, known, names, judge.node, matters=matters, jobs=jobs, progress=progress)
-    everywhere = [OfMappings(None, finding) for finding in _of_mappings(_bare(known, names), only=False)]
+    everywhere = [OfMappings(None, finding) for finding in _of_mappings(judge.bare, only=False)]
     failures = sorted([*found.failures, *judge.failures], key=lambda failure: (failure.node, failure.vmid or 0))
     return Report(
         names,
@@ -93,11 +96,11 @@ def validate(
     )
 
 
-def matters(present: Present) -> bool:
-    """Whether the rules may have something to say of a VM: it passes devices, or says things that only those do."""
-    if present.section.entries or present.section.dropped:
+def matters(options: Answer) -> bool:
+    """Whether the rules may have something to say of a VM: it passes devices, or has options that may be at odds."""
+    if any(key.startswith("hostpci") for key in options):
         return True
-    return "vfio-pci" in (present.get("args") or "") or "=" in (present.get("machine") or "")
+    return "vfio-pci" in str(options.get("args", "")) or "=" in str(options.get("machine", ""))
 
 
 class _Judge:
@@ -106,6 +109,10 @@ class _Judge:
     def __init__(self, client: Client, known: Overview) -> None:
         self.client = client
         self.known = known
+        self.common = mirror.cluster_files(known.mappings, known.cluster)
+        self.bare = Surroundings(mirror.host(NO_HARDWARE, known.mappings, (), common=self.common))
+        self.mappings = self.bare.mappings_read
+        """As the rules read them: all nodes have the same."""
         self.failures: list[Failure] = []
         self._lock = threading.Lock()
         self._sees_all: bool | None = None
@@ -128,18 +135,21 @@ class _Judge:
             functions,
             self.known.mappings,
             presents,
-            cluster=self.known.cluster,
             running=vms.running,
             untold=untold,
+            common=self.common,
         )
         around = Surroundings(host)
+        around.mappings_read = self.mappings
+        for present in presents:
+            if not present.section.dropped:  # else its text is not what it was parsed from
+                around.know(vms_of_host.config_path(present.vmid), present.text, present.config)
         judged = tuple(self._vm(host, around, present, vms) for present in presents)
-        return judged, tuple(OfMappings(vms.name, finding) for finding in _of_mappings(host, only=True))
+        return judged, tuple(OfMappings(vms.name, finding) for finding in _of_mappings(around, only=True))
 
     def _vm(self, host: Host, around: Surroundings, present: Present, vms: NodeVms) -> Judged:
         subject = subjects.load(host, present.vmid, pending=True, around=around)
-        found = tuple(mirror.plain(finding) for finding in catalogue.findings(subject))
-        return Judged(vms.name, present.vmid, present.vmid in vms.running, found)
+        return Judged(vms.name, present.vmid, present.vmid in vms.running, mirror.findings(subject))
 
     def _hidden(self, present: Present) -> bool:
         """Whether a VM uses a mapping that this user may not see, so that nobody can judge it; a failure then."""
@@ -173,14 +183,8 @@ def _wanted(functions: NodeHardware, presents: Iterable[Present], known: Overvie
     return tuple(address for address in mirror.asked(functions) if address in found)
 
 
-def _bare(known: Overview, names: tuple[str, ...]) -> Host:
-    """A node of the cluster of which only the cluster's own files are known."""
-    return mirror.host(hardware.build(names[0] if names else "", ()), known.mappings, (), cluster=known.cluster)
-
-
-def _of_mappings(host: Host, *, only: bool) -> Iterable[Finding]:
+def _of_mappings(around: Surroundings, *, only: bool) -> Iterable[Finding]:
     """What the rules on the cluster find: only that about this node's hardware, or all else."""
-    around = Surroundings(host)
     for rule in _CLUSTER:
         if (rule.code == OF_A_NODE) == only:
             yield from _asked(rule, around)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from pvepassthru.api import cluster as answers
-from pvepassthru.api import hardware, mirror
+from pvepassthru.api import hardware, mirror, present
 from pvepassthru.api.transport import CONNECTIONS
 from pvepassthru.model.errors import (
     ApiConflictError,
@@ -146,11 +146,11 @@ def walk(  # noqa: PLR0913 - what varies is by keyword
     names: Iterable[str],
     visit: Callable[[NodeVms], Found],
     *,
-    matters: Callable[[Present], bool],
+    matters: Callable[[Answer], bool],
     jobs: int = JOBS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey[Found]:
-    """What `visit` says of each of these nodes with those of its VMs that matter.
+    """What `visit` says of each of these nodes with those of its VMs that matter by their options.
 
     `visit` is called in one of `jobs` threads, and may raise ApiError: then the node as a whole is a failure.
     `progress` is told, one thread at a time, how many VMs of how many were looked at. Raises UsageError for a number of
@@ -192,7 +192,7 @@ class _Walk(Generic[Found]):
         self,
         client: Client,
         visit: Callable[[NodeVms], Found],
-        matters: Callable[[Present], bool],
+        matters: Callable[[Answer], bool],
         progress: Callable[[int, int], None] | None,
     ) -> None:
         self.client = client
@@ -237,11 +237,11 @@ class _Walk(Generic[Found]):
         """Read one VM; who reads the last of a node hands the node over."""
         if node.down is None and self.lost is None:
             try:
-                present = answers.next_config(self.client, vm.vmid, vm.node)
+                options = answers.next_options(self.client, vm.vmid, vm.node)
             except ApiError as error:
                 self._note(node, vm, error)
             else:
-                kept = [present] if self.matters(present) else []
+                kept = [present.of_api(vm.vmid, vm.node, options)] if self.matters(options) else []
                 with node.lock:
                     node.read += 1
                     node.presents += kept
@@ -282,7 +282,7 @@ class _Walk(Generic[Found]):
             node.down = node.down or self.lost
         if node.down is not None:
             return
-        node.presents.sort(key=lambda present: present.vmid)
+        node.presents.sort(key=lambda one: one.vmid)
         running = frozenset(vm.vmid for vm in node.vms if vm.running)
         try:
             found = self.visit(NodeVms(node.name, tuple(node.presents), running))
