@@ -79,7 +79,12 @@ def next_config(client: Client, vmid: int, node: str) -> Present:
 
     Raises ApiError.
     """
-    return present.of_api(vmid, node, _object(client, f"nodes/{node}/qemu/{vmid}/config"))
+    return present.of_api(vmid, node, next_options(client, vmid, node))
+
+
+def next_options(client: Client, vmid: int, node: str) -> dict[str, Any]:
+    """The options that `next_config` reads, as the API answers them. Raises ApiError."""
+    return _object(client, f"nodes/{node}/qemu/{vmid}/config")
 
 
 def mappings(client: Client) -> Mappings:
@@ -95,6 +100,11 @@ def node_hardware(client: Client, node: str) -> NodeHardware:
         for address in hardware.parents(functions)
     }
     return hardware.of_api(node, functions, types)
+
+
+def rows(client: Client, path: str, **params: object) -> list[dict[str, Any]]:
+    """What a GET answers that gives a list of objects. Raises ApiError."""
+    return _entries(client, path, **params)
 
 
 def _entries(client: Client, path: str, **params: object) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ COMMANDS = {
     "hook": "run a hook phase, as the hookscript does",
     "mdev": "mediated device types and instances, and where more fit",
     "sriov": "physical functions and their virtual functions: show, set, apply what the policy says",
+    "fleet": "all nodes of a cluster by the API: their VMs checked, and where devices are left",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
     "release": "give back what a VM that does not run still holds, or end a quarantine",
