@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster, generate, judgement, mirror, site
+from pvepassthru.api import cluster, generate, judgement, mirror, site, survey
 from pvepassthru.api.judgement import Judgement
 from pvepassthru.model.errors import ApiError, PassthruError
 
@@ -100,11 +100,11 @@ def _sites(
     client: Client, wishes: Iterable[int], here: Host | None, failed: dict[int, PassthruError]
 ) -> Iterator[Site]:
     """The nodes of these VMs, by the API. Raises ApiError when the cluster cannot be read."""
-    known = cluster.vms(client)
+    known = survey.overview(client)
     by_node: dict[str, list[int]] = {}
     for number in wishes:
-        if number in known:
-            by_node.setdefault(known[number].node, []).append(number)
+        if number in known.vms:
+            by_node.setdefault(known.vms[number].node, []).append(number)
         else:
             try:
                 cluster.vm(client, number)
@@ -112,6 +112,6 @@ def _sites(
                 failed[number] = error
     for node, numbers in sorted(by_node.items()):
         try:
-            yield site.of_api(client, node, numbers, here, failed)
-        except ApiError as error:
+            yield site.of_api(client, known, node, numbers, here=here, failed=failed)
+        except PassthruError as error:
             failed.update(dict.fromkeys(numbers, error))

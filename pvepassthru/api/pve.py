@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import apply, client, cluster, profile, proposal, render, site, snippets
+from pvepassthru.api import apply, client, cluster, profile, proposal, render, site, snippets, survey
 from pvepassthru.api.wish import checked
 from pvepassthru.model.errors import UsageError
 from pvepassthru.model.text import listed, shown
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from pvepassthru.api.proposal import Proposal
     from pvepassthru.api.wish import Wish
 
-FORMS: dict[str, Callable[[Change], str]] = {
+TEXTS: dict[str, Callable[[Change], str]] = {
     "diff": render.diff,
     "qm": render.qm,
-    "json": lambda change: render.as_json([change]),
-    "yaml": lambda change: render.as_yaml([change]),
     "terraform": snippets.terraform,
     "ansible": snippets.ansible,
 }
-"""The forms of a change by name, as `config --format` has them."""
+"""The forms of a change that are texts, by name."""
+FORMS: dict[str, Callable[[Change], str]] = TEXTS | {
+    "json": lambda change: render.as_json([change]),
+    "yaml": lambda change: render.as_yaml([change]),
+}
+"""All forms, as `config --format` has them."""
 
 
 class Pve:
@@ -105,7 +108,7 @@ class Pve:
         `new` is what they do not find now, `remaining` what they find before and after, `gone` what is put right;
         `refused` says whether there is a new error.
         """
-        place = site.of_api(self.client, change.node, [change.vmid])
+        place = site.of_api(self.client, survey.overview(self.client), change.node, [change.vmid])
         return proposal.judge(place, change)
 
     @staticmethod

@@ -4,84 +4,35 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from pvepassthru.api import generate, judgement, mirror, render, snippets
-from pvepassthru.api.judgement import Judgement
+from pvepassthru.api import render
+from pvepassthru.api.pve import TEXTS
 from pvepassthru.cli.words import print_error
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, ApiDeniedError, PassthruError
 from pvepassthru.model.text import counted, listed, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from pvepassthru.api.apply import Result
     from pvepassthru.api.change import Change
-    from pvepassthru.api.site import Site
-    from pvepassthru.api.wish import Wish
+    from pvepassthru.api.proposal import Proposal
 
-_TEXTS: dict[str, Callable[[Change], str]] = {
-    "diff": render.diff,
-    "qm": render.qm,
-    "terraform": snippets.terraform,
-    "ansible": snippets.ansible,
-}
 DATA = ("json", "yaml")
 """The forms that are one value, which is printed at the end."""
-FORMATS = (*_TEXTS, *DATA)
-_NO_FINDINGS = Judgement((), (), ())
+FORMATS = (*TEXTS, *DATA)
 
 
-class Proposal(NamedTuple):
-    """One VM's change before it is made, or why there is none."""
-
-    vmid: int
-    change: Change | None
-    judged: Judgement
-    error: PassthruError | None
-
-    @property
-    def refused(self) -> bool:
-        """Whether the rules find a new error."""
-        return self.judged.refused
-
-
-# ---- what is to be done
-
-
-def propose(
-    wishes: Mapping[int, Wish], sites: Callable[[dict[int, PassthruError]], Iterable[Site]]
-) -> tuple[Proposal, ...]:
-    """The changes that make the wishes true, in their order; `sites` puts what it cannot read into its argument."""
-    failed: dict[int, PassthruError] = {}
-    found: dict[int, Proposal] = {}
-    for site in sites(failed):
-        if site.note:
-            print_error(f"pvepassthru: note: {site.note}")
-        made = generate.generate_all(site.presents, wishes, site.hardware, site.mappings, site.taken, failed=failed)
-        for change in made:
-            try:
-                found[change.vmid] = Proposal(change.vmid, change, _judged(site, change), None)
-            except PassthruError as error:
-                failed[change.vmid] = error
-    return tuple(
-        found[vmid] if vmid in found else Proposal(vmid, None, _NO_FINDINGS, failed.get(vmid)) for vmid in wishes
-    )
-
-
-def _judged(site: Site, change: Change) -> Judgement:
-    if not change.keys:
-        return _NO_FINDINGS
-    judged = judgement.judge(site.host, change)
-    if not isinstance(site.host, mirror.Mirror):
-        return judged
-    return Judgement(*(tuple(mirror.plain(finding) for finding in findings) for findings in judged))
+def note(text: str) -> None:
+    """Say what is to be known besides."""
+    print_error(f"pvepassthru: note: {text}")
 
 
 def ready(proposals: Iterable[Proposal]) -> list[Change]:
     """The changes that can be made, without those of VMs that are as required already."""
-    return [one.change for one in proposals if one.change and one.change.keys and not one.refused]
+    return [change for one in proposals if (change := one.ready)]
 
 
 def code(proposals: Iterable[Proposal], results: Mapping[int, Result] | None = None) -> int:
@@ -117,7 +68,7 @@ def show(form: str, proposals: Sequence[Proposal], results: Mapping[int, Result]
 def _show(form: str, one: Proposal) -> None:
     """Print one change as a text; only in a diff is there room for what the rules say."""
     if one.change:
-        print(_TEXTS[form](one.change), end="")
+        print(TEXTS[form](one.change), end="")
     for line in _lines(one):
         if form == "diff":
             print(one_line(line))

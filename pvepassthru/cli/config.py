@@ -13,17 +13,15 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import apply, cluster, site, survey, wish
+from pvepassthru.api import apply, proposal, wish
 from pvepassthru.cli import changes, connection
 from pvepassthru.cli.words import print_error, vmid
 from pvepassthru.host import signals, vms
 from pvepassthru.model.errors import (
     EXIT_FINDINGS,
-    ApiError,
     EndedError,
     InputError,
     NotFoundError,
-    PassthruError,
     UsageError,
 )
 from pvepassthru.model.text import listed, shown
@@ -35,9 +33,8 @@ if TYPE_CHECKING:
     from pvepassthru.api.apply import Result
     from pvepassthru.api.change import Change
     from pvepassthru.api.client import Client
-    from pvepassthru.api.site import Site
+    from pvepassthru.api.proposal import Proposal
     from pvepassthru.api.wish import Wish
-    from pvepassthru.cli.changes import Proposal
     from pvepassthru.host.host import Host
 
 MOST_BYTES = 8 << 20
@@ -105,7 +102,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     _check(args)
     wishes = _wishes(args)
     if not _by_api(args, host, wishes):
-        proposals = changes.propose(wishes, lambda failed: [site.of_files(host, wishes, failed)])
+        proposals = proposal.by_files(host, wishes, changes.note)
         end = _end(args, proposals)
         if end is not None:
             return end
@@ -113,7 +110,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
             return _apply(args, client, proposals)
     with connection.connect(args) as client:
         here = host if host.names(vms.PVE) else None
-        proposals = changes.propose(wishes, lambda failed: _sites(client, wishes, here, failed))
+        proposals = proposal.by_api(client, wishes, changes.note, here)
         end = _end(args, proposals)
         return _apply(args, client, proposals) if end is None else end
 
@@ -193,27 +190,6 @@ def _by_api(args: argparse.Namespace, host: Host, wishes: Iterable[int]) -> bool
             "say with --profile which API is meant, or leave out --root",
         )
     return False
-
-
-def _sites(
-    client: Client, wishes: Iterable[int], here: Host | None, failed: dict[int, PassthruError]
-) -> Iterator[Site]:
-    """The nodes of these VMs, by the API. Raises ApiError when the cluster cannot be read."""
-    known = survey.overview(client)
-    by_node: dict[str, list[int]] = {}
-    for number in wishes:
-        if number in known.vms:
-            by_node.setdefault(known.vms[number].node, []).append(number)
-        else:
-            try:
-                cluster.vm(client, number)
-            except ApiError as error:
-                failed[number] = error
-    for node, numbers in sorted(by_node.items()):
-        try:
-            yield site.of_api(client, known, node, numbers, here=here, failed=failed)
-        except PassthruError as error:
-            failed.update(dict.fromkeys(numbers, error))
 
 
 def _end(args: argparse.Namespace, proposals: Sequence[Proposal]) -> int | None:
