@@ -16,6 +16,7 @@ from pvepassthru.model.errors import (
     ApiConflictError,
     ApiDeniedError,
     ApiError,
+    ApiUnreachableError,
     ApiUnsureError,
 )
 from pvepassthru.model.text import one_line
@@ -46,8 +47,9 @@ def apply(client: Client, plan: Plan) -> Written | None:
     """Write what is planned, and read it back; None when there is nothing to change, and then nothing is asked.
 
     Raises ApiDeniedError before anything is written without Mapping.Modify, ApiConflictError when somebody else has
-    changed the mappings since they were read, ApiUnsureError when not even reading tells what came of it, and ApiError
-    for what else PVE refuses. The mapping is then as it was.
+    changed the mappings since they were read, ApiUnreachableError when a write got no clear answer and was not done,
+    and ApiError for what else PVE refuses: the mapping is as it was then. Raises ApiUnsureError when not even reading
+    tells what came of it.
     """
     if not plan.changed:
         return None
@@ -116,7 +118,7 @@ def _looked_up(client: Client, plan: Plan, error: ApiError) -> Written:
     if unsure:
         words = one_line(error.message)
         message = f"mapping {plan.name} was not changed: PVE gave no clear answer ({words}), and it is as it was"
-        raise ApiError(message, "run the same again") from error
+        raise ApiUnreachableError(message, "run the same again") from error
     raise _told(error, f"{error.message}; mapping {plan.name} is as it was") from error
 
 
