@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import mapping_order, mapping_search, mappings, wish
+from pvepassthru.api import survey as surveys
 from pvepassthru.api.hardware import API_CANNOT_TELL
 from pvepassthru.api.mappings import Line, Stored
 from pvepassthru.model import mapped, property_string
@@ -84,15 +85,17 @@ def plan(
 ) -> Plan:
     """The mapping of this name with the devices that are sought, by default those of the model that it has already.
 
-    Raises UsageError for what is ambiguous or contradicts the mapping, ApiMissingError for an unknown mapping where
-    nothing is sought, NotFoundError when no device is found, DeviceError when nothing would be left.
+    Raises UsageError for what is ambiguous or contradicts the mapping, ApiMissingError for an unknown node, or mapping
+    where nothing is sought, NotFoundError when no device is found, DeviceError when nothing would be left.
     """
     wish.mapping(name)
     before = known.get(name)
     if sought is None:
         mappings.need(known, name)
         sought = mapping_search.of_mapping(known[name].mapping)
-    found = mapping_search.search(sought, survey.hardware, options.exclude)
+    without = [mapping_search.excluded(word) for word in options.exclude]
+    surveys.chosen(survey.nodes, [node for node, _ in without if node])
+    found = mapping_search.search(sought, survey.hardware, without)
     planner = _Planner(name, before, survey, options, mdev=_flag(name, before, found, sought))
     return planner.plan(found, known)
 

@@ -14,7 +14,7 @@ from pvepassthru.api.reach import Reach
 from pvepassthru.api.wish import Device
 from pvepassthru.model import mapped, mapping, pci
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
-from pvepassthru.model.mapping import MapEntry, Mapping
+from pvepassthru.model.mapping import NODE_NAME, MapEntry, Mapping
 from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.problem import is_mdev_capable, plain_id
 from pvepassthru.model.text import listed, shown
@@ -106,12 +106,25 @@ def of_mapping(one: Mapping) -> Sought:
     return Sought(Device(ids=next(iter(models))), subsystem=next(iter(subsystems)) if len(subsystems) == 1 else "")
 
 
-def search(sought: Sought, hardware: Dict[str, NodeHardware], excluded: Sequence[str] = ()) -> Search:
-    """The devices of this kind on these nodes. `excluded` are addresses or slots, with `NODE:` before if on one only.
+def excluded(word: str) -> tuple[str, str]:
+    """The node, empty for all, and the selector of a device that is not to be taken. Raises UsageError."""
+    plain = word.strip()
+    node, _, rest = plain.partition(":")
+    whole, part = (pci.with_domain(text.lower()) for text in (plain, rest))
+    if pci.is_selector(whole):
+        return "", whole
+    if not NODE_NAME.fullmatch(node) or not pci.is_selector(part):
+        hint = "write an address or a slot, such as 0000:03:00.0, or with its node pve1:0000:03:00.0"
+        raise UsageError(f"{shown(word)} is no device", hint)
+    return node, part
+
+
+def search(sought: Sought, hardware: Dict[str, NodeHardware], without: Sequence[tuple[str, str]] = ()) -> Search:
+    """The devices of this kind on these nodes, `without` those that `excluded` tells of.
 
     Raises UsageError when several kinds fit, NotFoundError when there is nothing that can be taken.
     """
-    return _Searcher(sought, hardware, excluded).search()
+    return _Searcher(sought, hardware, without).search()
 
 
 def entry_for(hardware: NodeHardware, selectors: Sequence[str]) -> tuple[MapEntry, tuple[str, ...]]:
@@ -153,10 +166,10 @@ def _entry(hardware: NodeHardware, paths: tuple[str, ...]) -> MapEntry:
 class _Searcher:
     """One search over some nodes."""
 
-    def __init__(self, sought: Sought, hardware: Dict[str, NodeHardware], excluded: Sequence[str]) -> None:
+    def __init__(self, sought: Sought, hardware: Dict[str, NodeHardware], without: Sequence[tuple[str, str]]) -> None:
         self.sought = sought
         self.hardware = hardware
-        self.excluded = [_excluded(word, hardware) for word in excluded]
+        self.without = without
         self.notes: dict[str, None] = {}
         self.left_out: list[str] = []
 
@@ -191,7 +204,7 @@ class _Searcher:
         functions = {one.address for selector in selectors for one in hardware.matching(selector)}
         return any(
             node in {"", hardware.node} and any(address.startswith(selector) for address in functions)
-            for node, selector in self.excluded
+            for node, selector in self.without
         )
 
     def _devices(self, hardware: NodeHardware) -> Iterator[tuple[str, ...]]:
@@ -365,13 +378,3 @@ def _model(function: Function, *, numbered: bool = False) -> _Model:
 def _words(shape: tuple[_Model, ...]) -> str:
     words = [f"{one.ids} (subsystem {one.subsystem})" if one.subsystem else one.ids for one in shape]
     return " with ".join(words)
-
-
-def _excluded(word: str, hardware: Dict[str, NodeHardware]) -> tuple[str, str]:
-    """The node, empty for all, and the selector of a device that is not to be taken. Raises UsageError."""
-    node, colon, rest = word.partition(":")
-    selector = pci.with_domain((rest if node in hardware else word).strip().lower())
-    if not pci.is_selector(selector):
-        hint = "write an address or a slot, such as 0000:03:00.0, or with its node pve1:0000:03:00.0"
-        raise UsageError(f"{shown(word)} is no device", hint)
-    return (node if colon and node in hardware else ""), selector

@@ -184,7 +184,10 @@ def test_excluded_devices(scene: Scene) -> None:
     plan = scene.plan("nvme", "nvme", options=Options(exclude=("06:00.0", "pve2:0000:07:00.0", "pve1:06:00")))
     assert texts(plan) == [NVME1, VMD]
     with pytest.raises(UsageError, match="is no device"):
-        scene.plan("nvme", "nvme", options=Options(exclude=("pve9:x",)))
+        scene.plan("nvme", "nvme", options=Options(exclude=("pve2:x",)))
+    with pytest.raises(ApiMissingError, match="the cluster has no node pve22"):
+        scene.plan("nvme", "nvme", options=Options(exclude=("pve22:07:00",)))
+    assert scene.plan("nvme", "nvme", Options(exclude=("pve2:07:00",)), ["pve1"]).changed, "of a node not asked"
 
 
 @pytest.mark.parametrize("name", ["g", "1gpu", "a b", ""])
