@@ -15,7 +15,7 @@ from pvepassthru.api.draft import Draft
 from pvepassthru.api.reach import Reach
 from pvepassthru.api.wish import IGD
 from pvepassthru.model import resolve
-from pvepassthru.model.errors import DeviceError, UsageError
+from pvepassthru.model.errors import DeviceError, PassthruError, UsageError
 from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
@@ -78,16 +78,19 @@ def generate(
     return draft.change(functions)
 
 
-def generate_all(
+def generate_all(  # noqa: PLR0913 - as `generate`, and where errors go
     presents: Sequence[Present],
     wishes: Mapping[int, Wish],
     hardware: NodeHardware,
     mappings: Mappings,
     taken: Mapping[str, str] | None = None,
+    *,
+    failed: dict[int, PassthruError] | None = None,
 ) -> list[Change]:
     """The changes of several VMs of one node, in the order of `presents`; none is given what another one gets.
 
-    What a wish names by its address goes to that VM, whatever comes first. Raises as `generate`.
+    What a wish names by its address goes to that VM, whatever comes first. With `failed` an error of one VM is put
+    there, and the others are gone on with. Raises as `generate`.
     """
     claimed = dict(taken or {})
     named: dict[int, dict[str, str]] = {}
@@ -99,10 +102,17 @@ def generate_all(
     changes = []
     for present in presents:
         if present.vmid in wishes:
-            others = {
+            others = claimed | {
                 address: who for vmid, own in named.items() if vmid != present.vmid for address, who in own.items()
             }
-            change = generate(present, wishes[present.vmid], hardware, mappings, claimed | others)
+            others = {address: who for address, who in others.items() if who != f"VM {present.vmid}"}
+            try:
+                change = generate(present, wishes[present.vmid], hardware, mappings, others)
+            except PassthruError as error:
+                if failed is None:
+                    raise
+                failed[present.vmid] = error
+                continue
             own = [address for address in change.functions if not hardware.functions[address].mdev_parent]
             claimed |= dict.fromkeys(own, f"VM {present.vmid}")
             changes.append(change)

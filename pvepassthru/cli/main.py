@@ -34,6 +34,7 @@ COMMANDS = {
     "explain": "what a finding's code means and how to fix it",
     "devices": "the PCI functions, by IOMMU group or bus, and the VMs that use them",
     "policy": "what the owner's policy files say, and whether they are right",
+    "config": "what a VM needs for its devices: show the change of its config, and make it through the API",
     "plan": "what a hook phase would do, without doing it",
     "hook": "run a hook phase, as the hookscript does",
     "mdev": "mediated device types and instances, and where more fit",

@@ -48,6 +48,8 @@ class Host:
     """The files of one host below `root`."""
 
     simulated = False
+    partial = False
+    """Whether only some of the host's files are here, so that what is absent may be there on the host itself."""
 
     def __init__(self, root: str = "/", node: str | None = None) -> None:
         self.root = "" if root == "/" else root.rstrip("/")

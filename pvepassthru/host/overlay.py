@@ -19,6 +19,7 @@ class Overlay(Host):
     def __init__(self, under: Host, files: Mapping[str, bytes]) -> None:
         super().__init__(under.root or "/", under.node)
         self.simulated = under.simulated
+        self.partial = under.partial
         self.unreadable = under.unreadable
         self.copy_of = under.copy_of
         self._under = under
@@ -52,6 +53,10 @@ class Overlay(Host):
     def exists(self, path: str) -> bool:
         """Whether the path exists, as `under` has it."""
         return self._under.exists(path)
+
+    def mode(self, path: str) -> int | None:
+        """The type and permission bits of a file, as `under` has it."""
+        return self._under.mode(path)
 
     def write(self, path: str, value: str) -> None:  # noqa: ARG002 - it is refused whatever it is
         """Raise OSError (EROFS): nothing is written through a view of what would be."""

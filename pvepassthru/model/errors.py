@@ -129,3 +129,9 @@ class ApiUnsureError(ApiError):
     """A change was sent and no answer came, so it may have been done or not."""
 
     exit_code = 14
+
+
+class ApiPartialError(ApiError):
+    """A change was made in part, and could be neither finished nor undone."""
+
+    exit_code = 15

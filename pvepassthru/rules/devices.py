@@ -308,7 +308,7 @@ def rom_state(around: Surroundings, name: str) -> tuple[str, str]:
 
 
 def _rom(host: Host, name: str) -> tuple[str, str]:
-    """The state of a ROM file (fine, outside, absent, unreadable or empty), and why in words."""
+    """The state of a ROM file (fine, outside, absent, unreadable, empty or unknown), and why in words."""
     path = f"{ROMS}/{name}"
     if "\0" in path:
         return "absent", "cannot be a file's name: it has a NUL byte"
@@ -321,18 +321,18 @@ def _rom(host: Host, name: str) -> tuple[str, str]:
         host.read(path, 0)
     except OSError as error:
         if error.errno != errno.EFBIG:  # more than nothing
-            return _unread_rom(path, error)
+            return _unread_rom(host, path, error)
         empty = False
     if real is None:
         return "outside", f"leads out of {ROMS}"
     return ("empty", f"in {ROMS} is empty") if empty else ("fine", "")
 
 
-def _unread_rom(path: str, error: OSError) -> tuple[str, str]:
+def _unread_rom(host: Host, path: str, error: OSError) -> tuple[str, str]:
     """The state of a ROM file that could not be read, in words."""
     plain = os.path.normpath(path)
     if not plain.startswith(f"{ROMS}/") and plain != ROMS:
         return "outside", f"leads out of {ROMS}, to {shown(plain)}"
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-        return "absent", f"is not in {ROMS}"
+        return ("unknown", "") if host.partial else ("absent", f"is not in {ROMS}")
     return "unreadable", f"cannot be read: {error.strerror}"

@@ -44,6 +44,8 @@ def drifted(around: Surroundings) -> Iterator[Hit]:
     for mapping, entry in _entries(_mappings(around)):
         if entry.node == node:
             for problem in mapped.check(mapping, entry, around.inventory, mapping.name, entry.line):
+                if vfs.untold(around, problem):
+                    continue
                 promise = vfs.of_problem(around, problem)
                 hint = promise.hint() if promise else problem.hint
                 if hint is not None:

@@ -186,4 +186,6 @@ def _hookscript(subject: Subject) -> tuple[str, Section | str, str] | None:
 
 
 def _storages(around: Surroundings) -> dict[str, Section] | None:
+    if around.host.partial and not around.host.exists(cluster.STORAGES):
+        return None
     return cluster.storages(around.host)

@@ -124,11 +124,29 @@ def made_at_start(subject: Subject) -> Iterator[Hit]:
 def judged(subject: Subject, code: str) -> Iterator[Hit]:
     """The problems of a code that say of a device that it is not there, without what the start itself makes."""
     for problem in subject.resolution.problems:
-        if problem.code == code:
+        if problem.code == code and not (subject.section.get("hookscript") and untold(subject.around, problem)):
             promise = of_problem(subject.around, problem)
             hint = promise.hint(subject) if promise else problem.hint
             if hint is not None:
                 yield subject.hit(problem)._replace(hint=hint)
+
+
+def untold(around: Surroundings, problem: Problem) -> bool:
+    """Whether nobody can tell if the hook makes what a problem misses: the policy is not here, and it may be a VF.
+
+    That is where a function without VFs stands before it on its bus.
+    """
+    if not around.host.partial or problem.device is None:
+        return False
+    bus = problem.device.rpartition(":")[0]
+    return any(
+        address.rpartition(":")[0] == bus
+        and address < problem.device
+        and not around.inventory.is_bridge(address)
+        and not around.inventory.physical_function(address)
+        and not around.inventory.virtual_functions(address)
+        for address in around.inventory.addresses()
+    )
 
 
 def of_problem(around: Surroundings, problem: Problem) -> Promise | None:

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a change its user may not make, told before the first write.
+
+Source: access/permissions, which tells a user, or a token, of a path each privilege that it has there, with whether
+that is passed on to what lies below: one that is not passed on counts on the path itself all the same. Pools are
+included. What is root@pam's alone no privilege gives, nor any token.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import cluster
+from pvepassthru.model import hostpci, pci
+from pvepassthru.model.errors import ApiDeniedError, ApiError
+from pvepassthru.model.mapping import EMPTY
+from pvepassthru.model.property_string import PropertyError
+from pvepassthru.model.text import listed
+from pvepassthru.model.vmconfig import is_hostpci
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pvepassthru.api.change import Change, KeyChange, Need
+    from pvepassthru.api.client import Client
+    from pvepassthru.model.hostpci import HostpciEntry
+    from pvepassthru.model.mapping import Mappings
+
+
+class Lack(NamedTuple):
+    """A key that the user may not change."""
+
+    key: str
+    needs: tuple[Need, ...]
+    """The privileges that the user does not have; none for what is root@pam's alone."""
+
+
+def lacks(client: Client, change: Change) -> tuple[Lack, ...]:
+    """What of a change the client's user may not make, in the order of its keys; none for root@pam itself.
+
+    Raises ApiError.
+    """
+    if client.is_root:
+        return ()
+    has: dict[str, frozenset[str]] = {}
+    found = []
+    for one in change.keys:
+        needs = one.needs(change.vmid)
+        for need in needs:
+            if need.path not in has:
+                has[need.path] = privileges(client, need.path)
+        missing = tuple(need for need in needs if need.privilege not in has[need.path])
+        if one.root_only or missing:
+            found.append(Lack(one.key, missing))
+    return tuple(found)
+
+
+def privileges(client: Client, path: str) -> frozenset[str]:
+    """What the client's user may do on a path such as /vms/100. Raises ApiError."""
+    answer = client.get("access/permissions", path=path)
+    here = answer.get(path) if isinstance(answer, dict) else None
+    return frozenset(here) if isinstance(here, dict) else frozenset()
+
+
+def refusal(client: Client, change: Change, found: tuple[Lack, ...]) -> ApiDeniedError:
+    """The error that says all that a user may not, and the ways out. Asks for the mappings where one may be of use."""
+    parts = []
+    ways = []
+    roots = [lack.key for lack in found if not lack.needs]
+    if roots:
+        parts.append(f"{listed(roots)} can be set by root@pam with its password only, by no token")
+        offered = offers(change, _mappings(client))
+        ways += [f"mapping {' or '.join(names)} has the device of {key}" for key, names in offered.items()]
+        ways.append(f"as root on node {change.node}: {command(change)}")
+    for lack in found:
+        if lack.needs:
+            needs = (f"{need.privilege} on {need.path}" for need in lack.needs)
+            parts.append(f"{lack.key} needs {' and '.join(needs)}")
+    if len(roots) < len(found):
+        ways.append("an administrator can grant it; a token with privilege separation needs it too")
+    message = f"{client.user} may not make this change to VM {change.vmid}: {'; '.join(parts)}; nothing was sent"
+    return ApiDeniedError(message, "; ".join(ways))
+
+
+def command(change: Change) -> str:
+    """What root runs on the VM's node instead, in short; render.qm has it whole, with its reasons."""
+    return qm_set(change.vmid, {one.key: one.new for one in change.keys})
+
+
+def qm_set(vmid: int, values: Mapping[str, str | None]) -> str:
+    """The command of PVE that gives a VM's keys these values, quoted for a shell; None deletes."""
+    words = [word for key, text in values.items() if text is not None for word in (f"--{key}", shlex.quote(text))]
+    gone = [key for key, text in values.items() if text is None]
+    return " ".join(["qm set", str(vmid), *words, *(["--delete", ",".join(gone)] if gone else [])])
+
+
+def offers(change: Change, mappings: Mappings) -> dict[str, tuple[str, ...]]:
+    """Per key that is root@pam's alone for the address in it: the mappings that have just that device there, sorted."""
+    found = {}
+    for one in change.keys:
+        entry = _entry(one)
+        if entry is None or not entry.host or one._replace(new="mapping=any").root_only:
+            continue
+        wanted = {pci.with_domain(selector) for selector in entry.host.split(";")}
+        names = [
+            name
+            for name, mapping in sorted(mappings.by_name.items())
+            if [set(other.paths) for other in mapping.on(change.node)] == [wanted] and mapping.mdev == entry.wants_mdev
+        ]
+        if names and entry.romfile is None:
+            found[one.key] = tuple(names)
+    return found
+
+
+def _entry(one: KeyChange) -> HostpciEntry | None:
+    """The hostpci entry that a key is to have; None if it is none."""
+    if one.new is None or not is_hostpci(one.key):
+        return None
+    try:
+        return hostpci.parse(0, one.new)
+    except PropertyError:
+        return None
+
+
+def _mappings(client: Client) -> Mappings:
+    try:
+        return cluster.mappings(client)
+    except ApiError:  # they were only to be offered
+        return EMPTY

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way back: what a change has written so far is given its former values again, and nothing else is touched.
+
+What is to be done is decided anew from each reading, so it does not matter how far a write came that was refused,
+cut off or lost. A former value that is written again takes back what waits for the next start: PVE keeps nothing
+pending that equals what is in force, and deleting a key that is only pending forgets it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import reading
+from pvepassthru.api.change import ALLOCATING, Write
+from pvepassthru.model.errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.reading import Reading
+
+
+MOST = 3
+"""Requests for each write that is undone; others may write the same keys at the same time."""
+
+
+class Undone(NamedTuple):
+    """How far the way back led."""
+
+    now: Reading
+    """The last reading."""
+    left: tuple[str, ...]
+    """Keys that have our value still, or may have it."""
+    others: tuple[str, ...]
+    """Keys that somebody else has given another value since; they keep it."""
+    volumes: dict[str, str]
+    """Volumes that PVE made for the change and that are left, by their keys unusedN."""
+    why: ApiError | None
+    """What stood in the way."""
+    fresh: bool = True
+    """Whether `now` was read after all that was sent; else nothing could be read any more."""
+
+
+def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write], made: Iterable[str]) -> Undone:
+    """Give the keys of these writes, the last of them first, the values of `former` again.
+
+    `last` is the last reading; `made` are volumes that these writes certainly made: they are removed. Raises nothing
+    of the API; what could not be done is said in the result.
+    """
+    if not writes:
+        return _told(former, last, writes, None)
+    own = frozenset(made)
+    deadline = time.monotonic() + reading.PATIENCE
+    sent = failed = 0
+    why: ApiError | None = None
+    now = last
+    while True:
+        try:
+            now = reading.read_surely(client, now.vmid, now.node)
+        except ApiError as error:
+            return Undone(now, tuple(_keys(writes)), (), {}, error, fresh=False)
+        write = step(former, now, writes, own)
+        if write is None:
+            return _told(former, now, writes, None)
+        if sent > MOST * len(writes):
+            why = ApiError(f"{', '.join(keys(write))} does not stay as it is written")
+        if sent > MOST * len(writes) or (failed and time.monotonic() >= deadline):
+            return _told(former, now, writes, why)
+        try:
+            client.put(path(now), digest=now.digest, **parameters(write))
+            sent += 1
+        except ApiError as error:
+            if _only_volume(write):
+                return _told(former, now, writes, error)
+            why = error
+            reading.pause(failed, deadline)
+            failed += 1
+
+
+def step(former: Reading, now: Reading, writes: Sequence[Write], made: frozenset[str]) -> Write | None:
+    """The next request on the way back; None when nothing is left to do."""
+    for write in reversed(writes):
+        todo = [key for key in keys(write) if not as_before(former, now, key) and is_placed(write, key, now)]
+        if todo:
+            values = {key: former.value(key) for key in todo}
+            return Write(
+                {key: text for key, text in values.items() if text is not None},
+                tuple(key for key, text in values.items() if text is None),
+            )
+    unused = [key for key, text in _new_volumes(former, now).items() if volume(text) in made]
+    return Write({}, (unused[0],)) if unused else None
+
+
+# ---- what a reading says of a write
+
+
+def keys(write: Write) -> tuple[str, ...]:
+    """All keys of a write."""
+    return (*write.set, *write.delete)
+
+
+def is_placed(write: Write, key: str, now: Reading) -> bool:
+    """Whether a key of a write is as it was sent, in force or waiting for the next start."""
+    sent, found = write.set.get(key), now.value(key)
+    if sent == found:
+        return True
+    return key == ALLOCATING and sent is not None and found is not None and is_made(sent, found)
+
+
+def is_made(sent: str, found: str) -> bool:
+    """Whether `found` is what PVE makes of `sent`, STORAGE:SIZE: a volume there, and no option is another one."""
+    wanted, *options = sent.split(",")
+    got, *others = found.split(",")
+    storage, name = volume(got).partition(":")[::2]
+    values = dict(part.partition("=")[::2] for part in others)
+    return (
+        storage == volume(wanted).partition(":")[0]
+        and not name.replace(".", "").isdecimal()
+        and all(values.get(key, "0") == text for key, text in (part.partition("=")[::2] for part in options))
+    )
+
+
+def volume(text: str) -> str:
+    """The volume that a disk's value names."""
+    return text.partition(",")[0].removeprefix("file=").removeprefix("volume=")
+
+
+def as_before(former: Reading, now: Reading, key: str) -> bool:
+    """Whether a key is as it was; what waited then may have taken effect."""
+    return now.same(former, key) or (now.value(key) == former.value(key) and not now.waits(key))
+
+
+def path(now: Reading) -> str:
+    """The path of the API by which the config is changed."""
+    return f"nodes/{now.node}/qemu/{now.vmid}/config"
+
+
+def parameters(write: Write) -> dict[str, str]:
+    """The parameters of the request that a write is, without the digest."""
+    return write.set | ({"delete": ",".join(write.delete)} if write.delete else {})
+
+
+# ---- how it ended
+
+
+def _told(former: Reading, now: Reading, writes: Sequence[Write], why: ApiError | None) -> Undone:
+    left: list[str] = []
+    others: list[str] = []
+    for write in writes:
+        for key in keys(write):
+            if not as_before(former, now, key):
+                (left if is_placed(write, key, now) else others).append(key)
+    allocated = any(ALLOCATING in write.set for write in writes)
+    return Undone(now, tuple(left), tuple(others), _new_volumes(former, now) if allocated else {}, why)
+
+
+def _only_volume(write: Write) -> bool:
+    """Whether a request would remove a volume only, which may as well stay."""
+    return all(key.startswith(reading.UNUSED) for key in keys(write))
+
+
+def _new_volumes(former: Reading, now: Reading) -> dict[str, str]:
+    """The volumes that PVE keeps under keys unusedN and that the VM had nowhere before."""
+    before = {volume(text) for text in (*former.main.values(), *former.pending.values())}
+    return {
+        key: text for key, text in now.main.items() if key.startswith(reading.UNUSED) and volume(text) not in before
+    }
+
+
+def _keys(writes: Sequence[Write]) -> Iterator[str]:
+    return (key for write in writes for key in keys(write))

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node as changes of its VMs are generated and judged on it: its hardware, the mappings, and who has which device.
+
+By the node's own files, or by the API. On the node itself its files tell more than the API, so they are taken where
+they are those of the same VM: the config there has the digest that the API tells.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import cluster, hardware, mirror, present
+from pvepassthru.host import vms
+from pvepassthru.model.errors import ApiError, PassthruError
+from pvepassthru.model.text import listed
+from pvepassthru.rules import subject
+from pvepassthru.rules.demand import demand
+from pvepassthru.rules.subject import Surroundings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.cluster import Vm
+    from pvepassthru.api.hardware import NodeHardware
+    from pvepassthru.api.present import Present
+    from pvepassthru.host.host import Host
+    from pvepassthru.model.mapping import Mappings
+
+JOBS = 8
+"""Configs that are asked for at a time."""
+
+
+class Site(NamedTuple):
+    """A node with those of its VMs that are to be changed."""
+
+    hardware: NodeHardware
+    mappings: Mappings
+    presents: tuple[Present, ...]
+    """The configs of these VMs, in the order in which they were asked for."""
+    host: Host
+    """What the rules look at."""
+    taken: dict[str, str]
+    """Functions that a VM of the node surely takes, each with that VM (`VM 101`)."""
+    unread: tuple[int, ...] = ()
+    """Other VMs of the node whose configs this user may not read, so that it is not known what they have."""
+
+    @property
+    def note(self) -> str:
+        """What could not be read, in a sentence; empty for nothing."""
+        if not self.unread:
+            return ""
+        what = f"the config of VM {listed(self.unread)} on node {self.hardware.node} cannot be read"
+        return f"{what}: a device that looks free may be theirs"
+
+
+def of_files(host: Host, vmids: Iterable[int], failed: dict[int, PassthruError] | None = None) -> Site:
+    """A node by its own files, which are those of `host`.
+
+    With `failed` the error of one VM is put there, and the others are gone on with. Raises NotFoundError for a VM that
+    is not there, InputError for one that cannot be read.
+    """
+
+    def ask(vmid: int) -> Present:
+        return present.of_file(vmid, host.node, subject.read_config(host, vmid, vms.config_path(vmid)))
+
+    return _local(host, _wanted(ask, vmids, failed))
+
+
+def of_api(
+    client: Client,
+    node: str,
+    vmids: Iterable[int],
+    here: Host | None = None,
+    failed: dict[int, PassthruError] | None = None,
+) -> Site:
+    """A node by the API, in one request for each of its VMs and few besides; `here` is the host that asks.
+
+    `failed` as `of_files`. Raises ApiError.
+    """
+    wanted = _wanted(lambda vmid: cluster.config(client, vmid, node), vmids, failed)
+    if here is not None and here.node == node and all(_is_here(here, one) for one in wanted):
+        return _local(here, wanted)
+    known = cluster.node_hardware(client, node)
+    mappings = cluster.mappings(client)
+    on_node = [vm for vm in cluster.vms(client).values() if vm.node == node]
+    own = {one.vmid for one in wanted}
+    others, unread = _others(client, [vm for vm in on_node if vm.vmid not in own])
+    host = mirror.host(
+        known,
+        mappings,
+        [*wanted, *others],
+        cluster=mirror.Cluster(tuple(cluster.nodes(client))),
+        running=frozenset(vm.vmid for vm in on_node if vm.running),
+    )
+    return Site(known, mappings, wanted, host, _taken(Surroundings(host)), unread)
+
+
+def _wanted(
+    ask: Callable[[int], Present], vmids: Iterable[int], failed: dict[int, PassthruError] | None
+) -> tuple[Present, ...]:
+    """The configs of these VMs. Raises what `ask` raises, unless that is to be put into `failed`."""
+    found = []
+    for vmid in vmids:
+        try:
+            found.append(ask(vmid))
+        except PassthruError as error:
+            if failed is None:
+                raise
+            failed[vmid] = error
+    return tuple(found)
+
+
+def _local(host: Host, presents: tuple[Present, ...]) -> Site:
+    around = Surroundings(host)
+    return Site(hardware.of_host(around), around.mappings_read[0], presents, host, _taken(around))
+
+
+def _is_here(host: Host, one: Present) -> bool:
+    """Whether the host's own file of a VM is what the API tells of it."""
+    try:
+        data = host.read(vms.config_path(one.vmid))
+    except OSError:
+        return False
+    return present.of_file(one.vmid, host.node, data).digest == one.digest
+
+
+def _others(client: Client, known: Sequence[Vm]) -> tuple[list[Present], tuple[int, ...]]:
+    """The configs of VMs, and those that cannot be read."""
+
+    def ask(vm: Vm) -> Present | None:
+        try:
+            return cluster.next_config(client, vm.vmid, vm.node)
+        except ApiError:
+            return None
+
+    with ThreadPoolExecutor(JOBS) as pool:
+        found = list(pool.map(ask, known))
+    unread = tuple(vm.vmid for vm, one in zip(known, found, strict=True) if one is None)
+    return [one for one in found if one is not None], unread
+
+
+def _taken(around: Surroundings) -> dict[str, str]:
+    wanted = around.once(demand).wanted
+    return {address: f"VM {wishes[0].vmid}" for address, wishes in wanted.items()}

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes of VMs' configs as the command `config` shows them: in many forms, each with what the rules say."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import generate, judgement, mirror, render, snippets
+from pvepassthru.api.judgement import Judgement
+from pvepassthru.cli.words import print_error
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, ApiDeniedError, PassthruError
+from pvepassthru.model.text import counted, listed, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from pvepassthru.api.apply import Result
+    from pvepassthru.api.change import Change
+    from pvepassthru.api.site import Site
+    from pvepassthru.api.wish import Wish
+
+_TEXTS: dict[str, Callable[[Change], str]] = {
+    "diff": render.diff,
+    "qm": render.qm,
+    "terraform": snippets.terraform,
+    "ansible": snippets.ansible,
+}
+DATA = ("json", "yaml")
+"""The forms that are one value, which is printed at the end."""
+FORMATS = (*_TEXTS, *DATA)
+_NO_FINDINGS = Judgement((), (), ())
+
+
+class Proposal(NamedTuple):
+    """One VM's change before it is made, or why there is none."""
+
+    vmid: int
+    change: Change | None
+    judged: Judgement
+    error: PassthruError | None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the rules find a new error."""
+        return self.judged.refused
+
+
+# ---- what is to be done
+
+
+def propose(
+    wishes: Mapping[int, Wish], sites: Callable[[dict[int, PassthruError]], Iterable[Site]]
+) -> tuple[Proposal, ...]:
+    """The changes that make the wishes true, in their order; `sites` puts what it cannot read into its argument."""
+    failed: dict[int, PassthruError] = {}
+    found: dict[int, Proposal] = {}
+    for site in sites(failed):
+        if site.note:
+            print_error(f"pvepassthru: note: {site.note}")
+        made = generate.generate_all(site.presents, wishes, site.hardware, site.mappings, site.taken, failed=failed)
+        for change in made:
+            try:
+                found[change.vmid] = Proposal(change.vmid, change, _judged(site, change), None)
+            except PassthruError as error:
+                failed[change.vmid] = error
+    return tuple(
+        found[vmid] if vmid in found else Proposal(vmid, None, _NO_FINDINGS, failed.get(vmid)) for vmid in wishes
+    )
+
+
+def _judged(site: Site, change: Change) -> Judgement:
+    if not change.keys:
+        return _NO_FINDINGS
+    judged = judgement.judge(site.host, change)
+    if not isinstance(site.host, mirror.Mirror):
+        return judged
+    return Judgement(*(tuple(mirror.plain(finding) for finding in findings) for findings in judged))
+
+
+def ready(proposals: Iterable[Proposal]) -> list[Change]:
+    """The changes that can be made, without those of VMs that are as required already."""
+    return [one.change for one in proposals if one.change and one.change.keys and not one.refused]
+
+
+def code(proposals: Iterable[Proposal], results: Mapping[int, Result] | None = None) -> int:
+    """The exit code: the first error's, else 1 for a change that was refused, else 0."""
+    made = results or {}
+    refused = False
+    for one in proposals:
+        error = one.error or (made[one.vmid].error if one.vmid in made else None)
+        if error is not None:
+            return error.exit_code
+        refused = refused or one.refused
+    return EXIT_FINDINGS if refused else EXIT_FINE
+
+
+# ---- how it is shown
+
+
+def show(form: str, proposals: Sequence[Proposal], results: Mapping[int, Result] | None = None) -> None:
+    """Print the changes in a form; what cannot be said in it goes to standard error."""
+    known = [one for one in proposals if one.change]
+    if form in DATA:
+        print(_dumped(form, [shape(one, (results or {}).get(one.vmid)) for one in known]), end="")
+    else:
+        for one in known:
+            _show(form, one)
+    for one in proposals:
+        if one.error:
+            print_error(f"pvepassthru: {_named(one.vmid, one.error)}")
+        elif one.refused:
+            print_error(f"pvepassthru: {_refusal(one)}")
+
+
+def _show(form: str, one: Proposal) -> None:
+    """Print one change as a text; only in a diff is there room for what the rules say."""
+    if one.change:
+        print(_TEXTS[form](one.change), end="")
+    for line in _lines(one):
+        if form == "diff":
+            print(one_line(line))
+        else:
+            print_error(f"pvepassthru: VM {one.vmid}: {line.strip()}")
+
+
+def _refusal(one: Proposal) -> str:
+    codes = {finding.code for finding in one.judged.new if finding.severity == "error" and finding.silenced is None}
+    return (
+        f"the change of VM {one.vmid} is refused: it brings {listed(sorted(codes))}; put that right, or silence it in "
+        f"the policy with a reason (pvepassthru explain {min(codes)} says what it means)"
+    )
+
+
+def tell(form: str, result: Result) -> None:
+    """Say what became of one VM's change."""
+    vmid = result.change.vmid
+    if result.error is not None:
+        print_error(f"pvepassthru: {_named(vmid, result.error)}")
+        if isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
+            print(render.qm(result.change), end="")
+        return
+    done = result.applied
+    if done is None or form in DATA:
+        return
+    words = [f"set {listed(done.written, 20)}"] if done.written else []
+    words += [f"its next start takes over {listed(done.pending, 20)}"] if done.pending else []
+    words += [f"pending values of others took effect: {listed(done.taken, 20)}"] if done.taken else []
+    line = f"VM {vmid} is changed: {'; '.join(words)}"
+    if form == "diff":
+        print(line)
+    else:
+        print_error(line)
+
+
+def shape(one: Proposal, result: Result | None = None) -> dict[str, Any]:
+    """A change with what the rules say, and what became of it, as JSON has it (docs/json.md)."""
+    if one.change is None:
+        return {"vmid": one.vmid}
+    judged = one.judged
+    applied = result.applied._asdict() if result and result.applied else None
+    return render.shape(one.change) | {
+        "refused": one.refused,
+        "findings": {
+            name: [finding._asdict() for finding in findings]
+            for name, findings in zip(judged._fields, judged, strict=True)
+        },
+        "applied": applied,
+        "error": result.error.message if result and result.error else None,
+    }
+
+
+def _dumped(form: str, shapes: list[dict[str, Any]]) -> str:
+    if form == "json":
+        return json.dumps(shapes, indent=2) + "\n"
+    import yaml  # noqa: PLC0415 - only who asks for it needs PyYAML
+
+    return str(yaml.safe_dump(json.loads(json.dumps(shapes)), sort_keys=False, allow_unicode=False, width=120))
+
+
+def _lines(one: Proposal) -> Iterator[str]:
+    """What the rules say, line by line."""
+    judged = one.judged
+    if one.change is None or not one.change.keys:
+        return
+    told = [
+        counted(len(findings), "finding") + f" {word}"
+        for findings, word in ((judged.new, "new"), (judged.remaining, "as before"), (judged.gone, "put right"))
+        if findings
+    ]
+    yield f"rules: {listed(told) or 'nothing to say'}"
+    for findings, word in ((judged.new, "new "), (judged.remaining, ""), (judged.gone, "put right: ")):
+        for finding in findings:
+            where = finding.where.rpartition(" ")[2]
+            silenced = "silenced " if finding.silenced is not None else ""
+            yield f"  {word}{silenced}{finding.severity} {finding.code} {where}: {finding.message}"
+            if finding.silenced is not None:
+                yield f"    reason: {finding.silenced}"
+            elif finding.hint and findings is not judged.gone:
+                yield f"    hint: {finding.hint}"
+
+
+def _named(vmid: int, error: PassthruError) -> str:
+    """An error's sentence, with the VM in it."""
+    text = str(error)
+    return text if f"VM {vmid}" in text else f"VM {vmid}: {text}"

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a VM needs for its devices: the complete change of its config, judged by the rules; with --apply it is made.
+
+Everything is read by the API with --profile or PVE_HOST in the environment, else from this node's own files. --apply
+always goes through the API; it asks first, or needs --yes. A change that brings a new error is refused: exit code 1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from pvepassthru.api import apply, cluster, site, wish
+from pvepassthru.cli import changes, connection
+from pvepassthru.cli.words import print_error, vmid
+from pvepassthru.host import signals, vms
+from pvepassthru.model.errors import (
+    EXIT_FINDINGS,
+    ApiError,
+    EndedError,
+    InputError,
+    NotFoundError,
+    PassthruError,
+    UsageError,
+)
+from pvepassthru.model.text import listed, shown
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pvepassthru.api.apply import Result
+    from pvepassthru.api.change import Change
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.site import Site
+    from pvepassthru.api.wish import Wish
+    from pvepassthru.cli.changes import Proposal
+    from pvepassthru.host.host import Host
+
+MOST_BYTES = 8 << 20
+"""Of a file of requirements."""
+_SAID = (
+    *("device", "vf_of", "mapping", "mdev", "min_framebuffer", "primary_gpu", "rom", "igd", "bios", "efi_storage"),
+    *("hookscript", "numa", "hidden", "by_mapping"),
+)
+"""The arguments that say what is wanted, none of which goes with --file."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("vmid", nargs="?", type=vmid, metavar="VMID", help="the VM; with --file only this one of it")
+    wanted = parser.add_argument_group("what is wanted")
+    wanted.add_argument(
+        "--device",
+        action="append",
+        default=[],
+        metavar="DEVICE",
+        help="an address (01:00.0, or 01:00 for all functions), vendor:device, gpu, nic or nvme; may be given again",
+    )
+    wanted.add_argument(
+        "--vf-of", action="append", default=[], metavar="PF", help="a VF of this PF that is free; may be given again"
+    )
+    wanted.add_argument(
+        "--mapping", action="append", default=[], metavar="NAME", help="this mapping; may be given again"
+    )
+    wanted.add_argument("--mdev", metavar="TYPE|best", help="a mediated device or vGPU of this type on the device")
+    wanted.add_argument("--min-framebuffer", metavar="SIZE", help="the least graphics memory for --mdev best, as 4G")
+    wanted.add_argument("--primary-gpu", action="store_true", help="the GPU is the VM's display")
+    wanted.add_argument("--rom", metavar="FILE", help="a ROM file in /usr/share/kvm for the GPU, or the only device")
+    wanted.add_argument("--igd", action="store_true", help="the Intel GPU, as first graphics card (legacy mode)")
+    wanted.add_argument("--bios", metavar="ovmf|seabios", help="the firmware (default: the VM's, or what it needs)")
+    wanted.add_argument("--efi-storage", metavar="STORAGE", help="for the EFI disk (default: that of the boot disk)")
+    wanted.add_argument("--hookscript", metavar="VOLUME", help="such as local:snippets/pvepassthru")
+    wanted.add_argument("--numa", action="store_true", help="keep the VM to the CPUs of its devices' NUMA node")
+    wanted.add_argument("--hidden", action="store_true", help="do not let the guest see that it is a VM")
+    wanted.add_argument("--by-mapping", action="store_true", help="name devices by mappings only, as non-root must")
+    wanted.add_argument("--file", metavar="FILE", help="requirements of many VMs, in YAML, in place of all these")
+    parser.add_argument(
+        "--format", choices=changes.FORMATS, default="diff", help="how the change is shown (default: %(default)s)"
+    )
+    parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    making = parser.add_argument_group("making the change")
+    making.add_argument("--apply", action="store_true", help="make it, each VM's as a whole or not at all")
+    making.add_argument("--yes", action="store_true", help="do not ask before --apply")
+    making.add_argument(
+        "--with-pending",
+        action="store_true",
+        help="of a VM that does not run: let pending changes of others take effect with it",
+    )
+    making.add_argument(
+        "--stop-at-first", action="store_true", help="with --file: change no other VM after one that failed"
+    )
+    connection.add_arguments(parser)
+
+
+def run(args: argparse.Namespace, host: Host) -> int:
+    """Print the changes, and with --apply make them; 0, or 1 for a new error or a no to the question.
+
+    A VM that fails does not stop the others; the first one's exit code is returned. Raises UsageError, NotFoundError,
+    InputError, ApiError.
+    """
+    _check(args)
+    wishes = _wishes(args)
+    if not _by_api(args, host, wishes):
+        proposals = changes.propose(wishes, lambda failed: [site.of_files(host, wishes, failed)])
+        end = _end(args, proposals)
+        if end is not None:
+            return end
+        with connection.connect(args) as client:
+            return _apply(args, client, proposals)
+    with connection.connect(args) as client:
+        here = host if host.names(vms.PVE) else None
+        proposals = changes.propose(wishes, lambda failed: _sites(client, wishes, here, failed))
+        end = _end(args, proposals)
+        return _apply(args, client, proposals) if end is None else end
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UsageError when arguments do not go together."""
+    if args.file is None and args.vmid is None:
+        raise UsageError("config needs a VMID, or --file", "pvepassthru config 100 --device gpu")
+    said = [name for name in _SAID if getattr(args, name)]
+    if args.file is not None and said:
+        raise UsageError(f"--file says what is wanted, and so does {_option(said[0])}", "leave out one of them")
+    if not args.apply:
+        return
+    if os.path.isfile(args.root):
+        raise UsageError(f"--root {shown(args.root)} is a snapshot, of which nothing can be applied", "leave it out")
+    if args.yes:
+        return
+    if args.format != "diff":
+        raise UsageError(f"--apply with --format {args.format} asks nothing, so it needs --yes", "add --yes")
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError("--apply asks first, and there is no terminal", "add --yes")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _wishes(args: argparse.Namespace) -> dict[int, Wish]:
+    """What is wanted, by VM. Raises UsageError, NotFoundError, InputError."""
+    if args.file is None:
+        return {args.vmid: _wish(args)}
+    from pvepassthru.api import wish_file  # noqa: PLC0415 - it needs jsonschema, which is slow to load
+
+    try:
+        with open(args.file, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read {shown(args.file)}: {error.strerror}", "see its path and mode") from error
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{shown(args.file)} is larger than {MOST_BYTES >> 20} MiB", "is it the right file?")
+    wishes = wish_file.load(data, args.file)
+    if args.vmid is None:
+        return dict(sorted(wishes.items()))
+    if args.vmid not in wishes:
+        raise NotFoundError(f"{shown(args.file)} has nothing on VM {args.vmid}", f"it has {listed(sorted(wishes))}")
+    return {args.vmid: wishes[args.vmid]}
+
+
+def _wish(args: argparse.Namespace) -> Wish:
+    return wish.of_arguments(
+        devices=args.device,
+        vf_of=args.vf_of,
+        mappings=args.mapping,
+        mdev_type=args.mdev or "",
+        min_framebuffer=args.min_framebuffer or "",
+        primary_gpu=args.primary_gpu,
+        rom_file=args.rom or "",
+        igd=args.igd,
+        bios=args.bios or "",
+        efi_storage=args.efi_storage or "",
+        hook=args.hookscript or "",
+        numa=args.numa,
+        hidden=args.hidden,
+        by_mapping=args.by_mapping,
+    )
+
+
+def _by_api(args: argparse.Namespace, host: Host, wishes: Iterable[int]) -> bool:
+    """Whether everything is read by the API. Raises UsageError where what is read and what is changed differ."""
+    if args.profile or os.environ.get("PVE_HOST"):
+        return True
+    if args.root == "/":
+        return not all(host.exists(vms.config_path(number)) for number in wishes)
+    if args.apply:
+        raise UsageError(
+            f"--apply goes to a cluster's API, and --root {shown(args.root)} is only files of a host",
+            "say with --profile which API is meant, or leave out --root",
+        )
+    return False
+
+
+def _sites(
+    client: Client, wishes: Iterable[int], here: Host | None, failed: dict[int, PassthruError]
+) -> Iterator[Site]:
+    """The nodes of these VMs, by the API. Raises ApiError when the cluster cannot be read."""
+    known = cluster.vms(client)
+    by_node: dict[str, list[int]] = {}
+    for number in wishes:
+        if number in known:
+            by_node.setdefault(known[number].node, []).append(number)
+        else:
+            try:
+                cluster.vm(client, number)
+            except ApiError as error:
+                failed[number] = error
+    for node, numbers in sorted(by_node.items()):
+        try:
+            yield site.of_api(client, node, numbers, here, failed)
+        except ApiError as error:
+            failed.update(dict.fromkeys(numbers, error))
+
+
+def _end(args: argparse.Namespace, proposals: Sequence[Proposal]) -> int | None:
+    """Show the changes; the exit code if that is all, None if some are to be made."""
+    todo = changes.ready(proposals) if args.apply else []
+    code = changes.code(proposals)
+    if args.stop_at_first and todo and code:
+        print_error("pvepassthru: nothing is changed, since not every VM is ready for it (--stop-at-first)")
+        todo = []
+    if args.format not in changes.DATA or not todo:
+        changes.show(args.format, proposals)
+    if not todo:
+        return code
+    if args.yes or _confirmed(todo):
+        return None
+    print_error("pvepassthru: nothing is changed, since the answer was no")
+    return EXIT_FINDINGS
+
+
+def _confirmed(todo: Sequence[Change]) -> bool:
+    """Whether somebody at the terminal wants it so."""
+    names = listed((change.vmid for change in todo), 20)
+    print(f"Change VM {names} so? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _apply(args: argparse.Namespace, client: Client, proposals: Sequence[Proposal]) -> int:
+    """Make the changes that are ready, and tell of each. Raises EndedError and KeyboardInterrupt."""
+    results: dict[int, Result] = {}
+    with _undoing():
+        for result in apply.apply_all(
+            client, changes.ready(proposals), take_pending=args.with_pending, stop_at_first=args.stop_at_first
+        ):
+            results[result.change.vmid] = result
+            changes.tell(args.format, result)
+    left = [change.vmid for change in changes.ready(proposals) if change.vmid not in results]
+    if left:
+        print_error(f"pvepassthru: VM {listed(left)} not changed, since one before failed")
+    if args.format in changes.DATA:
+        changes.show(args.format, proposals, results)
+    return changes.code(proposals, results)
+
+
+@contextlib.contextmanager
+def _undoing() -> Iterator[None]:
+    """Have signals that end the command end it by an error, after which what was written is given back."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise EndedError(f"ended by {signals.ENDING[number]}")
+
+    old = {}
+    for number in signals.ENDING:
+        if number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN:
+            old[number] = signal.signal(number, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        print_error(f"pvepassthru: interrupted: {error}" if str(error) else "pvepassthru: interrupted")
+        raise
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
