@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mappings
+from pvepassthru.api import mappings, permission
 from pvepassthru.model.errors import (
     ApiConflictError,
     ApiDeniedError,
@@ -75,9 +75,7 @@ def take_back(client: Client, plan: Plan) -> bool:
 
 def _need_privilege(client: Client, plan: Plan) -> None:
     path = f"/mapping/pci/{plan.name}" if plan.before else "/mapping/pci"
-    answer = client.get("access/permissions", path=path)
-    granted = answer.get(path) if isinstance(answer, dict) else None
-    if not isinstance(granted, dict) or MODIFY not in granted:
+    if MODIFY not in permission.privileges(client, path):
         verb = "change" if plan.before else "make"
         message = f"{client.user} may not {verb} mapping {plan.name}: that needs {MODIFY} on {path}"
         raise ApiDeniedError(f"{message}; nothing was changed", ROLES)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster, mapping_apply, mapping_plan, mapping_search, mappings, survey
+from pvepassthru.api import apply as vm_changes
+from pvepassthru.api import cluster, hindrance, mapping_apply, mapping_plan, mapping_search, mappings, survey
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.mapping_search import Found
 from pvepassthru.api.reach import Reach
 from pvepassthru.model import hostpci, mapped, pci, resolve
 from pvepassthru.model.errors import (
-    ApiDeniedError,
     ApiError,
     ApiMissingError,
-    ApiUnsureError,
     DeviceError,
     PassthruError,
     UsageError,
@@ -28,8 +27,9 @@ from pvepassthru.model.problem import is_mdev_capable
 from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from pvepassthru.api.apply import Result
     from pvepassthru.api.change import Change
     from pvepassthru.api.client import Client
     from pvepassthru.api.hardware import NodeHardware
@@ -47,6 +47,15 @@ class Migration(NamedTuple):
     """The mappings that are made, or get a device more."""
     changes: tuple[Change, ...]
     """One a VM; one without keys has no entry by an address."""
+
+
+class Outcome(NamedTuple):
+    """What became of it."""
+
+    results: tuple[Result, ...]
+    """One a VM whose config was to change."""
+    notes: tuple[str, ...]
+    """What is to be known of the mappings."""
 
 
 def read(client: Client, vmids: Sequence[int], name: str = "") -> Migration:
@@ -87,33 +96,31 @@ def plan(
     return _Migrator(known, found, name).plan(presents, others)
 
 
-def apply(client: Client, migration: Migration, change: Callable[[Client, Change], object]) -> tuple[str, ...]:
-    """Make the mappings, then let `change` make each VM's change; what is to be known of it, in sentences.
+def apply(client: Client, migration: Migration, *, take_pending: bool = False) -> Outcome:
+    """Make the mappings, then the VMs' changes, each as a whole or not at all; what stands in the way is said before.
 
-    What goes wrong with a VM leaves it to `change` how that VM ends; mappings that were made for it and for those after
-    it are removed again, unless nobody can tell whether a VM has them. Raises ApiDeniedError before the first write for
-    a user who may not take `host=` away, and what mapping_apply.apply and `change` raise.
+    Mappings that were made for VMs whose change failed are removed again where nobody has them. Raises before the
+    first write as hindrance.check, for any of the VMs; what mapping_apply.apply raises, after which no VM is changed;
+    and what ends the program.
     """
     changes = [one for one in migration.changes if one.keys]
-    if not client.is_root and any(one.root_only for each in changes for one in each.keys):
-        message = f"{client.user} may not replace host= by mapping=: root@pam with its password may only, and no token"
-        raise ApiDeniedError(f"{message}; nothing was changed", "log in as root@pam with its password")
-    notes = []
+    for each in changes:
+        hindrance.check(client, each, take_pending=take_pending)
     made: list[Plan] = []
-    done: list[Change] = []
+    notes: list[str] = []
+    results: list[Result] = []
     try:
-        for one in migration.plans:
-            written = mapping_apply.apply(client, _fresh(client, one))
-            made.append(one)
-            notes += [f"mapping {one.name}: {written.note}"] if written and written.note else []
-        for each in changes:
-            change(client, each)
-            done.append(each)
-    except PassthruError as error:
-        if not isinstance(error, ApiUnsureError):
-            _take_back(client, made, done, changes[len(done) :])
-        raise
-    return tuple(notes)
+        for plan_ in migration.plans:
+            written = mapping_apply.apply(client, _fresh(client, plan_))
+            made.append(plan_)
+            notes += [f"mapping {plan_.name}: {written.note}"] if written and written.note else []
+        results.extend(vm_changes.apply_all(client, changes, take_pending=take_pending))
+    finally:
+        done = {result.change.vmid for result in results if result.applied}
+        failed = [change for change in changes if change.vmid not in done]
+        removed = _take_back(client, made) if failed else ()
+    notes += [f"mapping {name} was removed again, since no VM has it" for name in removed]
+    return Outcome(tuple(results), tuple(notes))
 
 
 def _fresh(client: Client, one: Plan) -> Plan:
@@ -122,22 +129,26 @@ def _fresh(client: Client, one: Plan) -> Plan:
     return one._replace(before=now) if one.before and one.before.same(now) else one
 
 
-def _take_back(client: Client, made: Iterable[Plan], done: Iterable[Change], left: Sequence[Change]) -> None:
-    """Remove the new mappings that no VM has by now; what fails at it is not worth another error."""
-    used = {name for change in done for name in _names(change.after)}
+def _take_back(client: Client, made: Iterable[Plan]) -> tuple[str, ...]:
+    """Remove the new mappings that no VM has; their names. What fails at it is not worth another error."""
+    removed = []
     for one in made:
-        if one.before is None and one.name not in used:
-            try:
-                now = [cluster.config(client, change.vmid, change.node) for change in left[:1]]
-                if all(one.name not in _names(present) for present in now):
-                    mapping_apply.take_back(client, one)
-            except ApiError:
-                continue
+        try:
+            if one.before is None and not _is_used(client, one.name) and mapping_apply.take_back(client, one):
+                removed.append(one.name)
+        except ApiError:
+            continue
+    return tuple(removed)
 
 
-def _names(present: Present) -> set[str | None]:
-    entries = (*present.section.entries.values(), *present.config.main.entries.values())
-    return {entry.mapping for entry in entries}
+def _is_used(client: Client, name: str) -> bool:
+    """Whether any VM has a mapping, or will have it. Raises ApiError when that cannot be told."""
+    for vm in cluster.vms(client).values():
+        present = cluster.config(client, vm.vmid, vm.node)
+        entries = (*present.section.entries.values(), *present.config.main.entries.values())
+        if any(entry.mapping == name for entry in entries):
+            return True
+    return False
 
 
 class _Migrator:

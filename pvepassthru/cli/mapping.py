@@ -88,7 +88,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is the cluster that is looked at
-    """Do what is asked for; returns 0, and `check` 1 when there is an error among what it finds.
+    """Do what is asked for; returns 0, or 1 for an error among what `check` finds, or a no to `apply`.
 
     Raises what api.mapping_plan.plan, api.mapping_apply.apply, api.mapping_check.check and the connection raise, and
     UsageError for `apply` where it cannot ask.
@@ -126,8 +126,8 @@ def _apply(args: argparse.Namespace, client: Client, plan: Plan) -> int:
     written = None
     if plan.changed:
         if not consent.given(f"write mapping {plan.name}?", yes=args.yes):
-            print("nothing was changed")
-            return EXIT_FINE
+            print_error("pvepassthru: nothing is changed, since the answer was no")
+            return EXIT_FINDINGS
         written = mapping_apply.apply(client, plan)
     note = written.note if written else ""
     if args.json:
