@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import apply as vm_changes
-from pvepassthru.api import cluster, hindrance, mapping_apply, mapping_plan, mapping_search, mappings, survey
+from pvepassthru.api import cluster, hindrance, mapping_apply, mapping_plan, mapping_search, mappings, survey, wish
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.mapping_search import Found
 from pvepassthru.api.reach import Reach
@@ -93,6 +93,8 @@ def plan(
     `name` is for the one device that they have by an address. Raises NotFoundError when a device is not there,
     DeviceError when PVE's mappings cannot hold it, UsageError when `name` does not fit.
     """
+    if name:
+        wish.mapping(name)
     return _Migrator(known, found, name).plan(presents, others)
 
 

@@ -89,11 +89,9 @@ def _shape(planned: Migration, outcome: Outcome | None) -> dict[str, object]:
     vms = []
     for one in planned.changes:
         result = done.get(one.vmid)
-        made = {
-            "applied": bool(result and result.applied),
-            "error": result.error.message if result and result.error else None,
-        }
-        vms.append({**render.shape(one), **made})
+        applied = result.applied._asdict() if result and result.applied else None
+        error = result.error.message if result and result.error else None
+        vms.append({**render.shape(one), "applied": applied, "error": error})
     return {
         "mappings": [mapping_render.shape(plan) for plan in planned.plans],
         "vms": vms,

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pvepassthru.api.client import connect
+from pvepassthru.api.profile import Endpoint
+from tests.api import fake_client
 from tests.api.fake_pve import hardware
 from tests.api.fake_pve.data import Cluster, Device, MdevType, Node, User
 
 if TYPE_CHECKING:
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.profile import Profile
     from tests.api.fake_pve.server import FakePve
 
 GPU = {"vendor": "10de", "device": "1b80", "subsystem": "1462:3362", "names": {"vendor_name": "NVIDIA"}}
@@ -78,6 +84,17 @@ def mapping(name: str, *lines: str, **flags: int) -> str:
     """A mapping as the cluster's file has it; `_` in a flag stands for `-`."""
     words = [f"\t{flag.replace('_', '-')} {value}\n" for flag, value in flags.items()]
     return f"{name}\n{''.join(words)}" + "".join(f"\tmap {line}\n" for line in lines) + "\n"
+
+
+def profile_of(pve: FakePve, *who: Any) -> Profile:  # noqa: ANN401 - as fake_client has them
+    """A profile that trusts the fake's CA: a pinned one loads those of the system for each connection."""
+    endpoints = tuple(Endpoint(pve.host, port) for port in pve.ports.values())
+    return replace(fake_client.profile_of(pve, *who), endpoints=endpoints, ca_file=pve.ca_file)
+
+
+def client_of(pve: FakePve, *who: Any) -> Client:  # noqa: ANN401 - as above
+    """A client that has logged in."""
+    return connect(profile_of(pve, *who))
 
 
 def faults(pve: FakePve, name: str) -> dict[str, str]:

@@ -19,11 +19,10 @@ from pvepassthru.model.errors import (
     ApiUnsureError,
 )
 from tests.api import mapping_cluster
-from tests.api.fake_client import client_of, profile_of
 from tests.api.fake_pve.faults import Moment
 from tests.api.fake_pve.mappingtext import Mapping
 from tests.api.fake_pve.server import FakePve
-from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, mapping
+from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, client_of, mapping, profile_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,10 +10,9 @@ import pytest
 from pvepassthru.api import mapping_check
 from pvepassthru.model.errors import ApiMissingError, ApiUnreachableError
 from tests.api import mapping_cluster
-from tests.api.fake_client import client_of
 from tests.api.fake_pve import data, hardware
 from tests.api.fake_pve.server import FakePve
-from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, mapping
+from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, client_of, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,9 +19,8 @@ from pvepassthru.model.errors import (
     UsageError,
 )
 from tests.api import mapping_cluster
-from tests.api.fake_client import client_of
 from tests.api.fake_pve.server import FakePve
-from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, mapping
+from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, client_of, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
