@@ -42,6 +42,7 @@ CODES = {
 """The rules that find of a VM what is found here of all VMs."""
 DRIFTED = "PVP412"
 VMS_AT_A_TIME = 8
+SEVERITIES = ("error", "warning", "info")
 
 
 class Drift(NamedTuple):
@@ -62,7 +63,7 @@ class Report(NamedTuple):
     """What was found."""
 
     drifts: tuple[Drift, ...]
-    """By mapping and node."""
+    """By mapping, the worst first, and node."""
     mappings: tuple[str, ...]
     """Those that were looked at."""
     nodes: tuple[str, ...]
@@ -96,7 +97,9 @@ def check(client: Client, names: Sequence[str] = (), nodes: Sequence[str] = (), 
         found += _of_vms(client, presents, stored, wanted, every=not names)
         if survey.everywhere and not unread:
             found += _unused(client, presents, wanted)
-    ordered = sorted(found, key=lambda drift: (drift.mapping, drift.node or "", drift.vmid or 0))
+    ordered = sorted(
+        found, key=lambda one: (one.mapping, SEVERITIES.index(one.severity), one.node or "", one.vmid or 0)
+    )
     return Report(tuple(ordered), tuple(wanted), tuple(sorted(survey.hardware)), unread)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvepassthru.api import mapping_apply, mapping_check, mapping_plan, mapping_render, mapping_search, mappings, survey
+from pvepassthru.api.mapping_check import SEVERITIES
 from pvepassthru.api.mapping_order import ORDERS
 from pvepassthru.api.mapping_plan import Options
 from pvepassthru.cli import connection, consent
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from pvepassthru.api.mapping_check import Drift, Report
     from pvepassthru.api.mapping_plan import Plan
     from pvepassthru.host.host import Host
-
-SEVERITIES = ("error", "warning", "info")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

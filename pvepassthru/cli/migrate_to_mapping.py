@@ -78,7 +78,10 @@ def _apply(args: argparse.Namespace, client: Client, planned: Migration) -> Outc
     with undoing():
         outcome = migration.apply(client, planned, take_pending=args.with_pending)
     for result in outcome.results:
-        changes.tell("json" if args.json else "diff", result)
+        if result.error:
+            print_error(f"pvepassthru: VM {result.change.vmid}: {result.error}")
+        else:
+            changes.tell("json" if args.json else "diff", result)
     for note in outcome.notes:
         print_error(f"pvepassthru: note: {note}")
     return outcome
