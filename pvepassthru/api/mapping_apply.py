@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 MODIFY = "Mapping.Modify"
 ROLES = "root@pam, and the roles Administrator and PVEMappingAdmin, have it"
-SETTLE = (0.5, 1.0)
-"""Seconds between looks at a mapping whose write got no clear answer: PVE may still be at it."""
+SETTLE = (0.5, 1.0, 2.0, 3.0, 4.0)
+"""Seconds between looks at a mapping whose write got no clear answer: PVE waits 10 s for the lock of its file."""
 
 
 class Written(NamedTuple):
@@ -66,7 +66,10 @@ def apply(client: Client, plan: Plan) -> Written | None:
 
 
 def take_back(client: Client, plan: Plan) -> bool:
-    """Remove a mapping that `apply` made, if it is still just that; whether it was removed. Raises ApiError."""
+    """Remove a mapping that `apply` made, if it is still just that; whether it was removed. Raises ApiError.
+
+    PVE takes no digest for that, so whether somebody uses it by now is the caller's to look at just before.
+    """
     if plan.before is not None or not plan.after.same(_read(client, plan.name)):
         return False
     client.delete(f"{mappings.PATH}/{plan.name}")

@@ -97,13 +97,15 @@ def plan(
     surveys.chosen(survey.nodes, [node for node, _ in without if node])
     found = mapping_search.search(sought, survey.hardware, without)
     planner = _Planner(name, before, survey, options, mdev=_flag(name, before, found, sought))
-    return planner.plan(found, known)
+    made = planner.plan(found, known)
+    new = any(change.old is None for change in made.lines)
+    return made._replace(notes=(*made.notes, API_CANNOT_TELL)) if new else made
 
 
-def with_device(name: str, before: Stored | None, survey: Survey, found: Found) -> Plan:
+def with_device(name: str, known: Mapping[str, Stored], survey: Survey, found: Found) -> Plan:
     """The mapping of this name with just this one device more. Raises UsageError as `plan`."""
     alone = mapping_search.Search({found.entry.node: (found,)}, ())
-    return _Planner(name, before, survey, AS_IT_IS, mdev=found.mdev).plan(alone, {})
+    return _Planner(name, known.get(name), survey, AS_IT_IS, mdev=found.mdev).plan(alone, known)
 
 
 def _flag(name: str, before: Stored | None, found: Search, sought: Sought) -> bool:
@@ -268,7 +270,7 @@ class _Planner:
         """Note what follows."""
         for node, error in sorted(self.survey.unread.items()):
             count = sum(line.node == node for line in after.lines)
-            keeps = f"its {counted(count, 'line')} stay as they are" if count else "nothing is said of its devices"
+            keeps = f"keeps its {counted(count, 'line')}" if count else "its devices are not in the plan"
             self.notes[f"node {node} was not looked at, and {keeps}: {error.message}"] = None
         broken = sorted({stale.node for stale in self.stale if stale.node in self.survey.hardware})
         if broken:
@@ -286,9 +288,6 @@ class _Planner:
                 self.notes[f"mapping {other.name} has {listed(both, 4)} too: VMs with either compete for it"] = None
         if self.empty.mdev and any(search.found.values()) and not (self.before and self.before.mdev):
             self.notes["its devices have mediated devices: a hostpci entry says which type with mdev="] = None
-        if self.changes and any(change.new for change in self.changes):
-            unknown = next((one.unknown for one in self.survey.hardware.values() if one.unknown), "")
-            self.notes[unknown or API_CANNOT_TELL] = None
 
 
 def _functions(hardware: NodeHardware, line: Line) -> list[str]:

@@ -14,14 +14,13 @@ from pvepassthru.api.reach import Reach
 from pvepassthru.api.wish import Device
 from pvepassthru.model import mapped, mapping, pci
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
-from pvepassthru.model.mapping import NODE_NAME, MapEntry, Mapping
+from pvepassthru.model.mapping import NODE_NAME, MapEntry
 from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.problem import is_mdev_capable, plain_id
-from pvepassthru.model.text import listed, shown
+from pvepassthru.model.text import counted, listed, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from collections.abc import Mapping as Dict
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pvepassthru.api.hardware import Function, NodeHardware
 
@@ -96,7 +95,7 @@ def of_arguments(device: str = "", vf_of: str = "", subsystem: str = "", *, mdev
     return Sought(wanted, subsystem=plain, mdev=mdev)
 
 
-def of_mapping(one: Mapping) -> Sought:
+def of_mapping(one: mapping.Mapping) -> Sought:
     """What a mapping holds already. Raises UsageError when that is nothing, or of several models."""
     models = dict.fromkeys(entry.id.lower() for entry in one.entries)
     if len(models) != 1:
@@ -119,7 +118,7 @@ def excluded(word: str) -> tuple[str, str]:
     return node, part
 
 
-def search(sought: Sought, hardware: Dict[str, NodeHardware], without: Sequence[tuple[str, str]] = ()) -> Search:
+def search(sought: Sought, hardware: Mapping[str, NodeHardware], without: Sequence[tuple[str, str]] = ()) -> Search:
     """The devices of this kind on these nodes, `without` those that `excluded` tells of.
 
     Raises UsageError when several kinds fit, NotFoundError when there is nothing that can be taken.
@@ -141,7 +140,7 @@ def entry_for(hardware: NodeHardware, selectors: Sequence[str]) -> tuple[MapEntr
     problems = []
     for paths in dict.fromkeys(ways):
         entry = _entry(hardware, paths)
-        whole = Mapping("", 0, is_mdev_capable(hardware, functions[0]), (entry,))
+        whole = mapping.Mapping("", 0, is_mdev_capable(hardware, functions[0]), (entry,))
         problems = mapped.check(whole, entry, hardware, "", None)
         if not problems:
             return entry, functions
@@ -166,7 +165,9 @@ def _entry(hardware: NodeHardware, paths: tuple[str, ...]) -> MapEntry:
 class _Searcher:
     """One search over some nodes."""
 
-    def __init__(self, sought: Sought, hardware: Dict[str, NodeHardware], without: Sequence[tuple[str, str]]) -> None:
+    def __init__(
+        self, sought: Sought, hardware: Mapping[str, NodeHardware], without: Sequence[tuple[str, str]]
+    ) -> None:
         self.sought = sought
         self.hardware = hardware
         self.without = without
@@ -194,7 +195,8 @@ class _Searcher:
                 continue
             first = hardware.functions[functions[0]]
             mates = hardware.mates(functions)
-            words = f"{first.name or first.ids}" + (f" with {len(functions) - 1} more functions" * (len(functions) > 1))
+            words = first.name or first.ids
+            words += f" with {counted(len(functions) - 1, 'more function')}" if len(functions) > 1 else ""
             if mates:
                 others = listed(mate.address for mate in mates)
                 words += f"; PVE takes {others} from the host with it, which is in the same IOMMU group"
@@ -356,10 +358,11 @@ class _Searcher:
             return ""
         return Reach((), hardware, mapping.EMPTY, {}).why_not(function, (), self.sought.device.kind)
 
-    def _only(self, kinds: Dict[tuple[_Model, ...], list[str]], word: str) -> tuple[_Model, ...]:
+    def _only(self, kinds: Mapping[tuple[_Model, ...], list[str]], word: str) -> tuple[_Model, ...]:
         """The only kind of device at an address. Raises NotFoundError and UsageError."""
         if not kinds:
-            message = f"no node of {listed(sorted(self.hardware))} has {word}"
+            what = "a physical function at" if self.sought.vf_of else "a device at"
+            message = f"none of {listed(sorted(self.hardware))} has {what} {word}"
             raise NotFoundError(message, "lspci -D on a node lists its devices; name them by vendor:device")
         if len(kinds) > 1:
             words = listed(f"{_words(kind)} on {listed(nodes, 4)}" for kind, nodes in kinds.items())

@@ -253,7 +253,7 @@ class _Migrator:
             paths = listed(";".join(entry.paths) for entry in here)
             message = f"mapping {name} has {paths} on node {node}, and is to have just {';'.join(found.entry.paths)}"
             raise UsageError(message, "take another name; PVE gives a VM the first device that is free")
-        self.plans[name] = self._joined(mapping_plan.with_device(name, present, self.survey, found))
+        self.plans[name] = self._joined(mapping_plan.with_device(name, self.known, self.survey, found))
         self.known[name] = self.plans[name].after
 
     def _joined(self, new: Plan) -> Plan:

@@ -13,8 +13,9 @@ from pvepassthru.api.mapping_check import SEVERITIES
 from pvepassthru.api.mapping_order import ORDERS
 from pvepassthru.api.mapping_plan import Options
 from pvepassthru.cli import connection, consent
+from pvepassthru.cli.config import undoing
 from pvepassthru.cli.words import print_error, print_json
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, UsageError
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, EndedError, UsageError
 from pvepassthru.model.text import counted, one_line
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pvepassthru.api.client import Client
+    from pvepassthru.api.mapping_apply import Written
     from pvepassthru.api.mapping_check import Drift, Report
     from pvepassthru.api.mapping_plan import Plan
     from pvepassthru.host.host import Host
@@ -127,7 +129,8 @@ def _apply(args: argparse.Namespace, client: Client, plan: Plan) -> int:
         if not consent.given(f"write mapping {plan.name}?", yes=args.yes):
             print_error("pvepassthru: nothing is changed, since the answer was no")
             return EXIT_FINDINGS
-        written = mapping_apply.apply(client, plan)
+        with undoing():
+            written = _write(client, plan)
     note = written.note if written else ""
     if args.json:
         print_json({**mapping_render.shape(plan), "written": written is not None, "note": note or None})
@@ -136,6 +139,14 @@ def _apply(args: argparse.Namespace, client: Client, plan: Plan) -> int:
         if note:
             print_error(f"pvepassthru: note: {note}")
     return EXIT_FINE
+
+
+def _write(client: Client, plan: Plan) -> Written | None:
+    try:
+        return mapping_apply.apply(client, plan)
+    except (KeyboardInterrupt, EndedError):
+        print_error(f"pvepassthru: mapping {plan.name} is as it was or as planned: the same plan again tells")
+        raise
 
 
 def _check(args: argparse.Namespace, client: Client) -> int:

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
@@ -11,6 +14,7 @@ import pytest
 from pvepassthru.api import mapping_apply, mapping_plan, mapping_search, mappings, survey
 from pvepassthru.api.client import connect
 from pvepassthru.api.mapping_plan import Options
+from pvepassthru.api.profile import Profile
 from pvepassthru.model.errors import (
     ApiConflictError,
     ApiDeniedError,
@@ -26,6 +30,7 @@ from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, client_of, mapping, p
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.mapping_plan import Plan
@@ -234,3 +239,23 @@ def test_taking_back_only_what_is_ours(pve: FakePve) -> None:
             _meddle(pve.state, GPU_LINE2)
             assert not mapping_apply.take_back(client, plan)
             assert pve.state.mappings["gpu"].map == [GPU_LINE2]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("proxmoxer.backends.local") is None,
+    reason="only on Debian 13: proxmoxer 1.2.0 has no local backend",
+)
+def test_pvesh_is_never_given_a_list(pve: FakePve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with client_of(pve) as client:
+        plan = planned(client)
+    program = tmp_path / "pvesh"
+    granted = {path: {mapping_apply.MODIFY: 1} for path in ("/mapping/pci", "/mapping/pci/gpu")}
+    program.write_text(f"#!/bin/sh\necho $1 >>{tmp_path}/calls\necho '{json.dumps(granted)}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with (
+        connect(Profile("this node", local=True, timeout=10.0)) as client,
+        pytest.raises(ApiError, match=r"cannot send the list map of .* through pvesh"),
+    ):
+        mapping_apply.apply(client, plan)
+    assert set((tmp_path / "calls").read_text().split()) == {"get"}

@@ -90,6 +90,16 @@ def test_apply_needs_a_word(pve: FakePve, capsys: Capture, monkeypatch: pytest.M
     assert capsys.readouterr().out.endswith("nothing was changed\n")
 
 
+def test_apply_that_is_interrupted(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mapping_apply, "_write", interrupt)
+    assert main(["mapping", "apply", "gpu", *GPU, "--yes"]) == 130
+    assert "mapping gpu is as it was or as planned: the same plan again tells" in capsys.readouterr().err
+    assert pve.state.writes == []
+
+
 def test_apply_as_json(pve: FakePve, capsys: Capture) -> None:
     pve.faults.cut("after", write=1)
     assert main(["mapping", "apply", "gpu", *GPU, "--yes", "--json"]) == 0
