@@ -113,7 +113,7 @@ def apply(client: Client, migration: Migration, *, take_pending: bool = False) -
     results: list[Result] = []
     try:
         for plan_ in migration.plans:
-            written = mapping_apply.apply(client, _fresh(client, plan_))
+            written = mapping_apply.apply(client, plan_)
             made.append(plan_)
             notes += [f"mapping {plan_.name}: {written.note}"] if written and written.note else []
         results.extend(vm_changes.apply_all(client, changes, take_pending=take_pending))
@@ -123,12 +123,6 @@ def apply(client: Client, migration: Migration, *, take_pending: bool = False) -
         removed = _take_back(client, made) if failed else ()
     notes += [f"mapping {name} was removed again, since no VM has it" for name in removed]
     return Outcome(tuple(results), tuple(notes))
-
-
-def _fresh(client: Client, one: Plan) -> Plan:
-    """The plan with the digest of now, if the mapping is still what it was made from: other writes change it too."""
-    now = mappings.read(client).get(one.name)
-    return one._replace(before=now) if one.before and one.before.same(now) else one
 
 
 def _take_back(client: Client, made: Iterable[Plan]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from pvepassthru.api import mapping_apply, migration, reading
+from pvepassthru.api import mapping_apply, mapping_search, migration, reading, survey
 from pvepassthru.model import hostpci
 from pvepassthru.model.errors import (
     ApiConflictError,
@@ -180,6 +180,15 @@ def test_one_name_for_vms_of_two_nodes(scene: Scene) -> None:
     assert new(found) == {100: ["mapping=card,pcie=1,x-vga=1"], 201: ["mapping=card"]}
 
 
+@pytest.mark.parametrize("other, words", [("0000:04:00.0", "would get other functions"), ("00:02.0", "mdev is 0")])
+def test_another_device_is_never_passed(scene: Scene, monkeypatch: pytest.MonkeyPatch, other: str, words: str) -> None:
+    """What is planned is held to what PVE would make of it, should the search be wrong."""
+    real = mapping_search.entry_for(survey.read(scene.client).hardware["pve1"], (f"0000:{other}"[-12:],))
+    monkeypatch.setattr(mapping_search, "entry_for", lambda *_: (real[0], ("0000:01:00.0", "0000:01:00.1")))
+    with pytest.raises(DeviceError, match=words):
+        scene.read(100)
+
+
 def test_a_node_that_is_down(scene: Scene) -> None:
     scene.vm(201, "hostpci0: 81:00\n", "pve2")
     scene.pve.take_down("pve2")
@@ -209,6 +218,14 @@ def test_two_mappings_that_are_there_are_both_extended(scene: Scene) -> None:
     outcome = migration.apply(scene.client, scene.read(100, 201, name="card"))
     assert not [result.error for result in outcome.results if result.error]
     assert scene.pve.state.mappings["card"].map == [GPU_LINE2.replace("pve2", "pve7"), GPU_LINE, GPU_LINE2]
+
+
+def test_a_new_mapping_for_two_nodes_is_made_at_once(scene: Scene) -> None:
+    scene.vm(201, "hostpci0: 81:00\n", "pve2")
+    outcome = migration.apply(scene.client, scene.read(100, 201, name="card"))
+    assert not [result.error for result in outcome.results if result.error]
+    assert scene.pve.state.mappings["card"].map == [GPU_LINE, GPU_LINE2]
+    assert [entry.method for entry in scene.pve.state.writes] == ["POST", "PUT", "PUT"]
 
 
 @pytest.mark.parametrize("user, token", [("root@pam", ("full", "secret")), ("admin@pve", None)])
