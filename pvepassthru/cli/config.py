@@ -219,7 +219,7 @@ def _confirmed(todo: Sequence[Change]) -> bool:
 def _apply(args: argparse.Namespace, client: Client, proposals: Sequence[Proposal]) -> int:
     """Make the changes that are ready, and tell of each. Raises EndedError and KeyboardInterrupt."""
     results: dict[int, Result] = {}
-    with _undoing():
+    with undoing():
         for result in apply.apply_all(
             client, changes.ready(proposals), take_pending=args.with_pending, stop_at_first=args.stop_at_first
         ):
@@ -234,7 +234,7 @@ def _apply(args: argparse.Namespace, client: Client, proposals: Sequence[Proposa
 
 
 @contextlib.contextmanager
-def _undoing() -> Iterator[None]:
+def undoing() -> Iterator[None]:
     """Have signals that end the command end it by an error, after which what was written is given back."""
 
     def stop(number: int, _frame: object) -> None:

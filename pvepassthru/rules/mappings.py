@@ -17,7 +17,7 @@ from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import MAPPINGS, Hit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pvepassthru.host.cluster import Resource
     from pvepassthru.model.hostpci import HostpciEntry
@@ -41,7 +41,7 @@ def drifted(around: Surroundings) -> Iterator[Hit]:
     Mappings).
     """
     node = around.host.node
-    for mapping, entry in _entries(around):
+    for mapping, entry in _entries(_mappings(around)):
         if entry.node == node:
             for problem in mapped.check(mapping, entry, around.inventory, mapping.name, entry.line):
                 if vfs.untold(around, problem):
@@ -62,12 +62,17 @@ def in_two_mappings(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: remove the device from one of the two mappings.
     """
-    places = _places(around)
-    for mapping, entry, path in _paths(around):
+    yield from shared_devices(_mappings(around))
+
+
+def shared_devices(mappings: Sequence[Mapping]) -> Iterator[Hit]:
+    """The same of any mappings, in the order of the file; what the API told has no lines."""
+    places = _places(mappings)
+    for at, (mapping, entry, path) in enumerate(_paths(mappings)):
         others = {
-            f"{name} (line {line})": None
-            for (name, there), line in places[entry.node, path.partition(".")[0]].items()
-            if name != mapping.name and line < entry.line and _overlap(path, there)
+            f"{name} (line {there.line})" if there.line else name: None
+            for (name, other), (before, there) in places[entry.node, path.partition(".")[0]].items()
+            if name != mapping.name and (there.line, before) < (entry.line, at) and _overlap(path, other)
         }
         if others:
             message = f"{shown(path)} of node {entry.node} is in mapping {mapping.name} and in {listed(others)}"
@@ -82,16 +87,23 @@ def twice_in_mapping(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: remove one of the two lines.
     """
-    places = _places(around)
-    for mapping, entry, path in _paths(around):
-        lines = [
-            line
-            for (name, there), line in places[entry.node, path.partition(".")[0]].items()
-            if name == mapping.name and line < entry.line and _overlap(path, there)
+    yield from repeated_devices(_mappings(around))
+
+
+def repeated_devices(mappings: Sequence[Mapping]) -> Iterator[Hit]:
+    """The same of any mappings."""
+    places = _places(mappings)
+    for at, (mapping, entry, path) in enumerate(_paths(mappings)):
+        others = [
+            there
+            for (name, other), (before, there) in places[entry.node, path.partition(".")[0]].items()
+            if name == mapping.name and there is not entry and before < at and _overlap(path, other)
         ]
-        if lines:
-            message = f"mapping {mapping.name} has {shown(path)} of node {entry.node} twice, on line {lines[0]} too"
-            yield Hit(_at(mapping, entry.line), message, f"remove line {entry.line}")
+        if others:
+            message = f"mapping {mapping.name} has {shown(path)} of node {entry.node} twice"
+            too = f", on line {others[0].line} too" if others[0].line else ""
+            hint = f"remove line {entry.line}" if entry.line else "remove one of the two"
+            yield Hit(_at(mapping, entry.line), f"{message}{too}", hint)
 
 
 def mixed_models(around: Surroundings) -> Iterator[Hit]:
@@ -102,7 +114,12 @@ def mixed_models(around: Surroundings) -> Iterator[Hit]:
 
     How to fix: nothing, if the guests can do with it; else make one mapping for each model.
     """
-    for mapping in _mappings(around):
+    yield from models_apart(_mappings(around))
+
+
+def models_apart(mappings: Iterable[Mapping]) -> Iterator[Hit]:
+    """The same of any mappings."""
+    for mapping in mappings:
         models: dict[str, dict[str, None]] = {}
         for entry in mapping.entries:
             models.setdefault(entry.id.lower(), {})[entry.node] = None
@@ -122,7 +139,12 @@ def unknown_nodes(around: Surroundings) -> Iterator[Hit]:
     known = around.once(_nodes)
     if not known:
         raise Unknown("there is no /etc/pve/nodes")
-    for mapping, entry in _entries(around):
+    yield from foreign_nodes(_mappings(around), known)
+
+
+def foreign_nodes(mappings: Iterable[Mapping], known: Sequence[str]) -> Iterator[Hit]:
+    """The same of any mappings, by the nodes that the cluster has."""
+    for mapping, entry in _entries(mappings):
         if entry.node not in known:
             message = f"mapping {mapping.name} has a device of node {shown(entry.node)}, which the cluster has not"
             yield Hit(_at(mapping, entry.line), message, f"the nodes are {listed(known)}; correct or remove the line")
@@ -138,19 +160,19 @@ def _mappings(around: Surroundings) -> list[Mapping]:
     return [mapping for _, mapping in sorted(mappings.by_name.items())]
 
 
-def _entries(around: Surroundings) -> list[tuple[Mapping, MapEntry]]:
-    return [(mapping, entry) for mapping in _mappings(around) for entry in mapping.entries]
+def _entries(mappings: Iterable[Mapping]) -> list[tuple[Mapping, MapEntry]]:
+    return [(mapping, entry) for mapping in mappings for entry in mapping.entries]
 
 
-def _paths(around: Surroundings) -> list[tuple[Mapping, MapEntry, str]]:
-    return [(mapping, entry, path) for mapping, entry in _entries(around) for path in entry.paths]
+def _paths(mappings: Iterable[Mapping]) -> list[tuple[Mapping, MapEntry, str]]:
+    return [(mapping, entry, path) for mapping, entry in _entries(mappings) for path in entry.paths]
 
 
-def _places(around: Surroundings) -> dict[tuple[str, str], dict[tuple[str, str], int]]:
-    """By node and slot: the line on which a mapping first names each path there."""
-    found: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
-    for mapping, entry, path in _paths(around):
-        found.setdefault((entry.node, path.partition(".")[0]), {}).setdefault((mapping.name, path), entry.line)
+def _places(mappings: Iterable[Mapping]) -> dict[tuple[str, str], dict[tuple[str, str], tuple[int, MapEntry]]]:
+    """By node and slot: how many paths come before the one by which a mapping first names each path, and its entry."""
+    found: dict[tuple[str, str], dict[tuple[str, str], tuple[int, MapEntry]]] = {}
+    for at, (mapping, entry, path) in enumerate(_paths(mappings)):
+        found.setdefault((entry.node, path.partition(".")[0]), {}).setdefault((mapping.name, path), (at, entry))
     return found
 
 
@@ -160,7 +182,7 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _at(mapping: Mapping, line: int) -> str:
-    return f"{MAPPINGS}:{line} {mapping.name}"
+    return f"{MAPPINGS}:{line} {mapping.name}" if line else f"{MAPPINGS} {mapping.name}"
 
 
 def _nodes(around: Surroundings) -> tuple[str, ...]:

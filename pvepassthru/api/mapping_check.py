@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the cluster's mappings still describe the nodes' hardware, and whether VMs can use them.
+
+What fits is decided as everywhere (model/mapped.py, and the rules on mappings); PVE's own `check-node` is asked beside
+it. Sources: cluster/mapping/pci, nodes/N/hardware/pci, the configs of the VMs.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import cluster, mappings
+from pvepassthru.api import hardware_survey as surveys
+from pvepassthru.api.hardware import build
+from pvepassthru.model import mapped
+from pvepassthru.model.errors import ApiCertificateError, ApiError, ApiMissingError
+from pvepassthru.model.mapping import Mappings
+from pvepassthru.model.text import listed, one_line, shown
+from pvepassthru.rules import mappings as rules
+from pvepassthru.rules.catalogue import BY_CODE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.cluster import Vm
+    from pvepassthru.api.hardware import NodeHardware
+    from pvepassthru.api.hardware_survey import HardwareSurvey
+    from pvepassthru.api.mappings import Stored
+    from pvepassthru.api.present import Present
+    from pvepassthru.model.finding import Origin, Severity
+    from pvepassthru.model.hostpci import HostpciEntry
+    from pvepassthru.model.mapping import MapEntry, Mapping
+    from pvepassthru.model.problem import Problem
+    from pvepassthru.rules.subject import Hit
+
+CODES = {
+    "mapping-not-found": "PVP401",
+    "mapping-not-on-node": "PVP402",
+}
+"""The rules that find of a VM what is found here of all VMs."""
+DRIFTED = "PVP412"
+VMS_AT_A_TIME = 8
+SEVERITIES = ("error", "warning", "info")
+
+
+class Drift(NamedTuple):
+    """One finding. Its JSON shape is these fields by name (docs/json.md)."""
+
+    code: str | None
+    """The rule that finds the same on a node, for `pvepassthru explain`; None where there is none."""
+    severity: Severity
+    origin: Origin
+    mapping: str
+    node: str | None
+    vmid: int | None
+    message: str
+    hint: str
+
+
+class Report(NamedTuple):
+    """What was found."""
+
+    drifts: tuple[Drift, ...]
+    """By mapping, the worst first, and node."""
+    mappings: tuple[str, ...]
+    """Those that were looked at."""
+    nodes: tuple[str, ...]
+    """Those that answered."""
+    unread: dict[str, ApiError]
+    """Why the other nodes, and VMs (`VM 100`), could not be read."""
+
+    @property
+    def wrong(self) -> bool:
+        """Whether there is an error among it."""
+        return any(drift.severity == "error" for drift in self.drifts)
+
+
+def check(client: Client, names: Sequence[str] = (), nodes: Sequence[str] = (), *, vms: bool = True) -> Report:
+    """What is wrong with these mappings, or all, on these nodes, or all.
+
+    With `vms` the config of each VM there is read, one request a VM. Raises ApiMissingError for a mapping or node that
+    is not there, and ApiError when no node can be read.
+    """
+    stored = mappings.read(client)
+    for name in names:
+        mappings.need(stored, name)
+    survey = surveys.read(client, nodes)
+    wanted = {name: stored[name] for name in sorted(names or stored)}
+    unread = dict(survey.unread)
+    found = list(_of_mappings(wanted, stored, survey))
+    for node in survey.hardware:
+        found += _by_pve(client, node, wanted, {drift.mapping for drift in found if drift.node == node}, unread)
+    if vms:
+        presents = _presents(client, survey, unread)
+        found += _of_vms(client, presents, stored, wanted, every=not names)
+        if survey.everywhere and not unread:
+            found += _unused(client, presents, wanted)
+    ordered = sorted(
+        found, key=lambda one: (one.mapping, SEVERITIES.index(one.severity), one.node or "", one.vmid or 0)
+    )
+    return Report(tuple(ordered), tuple(wanted), tuple(sorted(survey.hardware)), unread)
+
+
+# ---- mappings against hardware
+
+
+def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], survey: HardwareSurvey) -> Iterator[Drift]:
+    for name, one in wanted.items():
+        mapping = one.mapping
+        for node, hardware in sorted(survey.hardware.items()):
+            here = mapping.on(node)
+            for entry in here:
+                for problem in mapped.check(mapping, entry, hardware, name, None):
+                    hint = _hint(mapping, entry, problem, hardware)
+                    yield Drift(DRIFTED, "error", "pve", name, node, None, problem.message, hint)
+            if not here and mapping.entries:
+                message = f"mapping {name} has no device on node {node}, so no VM with it can start there"
+                yield Drift(None, "info", "own", name, node, None, message, f"pvepassthru mapping plan {name}")
+        if not mapping.entries:
+            message = f"mapping {name} has no device at all"
+            yield Drift(None, "warning", "own", name, None, None, message, "remove it, or plan devices for it")
+    every = [one.mapping for one in stored.values()]
+    yield from _by_rule("PVP413", rules.shared_devices(every), wanted)
+    yield from _by_rule("PVP414", rules.repeated_devices(every), wanted)
+    yield from _by_rule("PVP415", rules.models_apart(every), wanted)
+    yield from _by_rule("PVP416", rules.foreign_nodes(every, survey.nodes), wanted)
+
+
+def _by_rule(code: str, hits: Iterable[Hit], wanted: Iterable[str]) -> Iterator[Drift]:
+    """What a rule on mappings finds of those that are wanted."""
+    rule = BY_CODE[code]
+    for hit in hits:
+        name = hit.where.rpartition(" ")[2]
+        if name in wanted:
+            yield Drift(code, rule.severity, rule.origin, name, None, None, hit.message, hit.hint)
+
+
+def _hint(mapping: Mapping, entry: MapEntry, problem: Problem, hardware: NodeHardware) -> str:
+    """What to do about an entry that does not fit: where its device is by now, if there is one like it."""
+    plan = f"pvepassthru mapping plan {mapping.name} shows the way"
+    if problem.code not in {"mapping-device-not-found", "mapping-id-mismatch", "mapping-subsystem-mismatch"}:
+        return f"{problem.hint}; {plan}"
+    known = {address for other in mapping.on(hardware.node) for address in _fitting(mapping, other, hardware)}
+    alike = [
+        one.address
+        for one in hardware.functions.values()
+        if one.ids == entry.id.lower()
+        and entry.subsystem_id in {None, _subsystem(one.attributes)}
+        and one.address not in known
+    ]
+    if not alike:
+        return f"node {hardware.node} has no other device {entry.id} that the mapping lacks; {problem.hint}"
+    return f"a device {entry.id} that the mapping lacks is at {listed(alike, 4)} of node {hardware.node} now; {plan}"
+
+
+def _fitting(mapping: Mapping, entry: MapEntry, hardware: NodeHardware) -> list[str]:
+    """The functions of an entry that fits."""
+    if mapped.check(mapping, entry, hardware, "", None):
+        return []
+    return [function.address for path in entry.paths for function in hardware.matching(path)]
+
+
+def _subsystem(attributes: dict[str, str]) -> str:
+    parts = (attributes.get(name, "").removeprefix("0x") for name in ("subsystem_vendor", "subsystem_device"))
+    return ":".join(parts)
+
+
+def _by_pve(
+    client: Client, node: str, wanted: Iterable[str], told: set[str], unread: dict[str, ApiError]
+) -> Iterator[Drift]:
+    """What PVE's own check says of a node's mappings, where nothing was found that says more."""
+    try:
+        answer = cluster.mapping_entries(client, node)
+    except ApiError as error:
+        unread.setdefault(node, error)
+        return
+    for entry in answer:
+        name, checks = str(entry.get("id", "")), entry.get("checks")
+        for one in checks if isinstance(checks, list) and name in wanted and name not in told else ():
+            if isinstance(one, dict):
+                severity: Severity = "error" if one.get("severity") == "error" else "warning"
+                words = shown(one_line(" ".join(str(one.get("message", "")).split())))
+                message = f"PVE says of mapping {name} on node {node}: {words}"
+                yield Drift(None, severity, "pve", name, node, None, message, f"pvepassthru mapping plan {name}")
+
+
+# ---- mappings against VMs
+
+
+def _presents(client: Client, survey: HardwareSurvey, unread: dict[str, ApiError]) -> list[Present]:
+    """The configs of the VMs on the nodes that were asked for; why one could not be read goes to `unread`."""
+    here = [vm for vm in cluster.vms(client).values() if vm.node in survey.hardware]
+
+    def read(vm: Vm) -> Present | ApiError:
+        try:
+            return cluster.next_config(client, vm.vmid, vm.node)
+        except ApiCertificateError:
+            raise
+        except ApiError as error:
+            return error
+
+    found = []
+    with ThreadPoolExecutor(VMS_AT_A_TIME) as pool:
+        for vm, present in zip(here, pool.map(read, here), strict=True):
+            if isinstance(present, ApiMissingError):  # it was removed or migrated since it was listed
+                continue
+            if isinstance(present, ApiError):
+                unread[f"VM {vm.vmid}"] = present
+            else:
+                found.append(present)
+    return found
+
+
+def _of_vms(
+    client: Client, presents: Iterable[Present], stored: dict[str, Stored], wanted: Iterable[str], *, every: bool
+) -> Iterator[Drift]:
+    """VMs that name a mapping that is not there, or has no device on their node; PVE starts no template."""
+    known = Mappings({name: one.mapping for name, one in stored.items()}, ())
+    for present in presents:
+        for entry in () if present.config.template else _mapped(present):
+            name = entry.mapping or ""
+            there = name in stored
+            if (name not in wanted and (there or not every)) or (there and stored[name].mapping.on(present.node)):
+                continue
+            problems: list[Problem] = []
+            mapped.find(known, entry, present.node, build(present.node, ()), problems, set())
+            for problem in problems:
+                seen = "" if there or client.is_root else f", as far as {client.user} sees"
+                message = f"VM {present.vmid} {entry.key}: {problem.message}{seen}"
+                yield Drift(
+                    CODES[problem.code], "error", "pve", name, present.node, present.vmid, message, problem.hint
+                )
+
+
+def _unused(client: Client, presents: Iterable[Present], wanted: Iterable[str]) -> Iterator[Drift]:
+    used = {entry.mapping for present in presents for entry in _mapped(present)}
+    for name in wanted:
+        if name not in used:
+            message = f"no VM that {client.user} sees uses mapping {name}"
+            yield Drift(None, "info", "own", name, None, None, message, "remove it if nobody needs it any more")
+
+
+def _mapped(present: Present) -> list[HostpciEntry]:
+    """The entries by a mapping that a VM has at its next start."""
+    return [entry for _, entry in sorted(present.section.entries.items()) if entry.mapping and not entry.host]

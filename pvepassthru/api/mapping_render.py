@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mapping's plan in words, as a diff for people, and as JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pvepassthru.model.text import counted, one_line
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pvepassthru.api.mapping_plan import Plan
+    from pvepassthru.api.mappings import Stored
+
+
+def diff(plan: Plan) -> str:
+    """What is to become of a mapping, line by line with the reasons, and what is to be known besides."""
+    nodes = dict.fromkeys(line.node for line in plan.after.lines if line.node)
+    size = f"{counted(len(plan.after.lines), 'device')} on {counted(len(nodes), 'node')}"
+    what = "new" if plan.before is None else "changed" if plan.changed else "nothing to change"
+    lines = [f"mapping {plan.name}: {what}, {size}"]
+    for flag, now, was in _flags(plan):
+        lines += [f"- {flag} {int(was)}"] if plan.before and was != now else []
+        lines += [f"+ {flag} {int(now)}"] if was != now else []
+    for change in plan.lines:
+        lines += [f"- map {change.old}"] if change.old is not None else []
+        lines += [f"+ map {change.new}"] if change.new is not None else []
+        lines.append(f"    {change.reason}")
+    for node in plan.moved:
+        lines.append(f"order on node {node}:")
+        lines += [f"    {line.text}" for line in plan.after.lines if line.node == node]
+    for stale in plan.stale:
+        lines += [f"! map {stale.text}", f"    it stays, and does not fit: {stale.why}"]
+    lines += [f"note: {note}" for note in plan.notes]
+    return "".join(f"{one_line(line)}\n" for line in lines)
+
+
+def shape(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON has it (docs/json.md)."""
+    return {
+        "mapping": plan.name,
+        "changed": plan.changed,
+        "before": None if plan.before is None else _stored(plan.before),
+        "after": _stored(plan.after),
+        "digest": plan.before.digest if plan.before else None,
+        "changes": [change._asdict() for change in plan.lines],
+        "moved": list(plan.moved),
+        "stale": [stale._asdict() for stale in plan.stale],
+        "notes": list(plan.notes),
+    }
+
+
+def _stored(stored: Stored) -> dict[str, Any]:
+    return {
+        "mdev": stored.mdev,
+        "live_migration_capable": stored.live_migration,
+        "map": [line.text for line in stored.lines],
+    }
+
+
+def _flags(plan: Plan) -> list[tuple[str, bool, bool]]:
+    before = plan.before
+    return [
+        ("mdev", plan.after.mdev, bool(before and before.mdev)),
+        ("live-migration-capable", plan.after.live_migration, bool(before and before.live_migration)),
+    ]

@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same kind of device on every node: by vendor, device and subsystem ids, VFs by the model of their PF.
+
+Pure: hardware comes in as values. What fits and cannot be taken is said, with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import wish
+from pvepassthru.api.hardware import KINDS
+from pvepassthru.api.reach import Reach
+from pvepassthru.api.wish import Device
+from pvepassthru.model import mapped, mapping, pci
+from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
+from pvepassthru.model.mapping import NODE_NAME, MapEntry
+from pvepassthru.model.pattern import ASCII, Pattern
+from pvepassthru.model.problem import is_mdev_capable, plain_id
+from pvepassthru.model.text import counted, listed, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pvepassthru.api.hardware import Function, NodeHardware
+
+_IDS = Pattern(r"[0-9a-f]{4}:[0-9a-f]{4}", ASCII)
+_WORDS = {"gpu": "GPU", "nic": "network card", "nvme": "NVMe drive"}
+
+
+class Sought(NamedTuple):
+    """Which devices a mapping is to hold; one of the first two says it."""
+
+    device: Device = Device()
+    """By addresses, ids or class."""
+    vf_of: str = ""
+    """The address of a PF, or `vendor:device` of its model."""
+    subsystem: str = ""
+    """`vendor:device` of the subsystem that they have; empty for any."""
+    mdev: bool = False
+    """Whether only those with mediated devices are meant."""
+
+    @property
+    def words(self) -> str:
+        """What is sought, in words."""
+        which = f"VFs of {self.vf_of}" if self.vf_of else self.device.words
+        more = f" with subsystem {self.subsystem}" if self.subsystem else ""
+        return f"{which}{more}" + (" with mediated devices" if self.mdev else "")
+
+
+class Found(NamedTuple):
+    """One device on one node, as a mapping would hold it."""
+
+    entry: MapEntry
+    functions: tuple[str, ...]
+    mdev: bool
+    """Whether PVE takes it for one with mediated devices."""
+    words: str
+    """What it is, and what PVE takes with it."""
+
+
+class Search(NamedTuple):
+    """What was found."""
+
+    found: dict[str, tuple[Found, ...]]
+    """By node; a node without any is not in it."""
+    notes: tuple[str, ...]
+    """What fits and was left out, and what else is to be known."""
+
+
+class _Model(NamedTuple):
+    """What one function of a device is."""
+
+    ids: str
+    subsystem: str | None
+    virtual: bool
+    number: str = ""
+    """The function's number in its slot, where that matters."""
+
+
+def of_arguments(device: str = "", vf_of: str = "", subsystem: str = "", *, mdev: bool = False) -> Sought:
+    """What words of a command line mean. Raises UsageError."""
+    if bool(device) == bool(vf_of):
+        hint = "for example --device 10de:1b80, --device 0000:01:00, --device gpu or --vf-of 0000:03:00.0"
+        raise UsageError("one of --device and --vf-of says what the mapping is to hold", hint)
+    plain = subsystem.strip().lower()
+    if plain and not _IDS.fullmatch(plain):
+        raise UsageError(f"{shown(subsystem)} is no subsystem's id", "write vendor:device, such as 1462:3362")
+    if vf_of:
+        word = vf_of.strip().lower()
+        return Sought(vf_of=word if _IDS.fullmatch(word) else wish.pf(vf_of), subsystem=plain, mdev=mdev)
+    wanted = wish.device(device)
+    if len({pci.slot(selector) for selector in wanted.addresses}) > 1:
+        raise UsageError(f"{shown(device)} names functions of several slots", "a device of a mapping is of one slot")
+    return Sought(wanted, subsystem=plain, mdev=mdev)
+
+
+def of_mapping(one: mapping.Mapping) -> Sought:
+    """What a mapping holds already. Raises UsageError when that is nothing, or of several models."""
+    models = dict.fromkeys(entry.id.lower() for entry in one.entries)
+    if len(models) != 1:
+        what = f"devices of {len(models)} models ({listed(models)})" if models else "no device"
+        raise UsageError(f"mapping {one.name} has {what}", "say which devices are meant: --device or --vf-of")
+    subsystems = {entry.subsystem_id.lower() if entry.subsystem_id else "" for entry in one.entries}
+    return Sought(Device(ids=next(iter(models))), subsystem=next(iter(subsystems)) if len(subsystems) == 1 else "")
+
+
+def excluded(word: str) -> tuple[str, str]:
+    """The node, empty for all, and the selector of a device that is not to be taken. Raises UsageError."""
+    plain = word.strip()
+    node, _, rest = plain.partition(":")
+    whole, part = (pci.with_domain(text.lower()) for text in (plain, rest))
+    if pci.is_selector(whole):
+        return "", whole
+    if not NODE_NAME.fullmatch(node) or not pci.is_selector(part):
+        hint = "write an address or a slot, such as 0000:03:00.0, or with its node pve1:0000:03:00.0"
+        raise UsageError(f"{shown(word)} is no device", hint)
+    return node, part
+
+
+def search(sought: Sought, hardware: Mapping[str, NodeHardware], without: Sequence[tuple[str, str]] = ()) -> Search:
+    """The devices of this kind on these nodes, `without` those that `excluded` tells of.
+
+    Raises UsageError when several kinds fit, NotFoundError when there is nothing that can be taken.
+    """
+    return _Searcher(sought, hardware, without).search()
+
+
+def entry_for(hardware: NodeHardware, selectors: Sequence[str]) -> tuple[MapEntry, tuple[str, ...]]:
+    """How a mapping holds these functions of a node as one device, with all that PVE compares, and the functions.
+
+    PVE compares the ids of every function that is named, so different ones must be the whole slot. Raises NotFoundError
+    for what is not there, DeviceError when PVE would not take it.
+    """
+    functions = Reach((), hardware, mapping.EMPTY, {}).present(tuple(selectors))
+    slots = dict.fromkeys(pci.slot(address) for address in functions)
+    ways = [tuple(selectors)]
+    if functions == tuple(address for slot in slots for address in hardware.in_slot(slot)):
+        ways.append(tuple(slots))
+    problems = []
+    for paths in dict.fromkeys(ways):
+        entry = _entry(hardware, paths)
+        whole = mapping.Mapping("", 0, is_mdev_capable(hardware, functions[0]), (entry,))
+        problems = mapped.check(whole, entry, hardware, "", None)
+        if not problems:
+            return entry, functions
+    words = problems[0].message.partition(": ")[2]
+    message = f"a mapping cannot hold {listed(functions)} of node {hardware.node} as one device: {words}"
+    raise DeviceError(message, "PVE compares the ids of every function that is named; map them one by one")
+
+
+def _entry(hardware: NodeHardware, paths: tuple[str, ...]) -> MapEntry:
+    first = paths[0] if "." in paths[0] else f"{paths[0]}.0"
+    group = hardware.group(first)
+    return MapEntry(
+        0,
+        hardware.node,
+        paths,
+        plain_id(hardware, first, "vendor", "device") or "",
+        plain_id(hardware, first, "subsystem_vendor", "subsystem_device"),
+        None if group is None else str(group),
+    )
+
+
+class _Searcher:
+    """One search over some nodes."""
+
+    def __init__(
+        self, sought: Sought, hardware: Mapping[str, NodeHardware], without: Sequence[tuple[str, str]]
+    ) -> None:
+        self.sought = sought
+        self.hardware = hardware
+        self.without = without
+        self.notes: dict[str, None] = {}
+        self.left_out: list[str] = []
+
+    def search(self) -> Search:
+        found = {node: tuple(self._on(one)) for node, one in sorted(self.hardware.items())}
+        there = {node: devices for node, devices in found.items() if devices}
+        if not there:
+            where = f"on {listed(sorted(self.hardware))}"
+            message = f"there is no device that is {self.sought.words} {where}"
+            hint = listed(self.left_out, 6) or "lspci -nn on a node lists its devices"
+            raise NotFoundError(message + (" and can be taken" if self.left_out else ""), hint)
+        return Search(there, (*(f"left out: {words}" for words in self.left_out), *self.notes))
+
+    def _on(self, hardware: NodeHardware) -> Iterator[Found]:
+        for selectors in self._devices(hardware):
+            if self._is_excluded(hardware, selectors):
+                continue
+            try:
+                entry, functions = entry_for(hardware, selectors)
+            except DeviceError as error:
+                self.left_out.append(f"{selectors[0]} of node {hardware.node}: {error.message}")
+                continue
+            first = hardware.functions[functions[0]]
+            mates = hardware.mates(functions)
+            words = first.name or first.ids
+            words += f" with {counted(len(functions) - 1, 'more function')}" if len(functions) > 1 else ""
+            if mates:
+                others = listed(mate.address for mate in mates)
+                words += f"; PVE takes {others} from the host with it, which is in the same IOMMU group"
+            yield Found(entry, functions, is_mdev_capable(hardware, functions[0]), words)
+
+    def _is_excluded(self, hardware: NodeHardware, selectors: Sequence[str]) -> bool:
+        functions = {one.address for selector in selectors for one in hardware.matching(selector)}
+        return any(
+            node in {"", hardware.node} and any(address.startswith(selector) for address in functions)
+            for node, selector in self.without
+        )
+
+    def _devices(self, hardware: NodeHardware) -> Iterator[tuple[str, ...]]:
+        """The selectors of each device of a node."""
+        if self.sought.vf_of:
+            yield from self._vfs(hardware, self._pf())
+        elif self.sought.device.addresses:
+            yield from self._shaped(hardware, self._shape())
+        else:
+            yield from self._of_ids(hardware)
+
+    # ---- VFs
+
+    def _pf(self) -> _Model:
+        """The model of the PF whose VFs are sought."""
+        word = self.sought.vf_of
+        if _IDS.fullmatch(word):
+            return _Model(word, None, virtual=False)
+        models: dict[tuple[_Model, ...], list[str]] = {}
+        for node, one in sorted(self.hardware.items()):
+            function = one.functions.get(word)
+            if function and not function.physfn:
+                models.setdefault((_model(function),), []).append(node)
+        return self._only(models, word)[0]
+
+    def _vfs(self, hardware: NodeHardware, model: _Model) -> Iterator[tuple[str, ...]]:
+        fitting = [
+            one
+            for one in hardware.functions.values()
+            if one.ids == model.ids and not one.physfn and model.subsystem in {None, _model(one).subsystem}
+        ]
+        for physical in fitting:
+            vfs = [one for one in hardware.functions.values() if one.physfn == physical.address]
+            if not vfs:
+                self.left_out.append(f"{physical.words} of node {hardware.node} has no VFs now: pvepassthru sriov set")
+            for vf in vfs:
+                if self._wanted(hardware, vf):
+                    yield (vf.address,)
+
+    # ---- by address
+
+    def _shape(self) -> tuple[_Model, ...]:
+        """What the device at the address is, function by function."""
+        selectors = self.sought.device.addresses
+        shapes: dict[tuple[_Model, ...], list[str]] = {}
+        for node, one in sorted(self.hardware.items()):
+            matching = [one.matching(selector) for selector in selectors]
+            functions = [function for found in matching for function in found]
+            if all(matching) and functions:
+                alone = len(functions) == 1
+                shape = tuple(_model(function, numbered=not alone) for function in functions)
+                shapes.setdefault(shape, []).append(node)
+        return self._only(shapes, ";".join(selectors))
+
+    def _shaped(self, hardware: NodeHardware, shape: tuple[_Model, ...]) -> Iterator[tuple[str, ...]]:
+        if len(shape) == 1:
+            selector = self.sought.device.addresses[0]
+            for one in hardware.functions.values():
+                if _model(one) == shape[0] and self._wanted(hardware, one, named=one.address.startswith(selector)):
+                    yield (one.address,)
+                elif one.ids == shape[0].ids and _model(one) != shape[0] and bool(one.physfn) == shape[0].virtual:
+                    self._say_subsystem(hardware, one)
+            return
+        whole = all("." not in selector for selector in self.sought.device.addresses)
+        for slot, addresses in sorted(hardware.slots.items()):
+            functions = [hardware.functions[address] for address in addresses]
+            by_number = {one.number: one for one in (_model(function, numbered=True) for function in functions)}
+            if any(by_number.get(one.number) != one for one in shape) or (whole and len(functions) != len(shape)):
+                continue
+            named = slot == pci.slot(self.sought.device.addresses[0])
+            members = [hardware.functions[f"{slot}.{one.number}"] for one in shape]
+            if all(self._wanted(hardware, one, named=named) for one in members):
+                yield (slot,) if whole else tuple(one.address for one in members)
+
+    def _say_subsystem(self, hardware: NodeHardware, function: Function) -> None:
+        words = f"{function.words} of node {hardware.node} has subsystem {_model(function).subsystem or 'ids of none'}"
+        self.left_out.append(f"{words}; --device {function.ids} takes it as well")
+
+    # ---- by ids or class
+
+    def _of_ids(self, hardware: NodeHardware) -> Iterator[tuple[str, ...]]:
+        ids = self.sought.device.ids or self._of_class()
+        subsystems = {}
+        for one in hardware.functions.values():
+            reach = Reach((), hardware, mapping.EMPTY, {})
+            fits = reach.is_of_ids(one, ids) if self.sought.mdev else one.ids == ids
+            if fits and self._is_of_class(one) and self._wanted(hardware, one):
+                subsystems[_model(one).subsystem] = one
+                yield self._card(hardware, one)
+        if len(subsystems) > 1:
+            words = listed(sorted(name or "none" for name in subsystems))
+            self.notes[
+                f"node {hardware.node}: the devices have several subsystem ids ({words}); --subsystem names one"
+            ] = None
+
+    def _of_class(self) -> str:
+        """The ids of the only model of a class."""
+        models: dict[str, list[str]] = {}
+        for node, hardware in sorted(self.hardware.items()):
+            for one in hardware.functions.values():
+                if self._is_of_class(one) and not self._why_not(hardware, one):
+                    words = f"{one.address} of {node}"
+                    models.setdefault(one.ids, []).append(words)
+        if len(models) > 1:
+            words = listed(f"{ids} ({listed(places, 3)})" for ids, places in models.items())
+            what = _WORDS[self.sought.device.kind]
+            hint = f"name one of them, such as --device {next(iter(models))}"
+            raise UsageError(f"the nodes have {len(models)} models of {what}: {words}", hint)
+        return next(iter(models), "")
+
+    def _is_of_class(self, function: Function) -> bool:
+        kind = self.sought.device.kind
+        virtual = bool(function.physfn) and not self.sought.mdev and not self.sought.device.ids
+        return not virtual and (not kind or function.pci_class.startswith(KINDS[kind]))
+
+    def _card(self, hardware: NodeHardware, function: Function) -> tuple[str, ...]:
+        """The functions of a graphics card that are passed together, as its whole slot; of all else the one."""
+        if (
+            not function.pci_class.startswith(KINDS["gpu"])
+            or function.physfn
+            or is_mdev_capable(hardware, function.address)
+        ):
+            return (function.address,)
+        card = Reach((), hardware, mapping.EMPTY, {}).card(function, ())
+        slot = pci.slot(function.address)
+        if len(card) > 1 and set(card) == set(hardware.in_slot(slot)) and function.address.endswith(".0"):
+            return (slot,)
+        return (function.address,)
+
+    # ---- what all have in common
+
+    def _wanted(self, hardware: NodeHardware, function: Function, *, named: bool = False) -> bool:
+        """Whether a function that fits is taken; why not is said, once."""
+        why = self._why_not(hardware, function, named=named)
+        if why:
+            self.left_out.append(f"{function.words} of node {hardware.node}: {why}")
+        return not why
+
+    def _why_not(self, hardware: NodeHardware, function: Function, *, named: bool = False) -> str:
+        subsystem = _model(function).subsystem
+        if self.sought.subsystem and subsystem != self.sought.subsystem:
+            return f"its subsystem is {subsystem or 'not told'}"
+        capable = is_mdev_capable(hardware, function.address)
+        if self.sought.mdev and not capable:
+            return "it has no mediated devices now: is its driver loaded?"
+        if function.bridge:
+            return "a bridge"
+        if named or (capable and not function.physfn):
+            return ""
+        return Reach((), hardware, mapping.EMPTY, {}).why_not(function, (), self.sought.device.kind)
+
+    def _only(self, kinds: Mapping[tuple[_Model, ...], list[str]], word: str) -> tuple[_Model, ...]:
+        """The only kind of device at an address. Raises NotFoundError and UsageError."""
+        if not kinds:
+            what = "a physical function at" if self.sought.vf_of else "a device at"
+            message = f"none of {listed(sorted(self.hardware))} has {what} {word}"
+            raise NotFoundError(message, "lspci -D on a node lists its devices; name them by vendor:device")
+        if len(kinds) > 1:
+            words = listed(f"{_words(kind)} on {listed(nodes, 4)}" for kind, nodes in kinds.items())
+            hint = f"name the model, such as {next(iter(kinds))[0].ids}, or the node: --node"
+            raise UsageError(f"{word} is not the same device on all nodes: {words}", hint)
+        return next(iter(kinds))
+
+
+def _model(function: Function, *, numbered: bool = False) -> _Model:
+    texts = [function.attributes.get(name) for name in ("subsystem_vendor", "subsystem_device")]
+    known = [text.removeprefix("0x") for text in texts if text is not None]
+    subsystem = ":".join(known) if len(known) == len(texts) else None
+    return _Model(function.ids, subsystem, bool(function.physfn), function.address[-1] if numbered else "")
+
+
+def _words(shape: tuple[_Model, ...]) -> str:
+    words = [f"{one.ids} (subsystem {one.subsystem})" if one.subsystem else one.ids for one in shape]
+    return " with ".join(words)

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From addresses to mappings: hostpci entries with `host=` become entries with `mapping=` and pass the same functions.
+
+All else of an entry stays, its index too, so that the guest sees the same device at the same place. What the config
+resolves to is compared before and after (model/resolve.py) before anything is returned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import apply as vm_changes
+from pvepassthru.api import cluster, hindrance, mapping_apply, mapping_plan, mapping_search, mappings, wish
+from pvepassthru.api import hardware_survey as surveys
+from pvepassthru.api.draft import Draft
+from pvepassthru.api.mapping_search import Found
+from pvepassthru.api.reach import Reach
+from pvepassthru.model import hostpci, mapped, pci, resolve
+from pvepassthru.model.errors import (
+    ApiError,
+    ApiMissingError,
+    DeviceError,
+    PassthruError,
+    UsageError,
+)
+from pvepassthru.model.mapping import EMPTY, Mappings
+from pvepassthru.model.problem import is_mdev_capable
+from pvepassthru.model.text import listed, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pvepassthru.api.apply import Result
+    from pvepassthru.api.change import Change
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.hardware import NodeHardware
+    from pvepassthru.api.hardware_survey import HardwareSurvey
+    from pvepassthru.api.mapping_plan import Plan
+    from pvepassthru.api.mappings import Stored
+    from pvepassthru.api.present import Present
+    from pvepassthru.model.hostpci import HostpciEntry
+
+
+class Migration(NamedTuple):
+    """What is to become of some VMs, and of the mappings that they need."""
+
+    plans: tuple[Plan, ...]
+    """The mappings that are made, or get a device more."""
+    changes: tuple[Change, ...]
+    """One a VM; one without keys has no entry by an address."""
+
+
+class Outcome(NamedTuple):
+    """What became of it."""
+
+    results: tuple[Result, ...]
+    """One a VM whose config was to change."""
+    notes: tuple[str, ...]
+    """What is to be known of the mappings."""
+
+
+def read(client: Client, vmids: Sequence[int], name: str = "") -> Migration:
+    """What is to become of these VMs, by what the API tells. Raises ApiError and as `plan`.
+
+    The configs of the other VMs on their nodes are read too, one request a VM.
+    """
+    vms = cluster.vms(client)
+    ids = list(dict.fromkeys(vmids))
+    places = {vmid: vms[vmid] if vmid in vms else cluster.vm(client, vmid) for vmid in ids}
+    found = surveys.read(client, [vm.node for vm in places.values()])
+    for vm in places.values():
+        if vm.node in found.unread:
+            raise found.unread[vm.node]
+    presents = [cluster.config(client, vmid, vm.node) for vmid, vm in places.items()]
+    others = []
+    for vm in vms.values():
+        if vm.vmid not in places and vm.node in found.hardware:
+            try:
+                others.append(cluster.next_config(client, vm.vmid, vm.node))
+            except ApiMissingError:  # removed or migrated since it was listed
+                continue
+    return plan(presents, mappings.read(client), found, others, name)
+
+
+def plan(
+    presents: Sequence[Present],
+    known: Mapping[str, Stored],
+    found: HardwareSurvey,
+    others: Sequence[Present] = (),
+    name: str = "",
+) -> Migration:
+    """The mappings and changes that these VMs need; `others` are VMs of which is told that they use the same device.
+
+    `name` is for the one device that they have by an address. Raises NotFoundError when a device is not there,
+    DeviceError when PVE's mappings cannot hold it, UsageError when `name` does not fit.
+    """
+    if name:
+        wish.mapping(name)
+    return _Migrator(known, found, name).plan(presents, others)
+
+
+def apply(client: Client, migration: Migration, *, take_pending: bool = False) -> Outcome:
+    """Make the mappings, then the VMs' changes, each as a whole or not at all; what stands in the way is said before.
+
+    Mappings that were made for VMs whose change failed are removed again where nobody has them. Raises before the
+    first write as hindrance.check, for any of the VMs; what mapping_apply.apply raises, after which no VM is changed;
+    and what ends the program.
+    """
+    changes = [one for one in migration.changes if one.keys]
+    for each in changes:
+        hindrance.check(client, each, take_pending=take_pending)
+    made: list[Plan] = []
+    notes: list[str] = []
+    results: list[Result] = []
+    try:
+        for plan_ in migration.plans:
+            written = mapping_apply.apply(client, plan_)
+            made.append(plan_)
+            notes += [f"mapping {plan_.name}: {written.note}"] if written and written.note else []
+        results.extend(vm_changes.apply_all(client, changes, take_pending=take_pending))
+    finally:
+        done = {result.change.vmid for result in results if result.applied}
+        failed = [change for change in changes if change.vmid not in done]
+        removed = _take_back(client, made) if failed else ()
+    notes += [f"mapping {name} was removed again, since no VM has it" for name in removed]
+    return Outcome(tuple(results), tuple(notes))
+
+
+def _take_back(client: Client, made: Iterable[Plan]) -> tuple[str, ...]:
+    """Remove the new mappings that no VM has; their names. What fails at it is not worth another error."""
+    removed = []
+    for one in made:
+        try:
+            if one.before is None and not _is_used(client, one.name) and mapping_apply.take_back(client, one):
+                removed.append(one.name)
+        except ApiError:
+            continue
+    return tuple(removed)
+
+
+def _is_used(client: Client, name: str) -> bool:
+    """Whether any VM has a mapping, or will have it. Raises ApiError when that cannot be told."""
+    for vm in cluster.vms(client).values():
+        present = cluster.config(client, vm.vmid, vm.node)
+        entries = (*present.section.entries.values(), *present.config.main.entries.values())
+        if any(entry.mapping == name for entry in entries):
+            return True
+    return False
+
+
+class _Migrator:
+    """Some VMs on their way."""
+
+    def __init__(self, known: Mapping[str, Stored], found: HardwareSurvey, name: str) -> None:
+        self.known = dict(known)
+        self.before = known
+        self.survey = found
+        self.name = name
+        self.plans: dict[str, Plan] = {}
+        self.devices: dict[tuple[str, tuple[str, ...]], str] = {}
+        """The mapping of each device, by its node and its functions."""
+
+    def plan(self, presents: Sequence[Present], others: Sequence[Present]) -> Migration:
+        changes = [self._change(present, others) for present in presents]
+        self._check_name()
+        for change in changes:
+            self._check(change)
+        return Migration(tuple(self.plans.values()), tuple(changes))
+
+    def _change(self, present: Present, others: Sequence[Present]) -> Change:
+        hardware = self.survey.hardware[present.node]
+        draft = Draft(present, hardware)
+        functions: list[str] = []
+        for _, entry in sorted(present.section.entries.items()):
+            if not entry.host or entry.mapping:
+                continue
+            try:
+                found = self._found(hardware, entry)
+            except PassthruError as error:
+                message = f"VM {present.vmid} {entry.key} ({shown(entry.host)}): {error.message}"
+                raise type(error)(message, error.hint) from error
+            name = self._mapping(present.node, found)
+            functions += found.functions
+            what = f"{listed(found.functions)} of node {present.node}"
+            made = "which is made for it" if name not in self.before else "which has just that"
+            made = "which gets it" if name in self.before and name in self.plans else made
+            text = hostpci.write(entry._replace(host=None, mapping=name))
+            draft.set(entry.key, text, f"{what} is mapping {name}, {made}")
+            if entry.romfile is not None:
+                draft.note(f"{entry.key} keeps romfile={shown(entry.romfile)}: root@pam alone may change that entry")
+            for other in others:
+                self._say(draft, hardware, other, found)
+        if not draft.empty:
+            draft.note("root@pam with its password makes this change; those who have Mapping.Use can change it later")
+        return draft.change(tuple(dict.fromkeys(functions)))
+
+    def _found(self, hardware: NodeHardware, entry: HostpciEntry) -> Found:
+        selectors = [pci.with_domain(selector) for selector in (entry.host or "").split(";")]
+        line, functions = mapping_search.entry_for(hardware, selectors)
+        words = hardware.functions[functions[0]].words
+        return Found(line, functions, is_mdev_capable(hardware, functions[0]), words)
+
+    def _say(self, draft: Draft, hardware: NodeHardware, other: Present, found: Found) -> None:
+        """Note that another VM names a device by its address, too."""
+        if other.node != hardware.node:
+            return
+        for entry in other.section.entries.values():
+            taken = Reach((), hardware, EMPTY, {}).functions((entry.host or "").split(";")) if entry.host else ()
+            both = [address for address in taken if address in found.functions]
+            if both:
+                words = f"VM {other.vmid} ({entry.key}) names {listed(both)} by its address, too"
+                draft.note(f"{words}: pvepassthru migrate-to-mapping {other.vmid}")
+
+    # ---- which mapping
+
+    def _mapping(self, node: str, found: Found) -> str:
+        """The mapping for a device, which is made or gets it if there is none."""
+        device = (node, found.functions)
+        if device not in self.devices:
+            fitting = [name for name in sorted(self.known) if self._is_just(name, node, found.functions)]
+            if self.name:
+                name = self.name
+            elif fitting:
+                name = fitting[0]
+            else:
+                name = self._new_name(node, found)
+            if name not in fitting:
+                self._add(name, node, found)
+            self.devices[device] = name
+        return self.devices[device]
+
+    def _is_just(self, name: str, node: str, functions: tuple[str, ...]) -> bool:
+        """Whether a mapping has just these functions as its one device on a node, and PVE takes it there."""
+        hardware = self.survey.hardware[node]
+        mapping = self.known[name].mapping
+        here = mapping.on(node)
+        return (
+            len(here) == 1
+            and Reach((), hardware, EMPTY, {}).functions(here[0].paths) == functions
+            and not mapped.check(mapping, here[0], hardware, "", None)
+        )
+
+    def _add(self, name: str, node: str, found: Found) -> None:
+        """Plan a device for a mapping that has none on this node. Raises UsageError."""
+        present = self.known.get(name)
+        here = present.mapping.on(node) if present else ()
+        if here:
+            paths = listed(";".join(entry.paths) for entry in here)
+            message = f"mapping {name} has {paths} on node {node}, and is to have just {';'.join(found.entry.paths)}"
+            raise UsageError(message, "take another name; PVE gives a VM the first device that is free")
+        self.plans[name] = self._joined(mapping_plan.with_device(name, self.known, self.survey, found))
+        self.known[name] = self.plans[name].after
+
+    def _joined(self, new: Plan) -> Plan:
+        """A plan with what was planned for the same mapping already."""
+        old = self.plans.get(new.name)
+        if old is None:
+            return new
+        notes = tuple(dict.fromkeys((*old.notes, *new.notes)))
+        return new._replace(before=old.before, lines=(*old.lines, *new.lines), notes=notes)
+
+    def _new_name(self, node: str, found: Found) -> str:
+        """A name that no mapping has, after what the device is and where."""
+        kind = self.survey.hardware[node].functions[found.functions[0]].kind or "pci"
+        place = found.entry.paths[0].removeprefix("0000:")
+        base = f"{kind}-{node}-{place}".replace(":", "-").replace(".", "-")
+        names = (base, *(f"{base}-{number}" for number in range(2, len(self.known) + 3)))
+        return next(name for name in names if name not in self.known)
+
+    def _check_name(self) -> None:
+        """Raise UsageError when one name was given for several devices of a node."""
+        nodes = [node for node, _ in self.devices]
+        if self.name and len(nodes) > len(set(nodes)):
+            words = listed(f"{listed(functions)} of {node}" for node, functions in self.devices)
+            raise UsageError(f"--name is for one device of a node, and there are several: {words}", "leave it out")
+
+    # ---- the same devices as before
+
+    def _check(self, change: Change) -> None:
+        """Raise DeviceError unless PVE passes the same functions, and refuses nothing that it did not refuse."""
+        hardware = self.survey.hardware[change.node]
+        old = {name: one.mapping for name, one in self.before.items()}
+        new = {name: one.mapping for name, one in self.known.items()}
+        was = resolve.resolve(change.before.section, Mappings(old, ()), hardware, change.node, change.vmid)
+        becomes = resolve.resolve(change.after.section, Mappings(new, ()), hardware, change.node, change.vmid)
+        known = {(problem.code, problem.key) for problem in was.problems}
+        worse = [problem for problem in becomes.problems if (problem.code, problem.key) not in known]
+        if worse:
+            message = f"PVE would refuse to start VM {change.vmid} with {worse[0].key}: {worse[0].message}"
+            raise DeviceError(message, worse[0].hint)
+        if [(one.index, one.addresses, one.mdev, one.nvidia) for one in was.passed] != [
+            (one.index, one.addresses, one.mdev, one.nvidia) for one in becomes.passed
+        ]:
+            message = f"VM {change.vmid} would get other functions than now by mappings"
+            raise DeviceError(message, "keep the addresses, or name each function by an entry of its own")

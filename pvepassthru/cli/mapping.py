@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cluster's PCI mappings, by the PVE API: plan one for all nodes, write it, check them against the hardware.
+
+`plan` and `check` change nothing; `apply` shows the same plan, asks, and writes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pvepassthru.api import (
+    hardware_survey,
+    mapping_apply,
+    mapping_check,
+    mapping_plan,
+    mapping_render,
+    mapping_search,
+    mappings,
+)
+from pvepassthru.api.mapping_check import SEVERITIES
+from pvepassthru.api.mapping_order import ORDERS
+from pvepassthru.api.mapping_plan import Options
+from pvepassthru.cli import connection, consent
+from pvepassthru.cli.config import undoing
+from pvepassthru.cli.words import print_error, print_json
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, EndedError, UsageError
+from pvepassthru.model.text import counted, one_line
+
+if TYPE_CHECKING:
+    import argparse
+    from typing import Any
+
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.mapping_apply import Written
+    from pvepassthru.api.mapping_check import Drift, Report
+    from pvepassthru.api.mapping_plan import Plan
+    from pvepassthru.host.host import Host
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    plan = actions.add_parser("plan", help="show what a mapping is to hold on every node", allow_abbrev=False)
+    _add_plan(plan)
+    apply = actions.add_parser("apply", help="show the same, ask, and write it", allow_abbrev=False)
+    _add_plan(apply)
+    apply.add_argument("--yes", action="store_true", help="do not ask")
+    check = actions.add_parser(
+        "check", help="whether the mappings still describe the hardware, and VMs can use them", allow_abbrev=False
+    )
+    check.add_argument("name", nargs="*", metavar="NAME", help="a mapping (default: all)")
+    _add_nodes(check, "look at this node only; may be given several times (default: all nodes)")
+    check.add_argument("--no-vms", action="store_true", help="do not read the configs of the VMs: one request each")
+    _add_common(check)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the mapping, a new one or one that is there")
+    which = parser.add_argument_group("which devices (default: of the model that the mapping has already)")
+    one = which.add_mutually_exclusive_group()
+    one.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="an address (0000:01:00.0, or 01:00 for all its functions), whose kind is taken on all nodes; "
+        "vendor:device; or gpu, nic, nvme",
+    )
+    one.add_argument("--vf-of", metavar="PF", help="the VFs of a PF's model, by its address or vendor:device")
+    which.add_argument("--subsystem", metavar="IDS", default="", help="only those of this subsystem, vendor:device")
+    which.add_argument("--mdev", action="store_true", help="only those that have mediated devices")
+    which.add_argument(
+        "--exclude",
+        metavar="[NODE:]ADDRESS",
+        action="append",
+        default=[],
+        help="not this device or slot; may be given several times",
+    )
+    _add_nodes(parser, "plan for this node only, others stay as they are; may be given several times")
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        default="",
+        help="in which order the devices of a node are given to VMs: one card after the other, or by turns "
+        "(default: as they are)",
+    )
+    parser.add_argument("--live-migration", action="store_true", help="say that the devices can be migrated live")
+    parser.add_argument("--prune", action="store_true", help="remove entries that fit their node no more")
+    _add_common(parser)
+
+
+def _add_nodes(parser: argparse.ArgumentParser, words: str) -> None:
+    parser.add_argument("--node", dest="nodes", metavar="NODE", action="append", default=[], help=words)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+    connection.add_arguments(parser)
+
+
+def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is the cluster that is looked at
+    """Do what is asked for; returns 0, or 1 for an error among what `check` finds, or a no to `apply`.
+
+    Raises what api.mapping_plan.plan, api.mapping_apply.apply, api.mapping_check.check and the connection raise, and
+    UsageError for `apply` where it cannot ask.
+    """
+    if args.action == "apply" and args.json and not args.yes:
+        raise UsageError("mapping apply --json asks nothing", "add --yes, or see mapping plan --json first")
+    with connection.connect(args) as client:
+        if args.action == "check":
+            return _check(args, client)
+        plan = _plan(args, client)
+        if args.action == "plan":
+            _show(args, plan)
+            return EXIT_FINE
+        return _apply(args, client, plan)
+
+
+def _plan(args: argparse.Namespace, client: Client) -> Plan:
+    sought = None
+    if args.device or args.vf_of or args.subsystem or args.mdev:
+        sought = mapping_search.of_arguments(args.device or "", args.vf_of or "", args.subsystem, mdev=args.mdev)
+    options = Options(args.order, args.live_migration, args.prune, tuple(args.exclude))
+    return mapping_plan.plan(
+        args.name, mappings.read(client), hardware_survey.read(client, args.nodes), sought, options
+    )
+
+
+def _show(args: argparse.Namespace, plan: Plan) -> None:
+    if args.json:
+        print_json(mapping_render.shape(plan))
+    else:
+        print(mapping_render.diff(plan), end="", flush=True)
+
+
+def _apply(args: argparse.Namespace, client: Client, plan: Plan) -> int:
+    if not args.json:
+        _show(args, plan)
+    written = None
+    if plan.changed:
+        if not consent.given(f"write mapping {plan.name}?", yes=args.yes):
+            print_error("pvepassthru: nothing is changed, since the answer was no")
+            return EXIT_FINDINGS
+        with undoing():
+            written = _write(client, plan)
+    note = written.note if written else ""
+    if args.json:
+        print_json({**mapping_render.shape(plan), "written": written is not None, "note": note or None})
+    else:
+        print(f"mapping {plan.name} is written" if written else "nothing was changed")
+        if note:
+            print_error(f"pvepassthru: note: {note}")
+    return EXIT_FINE
+
+
+def _write(client: Client, plan: Plan) -> Written | None:
+    try:
+        return mapping_apply.apply(client, plan)
+    except (KeyboardInterrupt, EndedError):
+        print_error(f"pvepassthru: mapping {plan.name} is as it was or as planned: the same plan again tells")
+        raise
+
+
+def _check(args: argparse.Namespace, client: Client) -> int:
+    report = mapping_check.check(client, args.name, args.nodes, vms=not args.no_vms)
+    if args.json:
+        print_json(_shape(report))
+    else:
+        for drift in report.drifts:
+            place = f"{drift.mapping} on {drift.node}" if drift.node else drift.mapping
+            code = f" {drift.code}" if drift.code else ""
+            print(one_line(f"{drift.severity}{code} {place}: {drift.message}"))
+            if drift.hint:
+                print(one_line(f"    hint: {drift.hint}"))
+        looked = f"{counted(len(report.mappings), 'mapping')} on {counted(len(report.nodes), 'node')} checked"
+        print(f"{looked}: {_counts(report.drifts)}" + (f"; {len(report.unread)} not read" if report.unread else ""))
+    for what, error in sorted(report.unread.items()):
+        name = what if what.startswith("VM ") else f"node {what}"
+        print_error(f"pvepassthru: {name} was not looked at: {error}")
+    if report.wrong:
+        return EXIT_FINDINGS
+    return next((error.exit_code for _, error in sorted(report.unread.items())), EXIT_FINE)
+
+
+def _counts(drifts: tuple[Drift, ...]) -> str:
+    severities = [drift.severity for drift in drifts]
+    words = [
+        counted(severities.count(kind), kind) if kind != "info" else f"{severities.count(kind)} info"
+        for kind in SEVERITIES
+        if kind in severities
+    ]
+    return ", ".join(words) or "fine"
+
+
+def _shape(report: Report) -> dict[str, Any]:
+    return {
+        "ok": not report.wrong,
+        "mappings": list(report.mappings),
+        "nodes": list(report.nodes),
+        "unread": {what: error.message for what, error in sorted(report.unread.items())},
+        "findings": [drift._asdict() for drift in report.drifts],
+    }

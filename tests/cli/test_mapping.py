@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands `mapping` and `migrate-to-mapping`: what they print, ask, write and return."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pvepassthru.api import mapping_apply
+from pvepassthru.cli.main import main
+from tests.api import mapping_cluster
+from tests.api.fake_pve.data import PASSWORD
+from tests.api.fake_pve.server import FakePve
+from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GPU = ("--device", "10de:1b80", "--subsystem", "1462:3362")
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def pve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakePve]:
+    """A cluster that the environment names, and no terminal."""
+    for name in [name for name in os.environ if name.startswith("PVE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(mapping_apply, "SETTLE", (0.01,))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with FakePve(mapping_cluster.cluster()) as fake:
+        monkeypatch.setenv("PVE_HOST", f"{fake.host}:{fake.port}")
+        monkeypatch.setenv("PVE_CA_FILE", fake.ca_file)
+        monkeypatch.setenv("PVE_USER", "root@pam")
+        monkeypatch.setenv("PVE_PASSWORD", PASSWORD)
+        yield fake
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{word}\n"))
+
+
+# ---- mapping plan and apply
+
+
+def test_plan_shows_and_writes_nothing(pve: FakePve, capsys: Capture) -> None:
+    assert main(["mapping", "plan", "gpu", *GPU]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("mapping gpu: new, 2 devices on 2 nodes\n")
+    assert f"+ map {GPU_LINE}\n" in out
+    assert f"+ map {GPU_LINE2}\n" in out
+    assert "note: no such device on pve3" in out
+    assert (err, pve.state.writes) == ("", [])
+
+
+def test_plan_as_json(pve: FakePve, capsys: Capture) -> None:
+    pve.state.mapping_text = mapping("gpu", GPU_LINE)
+    assert main(["mapping", "plan", "gpu", *GPU, "--json", "--order", "spread", "--live-migration"]) == 0
+    shape = json.loads(capsys.readouterr().out)
+    assert (shape["mapping"], shape["changed"], shape["after"]["live_migration_capable"]) == ("gpu", True, True)
+    assert [change["new"] for change in shape["changes"]] == [GPU_LINE2]
+    assert (shape["stale"], shape["moved"]) == ([], [])
+
+
+def test_apply_needs_a_word(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["mapping", "apply", "gpu", *GPU]
+    assert main(words) == 2
+    assert "there is no terminal to ask at; add --yes" in capsys.readouterr().err
+    assert main([*words, "--json"]) == 2
+    answer(monkeypatch, "n")
+    assert main(words) == 1
+    assert "the answer was no" in capsys.readouterr().err
+    assert pve.state.writes == []
+    answer(monkeypatch, "yes")
+    assert main(words) == 0
+    assert "write mapping gpu? [y/N]" in capsys.readouterr().err
+    assert pve.state.mappings["gpu"].map == [GPU_LINE, GPU_LINE2]
+    assert main(words) == 0, "nothing to change, so nothing is asked"
+    assert capsys.readouterr().out.endswith("nothing was changed\n")
+
+
+def test_apply_that_is_interrupted(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mapping_apply, "_write", interrupt)
+    assert main(["mapping", "apply", "gpu", *GPU, "--yes"]) == 130
+    assert "mapping gpu is as it was or as planned: the same plan again tells" in capsys.readouterr().err
+    assert pve.state.writes == []
+
+
+def test_apply_as_json(pve: FakePve, capsys: Capture) -> None:
+    pve.faults.cut("after", write=1)
+    assert main(["mapping", "apply", "gpu", *GPU, "--yes", "--json"]) == 0
+    shape = json.loads(capsys.readouterr().out)
+    assert shape["written"] is True
+    assert "the answer was lost" in shape["note"]
+
+
+@pytest.mark.parametrize(
+    "words, code, text",
+    [
+        (["plan", "gpu", "--device", "nonsense"], 2, "nonsense is no device"),
+        (["plan", "g", "--device", "gpu"], 2, "is no name of a mapping"),
+        (["plan", "gpu", "--device", "gpu", "--vf-of", "01:00.0"], 2, "not allowed with argument"),
+        (["plan", "gpu", "--mdev"], 2, "one of --device and --vf-of says"),
+        (["plan", "gpu", "--device", "gpu", "--subsystem", "x"], 2, "is no subsystem's id"),
+        (["plan", "gpu"], 3, "there is no mapping gpu"),
+        (["plan", "gpu", "--device", "gpu", "--node", "pve9"], 3, "the cluster has no node pve9"),
+        (["plan", "gpu", "--device", "dead:beef"], 3, "there is no device that is dead:beef"),
+        (["check", "gpu"], 3, "there is no mapping gpu"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(pve: FakePve, capsys: Capture, words: list[str], code: int, text: str) -> None:
+    try:
+        found = main(["mapping", *words])
+    except SystemExit as error:  # argparse's own
+        found = int(str(error.code))
+    assert found == code
+    assert text in capsys.readouterr().err
+    assert pve.state.writes == []
+
+
+def test_apply_without_the_privilege(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVE_USER", "auditor@pve")
+    monkeypatch.setenv("PVE_PASSWORD", "word")
+    assert main(["mapping", "apply", "gpu", *GPU, "--yes"]) == 12
+    assert "auditor@pve may not make mapping gpu: that needs Mapping.Modify on /mapping/pci" in capsys.readouterr().err
+    assert pve.state.writes == []
+
+
+# ---- mapping check
+
+
+def test_check_that_finds_nothing(pve: FakePve, capsys: Capture) -> None:
+    pve.state.mapping_text = mapping("gpu", GPU_LINE)
+    assert main(["mapping", "check", "gpu", "--node", "pve1", "--no-vms"]) == 0
+    assert capsys.readouterr().out == "1 mapping on 1 node checked: fine\n"
+
+
+def test_check_that_finds_errors(pve: FakePve, capsys: Capture) -> None:
+    pve.state.mapping_text = mapping("gpu", GPU_LINE.replace("=2", "=9"))
+    assert main(["mapping", "check"]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "error PVP412 gpu on pve1: mapping gpu: iommugroup is 9, and 0000:01:00.0 has 2\n    hint: see"
+    )
+    assert out.endswith("1 mapping on 3 nodes checked: 1 error, 3 info\n")
+    assert main(["mapping", "check", "--json"]) == 1
+    shape = json.loads(capsys.readouterr().out)
+    assert (shape["ok"], shape["mappings"], shape["nodes"], shape["unread"]) == (
+        False,
+        ["gpu"],
+        ["pve1", "pve2", "pve3"],
+        {},
+    )
+    first = next(one for one in shape["findings"] if one["severity"] == "error")
+    assert set(first) == {"code", "severity", "origin", "mapping", "node", "vmid", "message", "hint"}
+
+
+def test_check_of_a_cluster_with_a_node_down(pve: FakePve, capsys: Capture) -> None:
+    pve.state.mapping_text = mapping("gpu", GPU_LINE)
+    pve.take_down("pve3")
+    assert main(["mapping", "check"]) == 10
+    out, err = capsys.readouterr()
+    assert "1 not read" in out
+    assert "node pve3 was not looked at: node pve3 is offline" in err
+
+
+# ---- migrate-to-mapping
+
+
+def test_migration_shows_and_changes_nothing(pve: FakePve, capsys: Capture) -> None:
+    assert main(["migrate-to-mapping", "100", "102"]) == 0
+    out = capsys.readouterr().out
+    assert "mapping gpu-pve1-01-00: new, 1 device on 1 node\n" in out
+    assert "- hostpci0: 01:00,pcie=1,x-vga=1\n+ hostpci0: mapping=gpu-pve1-01-00,pcie=1,x-vga=1\n" in out
+    assert pve.state.writes == []
+
+
+def test_migration(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["migrate-to-mapping", "100", "--name", "card", "--apply"]
+    assert main(words) == 2
+    assert main([*words, "--json"]) == 2
+    answer(monkeypatch, "")
+    assert main(words) == 1
+    assert pve.state.writes == []
+    capsys.readouterr()
+    answer(monkeypatch, "y")
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("VM 100 is changed: set hostpci0\n")
+    assert "Change VM 100 so? [y/N]" in err
+    assert pve.state.vm(100).config.main["hostpci0"] == "mapping=card,pcie=1,x-vga=1"
+    assert main(words) == 0
+    assert capsys.readouterr().out.endswith("VM 100 on node pve1: nothing to change\nnothing was changed\n")
+
+
+def test_migration_as_json(pve: FakePve, capsys: Capture) -> None:
+    assert main(["migrate-to-mapping", "100", "102", "--json"]) == 0
+    shape = json.loads(capsys.readouterr().out)
+    assert [(vm["vmid"], vm["applied"], vm["error"]) for vm in shape["vms"]] == [(100, None, None), (102, None, None)]
+    assert [plan["mapping"] for plan in shape["mappings"]] == ["gpu-pve1-01-00", "gpu-pve1-01-00-0"]
+    pve.faults.answer(403, path="/qemu/102/config", write=1, times=None)
+    assert main(["migrate-to-mapping", "100", "102", "--json", "--apply", "--yes"]) == 12
+    shape = json.loads(capsys.readouterr().out)
+    assert shape["vms"][0]["applied"]["written"] == ["hostpci0"]
+    assert shape["vms"][1]["error"]
+    assert shape["notes"] == ["mapping gpu-pve1-01-00-0 was removed again, since no VM has it"]
+
+
+def test_migration_of_what_is_not_there(pve: FakePve, capsys: Capture) -> None:
+    assert main(["migrate-to-mapping", "999"]) == 3
+    assert "sees no VM 999" in capsys.readouterr().err
+    assert pve.state.writes == []
