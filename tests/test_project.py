@@ -108,8 +108,9 @@ def test_modules_are_short() -> None:
 
 
 def test_packages_hold_nothing() -> None:
+    """But for that of the library, which tests/api/test_library.py looks at."""
     wrong = []
-    for name in PACKAGE:
+    for name in sorted(set(PACKAGE) - {"pvepassthru/api/__init__.py"}):
         for statement in ast.parse(read(name)).body if name.endswith("/__init__.py") else ():
             docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
             version = isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__version__"
