@@ -91,7 +91,9 @@ class Guest:
             fixed, passed = self._by_devices(found)
             reasons += fixed
             reasons += self._taken(found, passed, everybody=False)
-            later = [*self._taken(found, passed, everybody=True), *self._short(found, passed)]
+            told = {reason.partition(":")[0] for reason in reasons}
+            later = [one for one in self._taken(found, passed, everybody=True) if one.partition(":")[0] not in told]
+            later += self._short(found, passed)
         both = dict.fromkeys([*reasons, *later])
         return Fit(node, tuple(reasons), tuple(both), tuple(self._notes(node)))
 
