@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-FIRST = ("nodes", "cluster/ha/resources", "cluster/ha/groups", "cluster/ha/rules", "cluster/backup")
+FIRST = ("cluster/ha/resources", "cluster/ha/groups", "cluster/ha/rules", "cluster/backup")
 _mine = threading.local()
 _ticket: dict[str, str] = {}
 
@@ -27,7 +27,8 @@ def session() -> requests.Session:
         _mine.session = requests.Session()
         _mine.session.verify = os.environ["PVE_CA_FILE"]
         _mine.session.headers.update(_ticket)
-    return _mine.session
+    found: requests.Session = _mine.session
+    return found
 
 
 def get(path: str) -> Any:  # noqa: ANN401 - JSON
@@ -42,7 +43,9 @@ def main() -> int:
     who = {"username": os.environ["PVE_USER"], "password": os.environ["PVE_PASSWORD"]}
     login = requests.post(where, data=who, verify=os.environ["PVE_CA_FILE"], timeout=30).json()["data"]
     _ticket["Cookie"] = f"PVEAuthCookie={login['ticket']}"
-    nodes = [get(path) for path in FIRST][0]  # noqa: RUF015 - all are asked for
+    nodes = get("nodes")
+    for path in FIRST:
+        get(path)
     vms = get("cluster/resources?type=vm")
     get("cluster/mapping/pci")
     paths = [f"nodes/{vm['node']}/qemu/{vm['vmid']}/config" for vm in vms]

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import hosts
+from bench import fleet, hosts
 from bench.measure import BenchError, Program, Row, in_turns
 from pvepassthru.host.sim import SimHost
 from tests.kernel import testbed
@@ -221,6 +221,7 @@ def measure(rounds: int, pythons: Sequence[tuple[str, str]], *, fast: bool) -> l
             *one_vm_rows(folder, rounds, pythons),
             *validate_rows(folder, max(3, rounds // 8), pythons),
         ]
+    rows += fleet.rows()
     if not fast:
         rows += guest_rows()
     return rows

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 OF_A_NODE = "PVP412"
 """The rule of the cluster's that is about one node's hardware; the others are about the mappings alone."""
-NO_HARDWARE = hardware.build("", ())
-"""A node of which nothing is known but what it has in common with the others."""
 _CLUSTER = tuple(rule for rule in catalogue.RULES if rule.on_host and rule.step == "cluster")
 
 
@@ -110,7 +108,9 @@ class _Judge:
         self.client = client
         self.known = known
         self.common = mirror.cluster_files(known.mappings, known.cluster)
-        self.bare = Surroundings(mirror.host(NO_HARDWARE, known.mappings, (), common=self.common))
+        nothing = hardware.build(min(known.nodes, default="localhost"), ())
+        self.bare = Surroundings(mirror.host(nothing, known.mappings, (), common=self.common))
+        """A node of which nothing is known but what it has in common with the others."""
         self.mappings = self.bare.mappings_read
         """As the rules read them: all nodes have the same."""
         self.failures: list[Failure] = []

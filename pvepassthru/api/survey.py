@@ -133,11 +133,10 @@ def sees_all_mappings(client: Client) -> bool:
 def node_hardware(client: Client, node: str, parents: Callable[[NodeHardware], Iterable[str]]) -> NodeHardware:
     """A node's PCI functions, with the types of those that `parents` names of them. Raises ApiError."""
     functions = answers.rows(client, f"nodes/{node}/hardware/pci", **answers.ALL_CLASSES)
-    types = {
-        address: answers.rows(client, f"nodes/{node}/hardware/pci/{address}/mdev")
-        for address in parents(hardware.of_api(node, functions, {}))
-    }
-    return hardware.of_api(node, functions, types)
+    found = hardware.of_api(node, functions, {})
+    wanted = tuple(parents(found))
+    types = {address: answers.rows(client, f"nodes/{node}/hardware/pci/{address}/mdev") for address in wanted}
+    return hardware.of_api(node, functions, types) if types else found
 
 
 def walk(  # noqa: PLR0913 - what varies is by keyword
@@ -204,6 +203,7 @@ class _Walk(Generic[Found]):
         """Why nothing can be asked any more: no host answers, or the login is refused."""
         self.done = 0
         self.total = 0
+        self._work: Iterator[tuple[_OnNode, Vm | None]] = iter(())
         self._lock = threading.Lock()
         self._asking = threading.Lock()
 
@@ -216,15 +216,15 @@ class _Walk(Generic[Found]):
                     f"it is offline, as {self.client.where} says", "see why it is down"
                 )
         self.total = sum(len(node.vms) for node in nodes)
+        everything: list[tuple[_OnNode, Vm | None]] = [(node, None) for node in nodes if not node.vms]
+        everything += [(node, vm) for node in nodes for vm in node.vms]
+        self._work = iter(everything)
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                waiting = [pool.submit(self._finish, node) for node in nodes if not node.vms]
-                waiting += [pool.submit(self._look, node, vm) for node in nodes for vm in node.vms]
-                for future in waiting:
-                    future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                for worker in [pool.submit(self._run) for _ in range(jobs)]:
+                    worker.result()
+            finally:
+                self._work = iter(())  # so that after an error, or Ctrl-C, the others end
         self._settle(nodes)
         failures = [failure for node in nodes for failure in node.failed()]
         failures.sort(key=lambda failure: (failure.node, failure.vmid or 0))
@@ -232,6 +232,18 @@ class _Walk(Generic[Found]):
         return Survey(found, tuple(failures), sum(node.read for node in nodes))
 
     # ---- in the threads
+
+    def _run(self) -> None:
+        """Do what is left to do, one VM after the other; None for a node that has none."""
+        while True:
+            with self._lock:
+                node, vm = next(self._work, (None, None))
+            if node is None:
+                return
+            if vm is None:
+                self._finish(node)
+            else:
+                self._look(node, vm)
 
     def _look(self, node: _OnNode, vm: Vm) -> None:
         """Read one VM; who reads the last of a node hands the node over."""

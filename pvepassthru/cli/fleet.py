@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """All nodes of a cluster, by the PVE API.
 
-`validate` checks what the next start of every VM would pass through, and the cluster's mappings. The user of the API
-needs VM.Audit on the VMs, Sys.Audit on / and Mapping.Audit on /mapping/pci.
+`validate` checks what the next start of every VM would pass through, and the cluster's mappings; `capacity` tells what
+is free on each node, or which node fits a VM. The user of the API needs VM.Audit on the VMs, Sys.Audit on / and
+Mapping.Audit on /mapping/pci.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import fleet, survey
-from pvepassthru.cli import codes, connection
+from pvepassthru.api import fleet
+from pvepassthru.cli import codes, connection, fleet_capacity, reach
 from pvepassthru.cli.progress import Bar
-from pvepassthru.cli.words import print_error, print_json
+from pvepassthru.cli.words import print_json
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
 from pvepassthru.model.text import counted, one_line
 
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    commands = parser.add_subparsers(dest="action", metavar="validate", required=True)
+    commands = parser.add_subparsers(dest="action", metavar="validate|capacity", required=True)
     validate = commands.add_parser("validate", help="check what the VMs of all nodes would pass through")
-    add_reach(validate)
+    reach.add_arguments(validate)
     validate.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+    fleet_capacity.add_arguments(
+        commands.add_parser("capacity", help="what is free on each node", description=fleet_capacity.__doc__)
+    )
     which = validate.add_argument_group("which findings")
     which.add_argument("--select", action="append", metavar="CODE", help="only these; may be given several times")
     which.add_argument("--ignore", action="append", metavar="CODE", help="all but these; may be given several times")
@@ -45,27 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_reach(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say which cluster is meant, what of it, and how fast."""
-    connection.add_arguments(parser)
-    parser.add_argument(
-        "--node", dest="nodes", action="append", default=[], metavar="NAME", help="only this node; several times if so"
-    )
-    parser.add_argument(
-        "--jobs", type=int, default=survey.JOBS, metavar="N", help="requests at a time (default: %(default)s)"
-    )
-
-
 def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - the API tells of the nodes
-    """Print what is found; returns 0, or 1 when there is an error among it (or what --fail-on says).
+    """Print what is found; returns 0, or 1 when there is an error among it (or what --fail-on says), or nothing free.
 
     What cannot be looked at does not stop the rest: it is named, and the exit code is that of the first. Raises
     PassthruError when the cluster itself cannot be read.
     """
+    return fleet_capacity.run(args) if args.action == "capacity" else _validate(args)
+
+
+def _validate(args: argparse.Namespace) -> int:
     wanted = codes.choice(args.select, args.ignore)
     with connection.connect(args) as client, Bar("VMs", quiet=args.json) as bar:
         report = fleet.validate(client, args.nodes, jobs=args.jobs, progress=bar)
-    say_failures(report.failures)
+    reach.say_failures(report.failures)
     kept = _wanted(report, wanted)
     if args.json:
         print_json(shape(kept))
@@ -74,12 +71,6 @@ def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - the API 
     if report.failures:
         return report.failures[0].error.exit_code
     return EXIT_FINDINGS if codes.fails(_all(kept), args.fail_on) else EXIT_FINE
-
-
-def say_failures(failures: Iterable[Failure]) -> None:
-    """Say on standard error what could not be looked at."""
-    for failure in failures:
-        print_error(f"pvepassthru: {failure}")
 
 
 def shape(report: Report) -> dict[str, Any]:
@@ -99,22 +90,8 @@ def shape(report: Report) -> dict[str, Any]:
             for vm in report.vms
         ],
         "mappings": [{"node": of.node, "finding": of.finding._asdict()} for of in report.mappings],
-        "failures": failure_shapes(report.failures),
+        "failures": reach.failure_shapes(report.failures),
     }
-
-
-def failure_shapes(failures: Iterable[Failure]) -> list[dict[str, Any]]:
-    """The JSON shapes of what could not be looked at (docs/json.md)."""
-    return [
-        {
-            "node": failure.node,
-            "vmid": failure.vmid,
-            "code": failure.error.exit_code,
-            "message": failure.error.message,
-            "hint": failure.error.hint,
-        }
-        for failure in failures
-    ]
 
 
 def _wanted(report: Report, choice: Choice) -> Report:

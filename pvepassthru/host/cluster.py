@@ -88,7 +88,10 @@ def ha_resources(host: Host) -> dict[int, Resource]:
     for section in resources:
         name = section.get("group") or ""
         if rule := rules.get(section.id):
-            said = (_node_names(rule), rule.flag("strict"), f"node affinity rule {rule.id}")
+            names = _node_names(rule)
+            if rule.get("affinity") == "negative":
+                names = tuple(name for name in nodes(host) if name not in names)
+            said = (names, rule.flag("strict"), f"node affinity rule {rule.id}")
         elif group := groups.get(name):
             said = (_node_names(group), group.flag("restricted"), f"HA group {name}")
         else:

@@ -91,6 +91,7 @@ def test_no_rule_fires_for_lack_of_a_source(code: str, place: int, made: Tree, t
     else:
         assert more == set()
     assert not seen.unreadable
+    assert not {name for name, vmid, _ in found if vmid} & mirror.NEVER
     if code in FOUND and not place:
         assert code in {name for name, _, _ in found}
 

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is free on the nodes of a cluster: virtual functions, mediated devices, devices of mappings; and what fits a VM.
+
+By the API alone: what the configs of running VMs name is used, what those of the others name is claimed, templates
+count for nothing. Whether a mediated device fits is the driver's word for now.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import placing, survey
+from pvepassthru.api.occupancy import Occupancy
+from pvepassthru.model import placement
+from pvepassthru.model.errors import ApiMissingError, UsageError
+from pvepassthru.model.text import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Literal
+
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.hardware import Answer, NodeHardware
+    from pvepassthru.api.placing import Fit
+    from pvepassthru.api.survey import Failure, NodeVms
+    from pvepassthru.model.placement import Gpu
+
+    Kind = Literal["vf", "device", "mdev", "mapping"]
+
+
+class Wanted(NamedTuple):
+    """What is asked for; everything if nothing is said, but no plain devices."""
+
+    mdev: str | None = None
+    """A type, such as nvidia-63."""
+    device: str | None = None
+    """`vendor:device` in hex digits."""
+    mapping: str | None = None
+
+
+class Room(NamedTuple):
+    """What one node has of one kind of thing."""
+
+    node: str
+    kind: Kind
+    """`vf`: virtual functions of one card; `device`: functions of one model; `mdev`: a type; `mapping`: its devices
+    here."""
+    name: str
+    """`vendor:device`, a type or a mapping."""
+    where: tuple[str, ...]
+    """The physical function, the GPUs, or the devices."""
+    total: int | None
+    """None where that cannot be told: of a type whose driver does not say how many a GPU takes at most."""
+    used: int
+    """By VMs that run."""
+    free: int
+    """Now."""
+    claimed: int
+    """By VMs that do not run."""
+
+    @property
+    def left(self) -> int:
+        """What is free when all VMs of the node have started; less than 0 if it does not do for all."""
+        return self.free - self.claimed
+
+
+class Capacity(NamedTuple):
+    """What is free on the nodes."""
+
+    rooms: tuple[Room, ...]
+    """By node, kind and name."""
+    failures: tuple[Failure, ...]
+
+
+class Fits(NamedTuple):
+    """Which nodes fit a VM."""
+
+    vmid: int
+    node: str
+    """Where it is."""
+    fits: tuple[Fit, ...]
+    """By node."""
+    failures: tuple[Failure, ...]
+
+
+def rooms(
+    client: Client,
+    wanted: Wanted = Wanted(),  # noqa: B008 - an immutable value
+    nodes: Iterable[str] = (),
+    *,
+    jobs: int = survey.JOBS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Capacity:
+    """What is free on these nodes, or on all.
+
+    Asks for each VM's config once, and for the types of each function with mediated devices where these are wanted.
+    Raises ApiError when the cluster cannot be read, ApiMissingError for a node or a mapping that is none, UsageError
+    for a number of jobs that cannot be.
+    """
+    known = survey.overview(client)
+    names = survey.chosen(known, nodes)
+    if wanted.mapping is not None and wanted.mapping not in known.mappings.by_name:
+        there = listed(sorted(known.mappings.by_name)) or "none that this user sees"
+        raise ApiMissingError(f"the cluster has no mapping {wanted.mapping}", f"its mappings are {there}")
+    with_types = wanted.mdev is not None or wanted == Wanted()
+
+    def visit(vms: NodeVms) -> list[Room]:
+        functions = survey.node_hardware(client, vms.name, _parents if with_types else _no_parents)
+        found = Occupancy(functions, known.mappings, vms.presents, vms.running)
+        return sorted(_rooms(found, wanted))
+
+    found = survey.walk(client, known, names, visit, matters=matters, jobs=jobs, progress=progress)
+    return Capacity(tuple(room for one in found.found for room in one), found.failures)
+
+
+def fits(
+    client: Client,
+    vmid: int,
+    nodes: Iterable[str] = (),
+    *,
+    jobs: int = survey.JOBS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fits:
+    """Which of these nodes, or of all, fit a VM, by its devices and by HA's rules.
+
+    Raises as `rooms`, ApiMissingError also when this user sees no such VM, UsageError for a template.
+    """
+    known = survey.overview(client)
+    names = survey.chosen(known, nodes)
+    if vmid not in known.vms:
+        raise ApiMissingError(f"{client.user} sees no VM {vmid} in the cluster", "seeing a VM needs VM.Audit on it")
+    vm = known.vms[vmid]
+    if vm.template:
+        raise UsageError(f"VM {vmid} is a template, which never starts", "ask for one of its clones")
+    guest = placing.guest(client, known, vm)
+
+    def visit(vms: NodeVms) -> placing.Fit:
+        functions = survey.node_hardware(client, vms.name, guest.parents)
+        others = [present for present in vms.presents if present.vmid != vmid]
+        return guest.fit(Occupancy(functions, known.mappings, others, vms.running))
+
+    found = survey.walk(client, known, names, visit, matters=matters, jobs=jobs, progress=progress)
+    return Fits(vmid, vm.node, found.found, found.failures)
+
+
+def matters(options: Answer) -> bool:
+    """Whether a VM has, or claims, a device."""
+    return any(key.startswith("hostpci") for key in options)
+
+
+def _parents(hardware: NodeHardware) -> tuple[str, ...]:
+    found = hardware.functions.values()
+    return tuple(one.address for one in found if one.mdev_parent and one.address.index(":") == 4)
+
+
+def _no_parents(_: NodeHardware) -> tuple[str, ...]:
+    return ()
+
+
+# ---- rooms
+
+
+def _rooms(found: Occupancy, wanted: Wanted) -> Iterator[Room]:
+    every = wanted == Wanted()
+    if every:
+        yield from _vfs(found)
+    if wanted.device is not None:
+        yield from _devices(found, wanted.device.lower())
+    if wanted.mdev is not None or every:
+        yield from _types(found, wanted.mdev)
+    if wanted.mapping is not None or every:
+        yield from _mappings(found, wanted.mapping)
+
+
+def _vfs(found: Occupancy) -> Iterator[Room]:
+    """The VFs of each card."""
+    cards: dict[tuple[str, str], list[str]] = {}
+    for function in found.hardware.functions.values():
+        if function.physfn:
+            cards.setdefault((function.physfn, function.ids), []).append(function.address)
+    for (card, ids), functions in cards.items():
+        yield _of_functions(found, "vf", ids, (card,), functions)
+
+
+def _devices(found: Occupancy, ids: str) -> Iterator[Room]:
+    """The functions of one model."""
+    functions = [one.address for one in found.hardware.functions.values() if one.ids.lower() == ids]
+    if functions:
+        yield _of_functions(found, "device", ids, tuple(functions), functions)
+
+
+def _of_functions(found: Occupancy, kind: Kind, name: str, where: tuple[str, ...], functions: list[str]) -> Room:
+    used = sum(address in found.held for address in functions)
+    claimed = sum(address in found.claimed for address in functions)
+    return Room(found.hardware.node, kind, name, where, len(functions), used, len(functions) - used, claimed)
+
+
+def _types(found: Occupancy, only: str | None) -> Iterator[Room]:
+    """The mediated device types of the node."""
+    gpus = found.gpus()
+    asked = [(claim.mdev, claim.runs) for claim in found.claims if claim.mdev]
+    for kind in sorted({kind for gpu in gpus for kind in gpu.profiles}):
+        if only in {None, kind}:
+            having = [gpu for gpu in gpus if kind in gpu.profiles]
+            used, free = asked.count((kind, True)), sum(placement.room(gpus, kind))
+            where = tuple(gpu.address for gpu in having)
+            yield Room(
+                found.hardware.node, "mdev", kind, where, _total(having, kind), used, free, asked.count((kind, False))
+            )
+
+
+def _total(gpus: list[Gpu], kind: str) -> int | None:
+    """What these GPUs can have of a type at most, None if their driver does not say."""
+    most = [gpu.profiles[kind].most for gpu in gpus]
+    return None if None in most else sum(number or 0 for number in most)
+
+
+def _mappings(found: Occupancy, only: str | None) -> Iterator[Room]:
+    """The devices of each mapping on the node; not of those for mediated devices, which are no devices of one VM."""
+    for name, mapping in sorted(found.mappings.by_name.items()):
+        here = [found.functions(entry.paths) for entry in mapping.on(found.hardware.node)]
+        there = [functions for functions in here if functions]
+        if only not in {None, name} or not here or (mapping.mdev and any(_shared(found, one[0]) for one in there)):
+            continue
+        used = sum(any(address in found.held for address in functions) for functions in there)
+        lacking = sum(claim.mapping == name and not claim.functions for claim in found.claims if not claim.runs)
+        claimed = sum(
+            any(address in found.claimed for address in functions)
+            and not any(address in found.held for address in functions)
+            for functions in there
+        )
+        where = tuple(functions[0] for functions in there)
+        yield Room(found.hardware.node, "mapping", name, where, len(there), used, len(there) - used, claimed + lacking)
+
+
+def _shared(found: Occupancy, address: str) -> bool:
+    """Whether several VMs can have mediated devices on a function."""
+    function = found.hardware.functions[address]
+    return function.mdev_parent and function.physfn is None

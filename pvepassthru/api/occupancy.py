@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who has which device of a node, by the configs of its VMs: those that run have theirs, the others claim them.
+
+The API does not tell which device of a mapping a running VM got; the first free one is assumed, as PVE takes them by
+VMID. So single functions may be told of the wrong VM of a mapping, and counts are right all the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import mirror
+from pvepassthru.model.placement import Gpu, Place, rule_of
+from pvepassthru.model.profile import read
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from pvepassthru.api.hardware import NodeHardware
+    from pvepassthru.api.present import Present
+    from pvepassthru.model.hostpci import HostpciEntry
+    from pvepassthru.model.mapping import Mappings
+
+
+class Claim(NamedTuple):
+    """One entry of a VM, as far as it takes something of the node."""
+
+    vmid: int
+    runs: bool
+    key: str
+    mapping: str | None
+    mdev: str | None
+    """The type as written, also of a vendor vGPU."""
+    functions: tuple[str, ...]
+    """What it takes alone; none of a classic mediated device, and where nothing was left of its mapping."""
+    parents: tuple[str, ...]
+    """Where its mediated device may be."""
+
+
+class Occupancy:
+    """The devices of a node, and the claims on them."""
+
+    def __init__(
+        self, hardware: NodeHardware, mappings: Mappings, presents: Iterable[Present], running: Collection[int]
+    ) -> None:
+        self.hardware = hardware
+        self.mappings = mappings
+        self.claims: list[Claim] = []
+        self.held: dict[str, int] = {}
+        """Functions that a running VM has, each with that VM."""
+        self.claimed: dict[str, int] = {}
+        """Functions that VMs which do not run want, and no running one has."""
+        guests = [one for one in presents if not one.config.template]
+        for runs in (True, False):
+            for present in sorted(guests, key=lambda one: one.vmid):
+                if (present.vmid in running) is runs:
+                    self._add(present, runs=runs)
+
+    def _add(self, present: Present, *, runs: bool) -> None:
+        for _, entry in sorted(present.section.entries.items()):
+            mdev = entry.mdev if entry.wants_mdev else None
+            alternatives = self.alternatives(entry)
+            parents = tuple(functions[0] for functions in alternatives) if mdev else ()
+            functions: tuple[str, ...] = ()
+            if not mdev or (parents and all(self._vendor(parent) for parent in parents)):
+                functions = self._taken(alternatives, mdev)
+                for address in functions:
+                    if runs:
+                        self.held.setdefault(address, present.vmid)
+                    elif address not in self.held:
+                        self.claimed.setdefault(address, present.vmid)
+            self.claims.append(Claim(present.vmid, runs, entry.key, entry.mapping or None, mdev, functions, parents))
+
+    def alternatives(self, entry: HostpciEntry) -> list[tuple[str, ...]]:
+        """The functions of each alternative of an entry here; none of what is not there."""
+        mapping = self.mappings.by_name.get(entry.mapping or "")
+        if entry.mapping:
+            chosen = [other.paths for other in mapping.on(self.hardware.node)] if mapping else []
+        else:
+            chosen = [tuple((entry.host or "").split(";"))] if entry.host else []
+        found = [self.functions(selectors) for selectors in chosen]
+        return [functions for functions in found if functions]
+
+    def functions(self, selectors: Iterable[str]) -> tuple[str, ...]:
+        """The functions that selectors mean here; none if one of them means nothing."""
+        found: list[str] = []
+        for selector in selectors:
+            matching = self.hardware.matching(selector)
+            if not matching:
+                return ()
+            found += [function.address for function in matching]
+        return tuple(found)
+
+    def _vendor(self, address: str) -> bool:
+        return mirror.is_vendor(self.hardware.functions[address])
+
+    def _taken(self, alternatives: list[tuple[str, ...]], mdev: str | None) -> tuple[str, ...]:
+        """What an entry takes: the only alternative, or of several the first that nobody takes."""
+        if len(alternatives) == 1:
+            return alternatives[0]
+        free = [one for one in alternatives if not any(name in self.held or name in self.claimed for name in one)]
+        if mdev:  # a VF that has a vGPU offers none
+            free.sort(key=lambda one: bool(self.hardware.functions[one[0]].types))
+        return free[0] if free else ()
+
+    # ---- mediated devices
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that offer mediated devices, with what running VMs have of them."""
+        grouped: dict[str, list[str]] = {}
+        for function in self.hardware.functions.values():
+            if function.mdev_parent and (function.types or function.physfn):
+                grouped.setdefault(function.physfn or function.address, []).append(function.address)
+        used: dict[str, dict[str, int]] = {}
+        for claim in self.claims:
+            where = claim.functions[:1] or claim.parents[:1]
+            if claim.runs and claim.mdev and where:
+                on = used.setdefault(self.hardware.functions[where[0]].physfn or where[0], {})
+                on[claim.mdev] = on.get(claim.mdev, 0) + 1
+        return tuple(self._gpu(address, functions, used.get(address, {})) for address, functions in grouped.items())
+
+    def _gpu(self, address: str, functions: list[str], used: dict[str, int]) -> Gpu:
+        kinds = {kind.id: kind for name in functions for kind in self.hardware.functions[name].types}
+        profiles = {kind.id: read(kind.id, kind.name, kind.description) for kind in kinds.values()}
+        places = tuple(
+            Place(name, position, _room(self.hardware, name, self.held)) for position, name in enumerate(functions)
+        )
+        return Gpu(address, places, used, profiles, rule_of(places, used, profiles))
+
+
+def _room(hardware: NodeHardware, address: str, held: Mapping[str, int]) -> dict[str, int]:
+    """What a function offers now, by type; nothing of a VF that a running VM has."""
+    if address in held:
+        return {}
+    kinds = hardware.functions[address].types
+    return {kind.id: 1 if kind.available is None else kind.available for kind in kinds}

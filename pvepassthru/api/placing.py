@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which nodes fit a VM: whether all of its devices are to be had there at once, and what HA says of it.
+
+Of HA: node affinity rules (PVE 9) and groups (before), those only that are strict, and resource affinity rules, which
+keep VMs together or apart. Nothing else is looked at: neither storage, memory, nor network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from pvepassthru.api import cluster as answers
+from pvepassthru.api import hardware as functions_of
+from pvepassthru.api import mirror
+from pvepassthru.host import cluster as files
+from pvepassthru.model import placement, resolve, section_config
+from pvepassthru.model.text import listed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.cluster import Vm
+    from pvepassthru.api.hardware import Answer, NodeHardware
+    from pvepassthru.api.occupancy import Occupancy
+    from pvepassthru.api.present import Present
+    from pvepassthru.api.survey import Overview
+    from pvepassthru.host.cluster import Resource
+    from pvepassthru.model.passed import Passed
+
+
+_OF_TYPES = frozenset({"mdev-unsupported", "mdev-type-unknown", "mdev-no-instance"})
+
+
+class Fit(NamedTuple):
+    """Whether a node fits a VM."""
+
+    node: str
+    reasons: tuple[str, ...]
+    """Why it does not fit now; none: it fits."""
+    later: tuple[str, ...]
+    """Why it does not when all other VMs of the node have started; `reasons` among them."""
+    notes: tuple[str, ...]
+
+    @property
+    def now(self) -> bool:
+        """Whether it fits now."""
+        return not self.reasons
+
+    @property
+    def always(self) -> bool:
+        """Whether it fits also when all other VMs of the node run."""
+        return not self.later
+
+
+def guest(client: Client, known: Overview, vm: Vm) -> Guest:
+    """A VM that is to be placed. Raises ApiError."""
+    return Guest(known, vm, answers.next_config(client, vm.vmid, vm.node))
+
+
+class Guest:
+    """A VM that is to be placed."""
+
+    def __init__(self, known: Overview, vm: Vm, present: Present) -> None:
+        self.known = known
+        self.vm = vm
+        self.present = present
+        name = min(known.nodes, default=vm.node)
+        ha = mirror.host(functions_of.build(name, ()), known.mappings, (), cluster=known.cluster)
+        self.resources = files.ha_resources(ha)
+        self.resource: Resource | None = self.resources.get(vm.vmid)
+
+    def parents(self, hardware: NodeHardware) -> tuple[str, ...]:
+        """The functions of a node whose mdev types decide."""
+        wanted: set[str] = set()
+        for entry in self.present.section.entries.values():
+            if entry.wants_mdev and entry.host:
+                wanted.update(entry.host.split(";"))
+            mapping = self.known.mappings.by_name.get(entry.mapping or "") if entry.wants_mdev else None
+            for other in mapping.on(hardware.node) if mapping else ():
+                wanted.update(other.paths)
+        found = [function for selector in sorted(wanted) for function in hardware.matching(selector)]
+        return tuple(dict.fromkeys(one.address for one in found if one.mdev_parent and one.address.index(":") == 4))
+
+    def fit(self, found: Occupancy) -> Fit:
+        """Whether it fits a node, whose other VMs have what they have."""
+        node = found.hardware.node
+        reasons = [*self._by_ha(node)]
+        later: list[str] = []
+        if node != self.vm.node or not self.vm.running:  # else it has its devices, and keeps them
+            fixed, passed = self._by_devices(found)
+            reasons += fixed
+            reasons += self._taken(found, passed, everybody=False)
+            told = {reason.partition(":")[0] for reason in reasons}
+            later = [one for one in self._taken(found, passed, everybody=True) if one.partition(":")[0] not in told]
+            later += self._short(found, passed)
+        both = dict.fromkeys([*reasons, *later])
+        return Fit(node, tuple(reasons), tuple(both), tuple(self._notes(node)))
+
+    # ---- devices
+
+    def _by_devices(self, found: Occupancy) -> tuple[list[str], tuple[Passed, ...]]:
+        """Why PVE would refuse the start there, whoever has the devices; and the devices."""
+        node = found.hardware.node
+        reasons = []
+        if node != self.vm.node:
+            for _, entry in sorted(self.present.section.entries.items()):
+                if entry.host and not entry.mapping:
+                    reasons.append(f"{entry.key} names {entry.host} of node {self.vm.node}, which is another one there")
+        if reasons:
+            return reasons, ()
+        solved = resolve.resolve(self.present.section, self.known.mappings, found.hardware, node, self.vm.vmid)
+        elsewhere = {device.entry.key for device in solved.passed if device.mdev and not _told(found, device)}
+        told = [one for one in solved.problems if one.code not in _OF_TYPES or one.key not in elsewhere]
+        return [f"{problem.key}: {problem.message}" for problem in told], solved.passed
+
+    def _taken(self, found: Occupancy, passed: tuple[Passed, ...], *, everybody: bool) -> list[str]:
+        """The entries for which other VMs leave nothing: those that run, or everybody."""
+        taken = {**found.claimed, **found.held} if everybody else found.held
+        mine: set[str] = set()
+        reasons = []
+        for device in passed:
+            if device.mdev and not _vendor(found, device):
+                continue
+            free = [one for one in device.alternatives if not mine & set(one) and not _users(found, one, taken)]
+            fitting = [one for one in free if not device.mdev or _offers(found, one[0], device.mdev)]
+            if fitting:
+                mine.update(fitting[0])
+                continue
+            users = sorted({vmid for one in device.alternatives for vmid in _users(found, one, taken)})
+            many = len(device.alternatives)
+            name = f"mapping {device.entry.mapping}" if device.entry.mapping else listed(device.alternatives[0])
+            what = f"all {many} devices of {name} are" if many > 1 else f"{name} is"
+            if free:
+                reasons.append(f"{device.entry.key}: what is free of {name} offers no {device.mdev} now")
+            else:
+                by = f"VM {listed(users)}" if users else "its other entries"
+                reasons.append(f"{device.entry.key}: {what} {'wanted' if everybody else 'used'} by {by}")
+        return reasons
+
+    def _short(self, found: Occupancy, passed: tuple[Passed, ...]) -> list[str]:
+        """The mdev types of which too few are left when the other VMs of the node have started."""
+        wanted: dict[str, int] = {}
+        for device in passed:
+            if device.mdev:
+                wanted[device.mdev] = wanted.get(device.mdev, 0) + 1
+        gpus = found.gpus()
+        reasons = []
+        for kind, count in wanted.items():
+            claims = sorted({claim.vmid for claim in found.claims if claim.mdev == kind and not claim.runs})
+            number = sum(claim.mdev == kind and not claim.runs for claim in found.claims)
+            free = sum(placement.room(gpus, kind))
+            if claims and free - number < count:
+                reasons.append(f"{free} of {kind} are free, and VM {listed(claims)} wants {number} of them")
+        return reasons
+
+    # ---- HA
+
+    def _by_ha(self, node: str) -> Iterator[str]:
+        """Why HA does not run it there."""
+        if self.resource is None:
+            return
+        if self.resource.strict and self.resource.nodes and node not in self.resource.nodes:
+            yield f"{self.resource.said_by} keeps it to {listed(self.resource.nodes)}"
+        for rule in self.known.cluster.rules:
+            members = self._members(rule)
+            if self.vm.vmid not in members:
+                continue
+            others = {vmid: vm.node for vmid, vm in self.known.vms.items() if vmid in members and self._counts(vmid)}
+            there = [vmid for vmid, where in others.items() if where == node]
+            elsewhere = {vmid: where for vmid, where in others.items() if where != node}
+            if rule.get("affinity") == "negative" and there:
+                yield f"HA rule {rule.get('rule')} keeps it apart from VM {listed(there)}, which is there"
+            elif rule.get("affinity") == "positive" and elsewhere:
+                words = listed(f"VM {vmid} on {where}" for vmid, where in elsewhere.items())
+                yield f"HA rule {rule.get('rule')} keeps it with {words}"
+
+    def _members(self, rule: Answer) -> set[int]:
+        """The VMs of a resource affinity rule that is in force."""
+        if rule.get("type") != "resource-affinity" or str(rule.get("disable", 0)) not in {"0", "", "False"}:
+            return set()
+        words = section_config.words(str(rule.get("resources", "")))
+        numbers = (word.removeprefix("vm:") for word in words)
+        return {int(number) for number in numbers if number.isascii() and number.isdecimal()}
+
+    def _counts(self, vmid: int) -> bool:
+        """Whether HA keeps another VM running, so that its place matters."""
+        other = self.resources.get(vmid)
+        return vmid != self.vm.vmid and other is not None and other.started
+
+    def _notes(self, node: str) -> Iterator[str]:
+        if node == self.vm.node:
+            yield "it runs here" if self.vm.running else "it is here"
+        resource = self.resource
+        if resource and resource.nodes and not resource.strict and node not in resource.nodes:
+            yield f"{resource.said_by} prefers {listed(resource.nodes)}"
+
+
+def _vendor(found: Occupancy, device: Passed) -> bool:
+    """Whether a device is a vGPU of a VF of its own."""
+    return all(mirror.is_vendor(found.hardware.functions[one[0]]) for one in device.alternatives)
+
+
+def _told(found: Occupancy, device: Passed) -> bool:
+    """Whether the API tells the types of a device as they are for a start."""
+    return not _vendor(found, device) and all(one[0].index(":") == 4 for one in device.alternatives)
+
+
+def _offers(found: Occupancy, address: str, kind: str) -> bool:
+    return any(one.id == kind for one in found.hardware.functions[address].types)
+
+
+def _users(found: Occupancy, functions: tuple[str, ...], taken: dict[str, int]) -> set[int]:
+    """The VMs that have one of these functions, or something in their IOMMU groups."""
+    mates = [mate.address for mate in found.hardware.mates(functions)]
+    return {taken[address] for address in (*functions, *mates) if address in taken}

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is free on the nodes of a cluster, and which of them fit a VM."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pvepassthru.api import capacity
+from pvepassthru.api.capacity import Room, Wanted
+from pvepassthru.cli.main import main
+from pvepassthru.model.errors import ApiMissingError, UsageError
+from tests.api.fake_client import client_of
+from tests.api.fake_pve import data
+from tests.api.fake_pve.data import PASSWORD, ROOT, Cluster, Device, MdevType
+from tests.api.fake_pve.server import FakePve
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from pvepassthru.api.placing import Fit
+
+CARD = Device("0000:81:00.0", "8086", "1592", group=100, class_="020000")
+VFS = [Device(f"0000:81:01.{n}", "8086", "1889", group=101 + n, class_="020000", physfn=CARD.id) for n in range(3)]
+A16 = Device("0000:a1:00.0", "10de", "25b6", group=60, class_="030200", mdev=[])
+IDS = "8086:1889"
+
+
+def vgpu(number: int, *, free: bool) -> Device:
+    """A VF with NVIDIA's own interface, which offers nothing while it has a type."""
+    types = [MdevType("nvidia-558", 1, "", "NVIDIA A16-4C")] if free else []
+    return Device(
+        f"0000:a1:00.{4 + number}", "10de", "25b6", group=61 + number, class_="030200", mdev=types, physfn=A16.id
+    )
+
+
+def p4(left: int) -> Device:
+    """A GPU that has room for so many of 8 of the small type."""
+    large = MdevType("nvidia-64", left // 2, "max_instance=4", "GRID P4-2Q")
+    types = [MdevType("nvidia-63", left, "max_instance=8", "GRID P4-1Q"), large]
+    return Device("0000:41:00.0", "10de", "1bb3", group=50, class_="030200", mdev=types)
+
+
+def node(vms: Mapping[int, str], running: Collection[int] = (), *, left: int = 8, vgpus: int = 2) -> data.Node:
+    """A node with three VFs, a P4 with room for `left` small vGPUs, and an A16 of which `vgpus` VFs are free."""
+    vendor = [vgpu(number, free=number >= 2 - vgpus) for number in range(2)]
+    return data.Node([CARD, *VFS, p4(left), A16, *vendor], vms, running)
+
+
+NAMES = ("pve1", "pve2")
+MAPPINGS = "\n".join(
+    (
+        "vfs",
+        *(f"\tmap node={name},path={vf.id},id={IDS},iommugroup={vf.group}" for name in NAMES for vf in VFS),
+        "",
+        "vgpu",
+        "\tmdev 1",
+        *(
+            f"\tmap node={name},path=0000:a1:00.{4 + n},id=10de:25b6,iommugroup={61 + n}"
+            for name in NAMES
+            for n in (0, 1)
+        ),
+        "",
+        "p4",
+        "\tmdev 1",
+        *(f"\tmap node={name},path=0000:41:00.0,id=10de:1bb3,iommugroup=50" for name in NAMES),
+        "",
+    )
+)
+TWO = "hostpci0: mapping=vfs\nhostpci1: mapping=vfs\n"
+
+
+def rooms(cluster: Cluster, **wanted: str) -> dict[tuple[str, str], Room]:
+    with FakePve(cluster) as pve, client_of(pve) as client:
+        found = capacity.rooms(client, Wanted(**wanted))
+    assert found.failures == ()
+    assert list(found.rooms) == sorted(found.rooms)
+    return {(room.node, room.name): room for room in found.rooms}
+
+
+def fits(cluster: Cluster, vmid: int) -> dict[str, Fit]:
+    with FakePve(cluster) as pve, client_of(pve) as client:
+        return {fit.node: fit for fit in capacity.fits(client, vmid).fits}
+
+
+def of(*nodes: data.Node, **more: Any) -> Cluster:  # noqa: ANN401 - what a cluster takes
+    return Cluster(dict(zip(("pve1", "pve2", "pve3"), nodes, strict=False)), **{"mappings": MAPPINGS, **more})
+
+
+# ---- what is free
+
+
+def test_vfs_of_running_and_other_vms() -> None:
+    """100 runs; 101 wants two and gets one of them, since 102 has the second by its address; 103 is a template."""
+    vms = {
+        100: "hostpci0: mapping=vfs\n",
+        101: TWO,
+        102: "hostpci0: 81:01.1\n",
+        103: "template: 1\nhostpci0: mapping=vfs\n",
+    }
+    found = rooms(of(node(vms, [100, 102]), node({})))
+    numbers = {key: (room.total, room.used, room.free, room.claimed, room.left) for key, room in found.items()}
+    assert numbers["pve1", IDS] == (3, 2, 1, 1, 0)
+    assert numbers["pve1", "vfs"] == (3, 2, 1, 2, -1)
+    assert numbers["pve2", IDS] == numbers["pve2", "vfs"] == (3, 0, 3, 0, 3)
+    assert found["pve1", IDS].where == (CARD.id,)
+    assert found["pve1", "vfs"].where == tuple(vf.id for vf in VFS)
+
+
+def test_what_takes_turns_is_claimed_once() -> None:
+    vms = {
+        100: "hostpci0: 81:01.0\n",
+        101: "hostpci0: 81:01.0\n",
+        102: "hostpci0: 81:01.1\n",
+        103: "hostpci0: 81:01.1\n",
+    }
+    found = rooms(of(node(vms, [100])), device=IDS.upper())
+    assert found["pve1", IDS][4:] == (3, 1, 2, 1)
+
+
+def test_instances_of_a_type() -> None:
+    """What is free is the driver's word; VMs that do not run want more of it than there is."""
+    one = "hostpci0: mapping=p4,mdev=nvidia-63\n"
+    vms = {100: one, 101: one, **{102 + number: "hostpci0: 41:00.0,mdev=nvidia-63\n" for number in range(7)}}
+    found = rooms(of(node(vms, [100, 101], left=6), node({})), mdev="nvidia-63")
+    assert found["pve1", "nvidia-63"] == Room("pve1", "mdev", "nvidia-63", ("0000:41:00.0",), 8, 2, 6, 7)
+    assert found["pve1", "nvidia-63"].left == -1
+    assert found["pve2", "nvidia-63"][4:] == (8, 0, 8, 0)
+
+
+def test_vgpus_of_vfs() -> None:
+    """A VF with a vGPU offers no other; the driver does not say how many a GPU takes."""
+    vms = {100: "hostpci0: mapping=vgpu,mdev=nvidia-558\n", 101: "hostpci0: mapping=vgpu,mdev=nvidia-558\n"}
+    found = rooms(of(node(vms, [100], vgpus=1)))
+    assert found["pve1", "nvidia-558"][3:] == (("0000:a1:00.0",), None, 1, 1, 1)
+    assert found["pve1", "vgpu"][4:] == (2, 1, 1, 1)
+    assert found["pve1", "10de:25b6"][4:] == (2, 1, 1, 1)
+    assert ("pve1", "p4") not in found, "its one device is for many VMs"
+
+
+def test_one_thing_alone() -> None:
+    cluster = of(node({}), node({}), data.Node([CARD]))
+    assert set(rooms(cluster, mapping="vfs")) == {("pve1", "vfs"), ("pve2", "vfs")}
+    assert set(rooms(cluster, device="8086:1592")) == {(name, "8086:1592") for name in ("pve1", "pve2", "pve3")}
+    assert set(rooms(cluster, mdev="nvidia-64")) == {("pve1", "nvidia-64"), ("pve2", "nvidia-64")}
+    with FakePve(cluster) as pve, client_of(pve) as client:
+        with pytest.raises(ApiMissingError, match="no mapping nope; its mappings are p4, vfs, vgpu"):
+            capacity.rooms(client, Wanted(mapping="nope"))
+        capacity.rooms(client, Wanted(device=IDS))
+        assert not [entry for entry in pve.state.log if entry.path.endswith("/mdev")], "types are not asked for"
+
+
+# ---- what fits
+
+
+def test_all_entries_at_once() -> None:
+    """On pve1 one of three is left; on pve2 two, of which another VM wants one."""
+    first = node({100: TWO, 101: "hostpci0: 81:01.0\n", 102: "hostpci0: 81:01.2\n"}, [101, 102])
+    second = node({200: "hostpci0: 81:01.0\n", 201: "hostpci0: 81:01.1\n"}, [200])
+    found = fits(of(first, second, data.Node([CARD])), 100)
+    assert found["pve1"].reasons == ("hostpci1: all 3 devices of mapping vfs are used by VM 101, 102",)
+    assert found["pve1"].notes == ("it is here",)
+    assert (found["pve2"].now, found["pve2"].always) == (True, False)
+    assert found["pve2"].later == ("hostpci1: all 3 devices of mapping vfs are wanted by VM 200, 201",)
+    assert found["pve3"].reasons[0] == "hostpci0: mapping vfs has no device on node pve3"
+
+
+def test_where_it_runs_it_fits() -> None:
+    vms = {100: "hostpci0: 81:01.0\n", 101: "hostpci0: 81:01.0\n", 102: "hostpci0: mapping=p4,mdev=nvidia-63\n"}
+    found = fits(of(node(vms, [100, 102], left=0), node({})), 100)
+    assert found["pve1"] == ("pve1", (), (), ("it runs here",))
+    assert found["pve2"].reasons == ("hostpci0 names 81:01.0 of node pve1, which is another one there",)
+    assert fits(of(node(vms, [100, 102], left=0), node({})), 102)["pve1"].always
+    assert fits(of(node(vms, [100])), 101)["pve1"].reasons == ("hostpci0: 0000:81:01.0 is used by VM 100",)
+
+
+def test_a_group_is_shared() -> None:
+    """A device whose group has what another VM uses is no device."""
+    pair = [Device(f"0000:05:00.{n}", "8086", "1533", group=5, class_="020000") for n in (0, 1)]
+    mapping = "nic\n\tmap node=pve1,path=0000:05:00.1,id=8086:1533,iommugroup=5\n"
+    vms = {100: "hostpci0: 05:00.0\n", 101: "hostpci0: mapping=nic\n"}
+    found = fits(of(data.Node(pair, vms, [100]), mappings=mapping), 101)
+    assert found["pve1"].reasons == ("hostpci0: mapping nic is used by VM 100",)
+
+
+def test_instances_of_mediated_devices() -> None:
+    one, two = "hostpci0: mapping=p4,mdev=nvidia-63\n", "hostpci1: mapping=p4,mdev=nvidia-63\n"
+    first = node({100: one + two, 101: one, 102: one}, [102], left=1)
+    second = node({200: one}, left=2)
+    found = fits(of(first, second), 100)
+    assert found["pve1"].reasons[0].startswith("hostpci1: no instance of nvidia-63 is left")
+    assert (found["pve2"].now, found["pve2"].later) == (
+        True,
+        ("2 of nvidia-63 are free, and VM 200 wants 1 of them",),
+    )
+
+
+def test_vgpus_of_a_mapping() -> None:
+    one = "hostpci0: mapping=vgpu,mdev=nvidia-558\n"
+    other = node({200: one, 201: one}, [200, 201], vgpus=0)
+    found = fits(of(node({100: one}), other), 100)
+    assert (found["pve1"].always, found["pve2"].now) == (True, False)
+    assert found["pve2"].reasons == ("hostpci0: all 2 devices of mapping vgpu are used by VM 200, 201",)
+    wrong = fits(of(node({100: "hostpci0: mapping=vgpu,mdev=nvidia-9\n"})), 100)
+    assert wrong["pve1"].reasons == ("hostpci0: what is free of mapping vgpu offers no nvidia-9 now",)
+
+
+RULE = {"rule": "r", "type": "resource-affinity", "resources": "vm:100,vm:200,ct:300"}
+STARTED = ({"sid": "vm:100", "state": "started"}, {"sid": "vm:200", "state": "started"})
+STOPPED = (STARTED[0], {"sid": "vm:200", "state": "stopped"})
+AFFINE = {"rule": "n", "type": "node-affinity", "resources": "vm:100", "nodes": "pve2:1", "strict": 1}
+APART = "HA rule r keeps it apart from VM 200, which is there"
+TOGETHER = "HA rule r keeps it with VM 200 on pve2"
+
+
+@pytest.mark.parametrize(
+    "more, first, second",
+    [
+        ({}, (), ()),
+        ({"ha_rules": [{**RULE, "affinity": "negative"}]}, (), ()),  # HA does not manage them
+        ({"ha_resources": STARTED, "ha_rules": [{**RULE, "affinity": "negative"}]}, (), (APART,)),
+        ({"ha_resources": STARTED, "ha_rules": [{**RULE, "affinity": "positive"}]}, (TOGETHER,), ()),
+        ({"ha_resources": STOPPED, "ha_rules": [{**RULE, "affinity": "positive"}]}, (), ()),
+        ({"ha_resources": STARTED, "ha_rules": [{**RULE, "affinity": "negative", "disable": 1}]}, (), ()),
+        ({"ha_resources": STARTED, "ha_rules": [AFFINE]}, ("node affinity rule n keeps it to pve2",), ()),
+        ({"ha_resources": STARTED, "ha_rules": [{**AFFINE, "strict": 0}]}, (), ()),
+        (
+            {"ha_resources": STARTED, "ha_rules": [{**AFFINE, "affinity": "negative"}]},
+            (),
+            ("node affinity rule n keeps it to pve1",),
+        ),
+        (
+            {
+                "version": "8.4.1",
+                "ha_resources": [{**STARTED[0], "group": "g"}],
+                "ha_groups": [{"group": "g", "nodes": "pve2", "restricted": 1}],
+            },
+            ("HA group g keeps it to pve2",),
+            (),
+        ),
+    ],
+)
+def test_rules_of_ha(more: dict[str, Any], first: tuple[str, ...], second: tuple[str, ...]) -> None:
+    found = fits(of(node({100: "hostpci0: mapping=vfs\n"}), node({200: "memory: 512\n"}), **more), 100)
+    assert (found["pve1"].reasons, found["pve2"].reasons) == (first, second)
+
+
+def test_a_preference_of_ha_is_a_note() -> None:
+    more: dict[str, Any] = {"ha_resources": STARTED, "ha_rules": [{**AFFINE, "strict": 0}]}
+    found = fits(of(node({100: "hostpci0: mapping=vfs\n"}), node({}), **more), 100)
+    assert found["pve1"].notes == ("it is here", "node affinity rule n prefers pve2")
+
+
+def test_what_is_no_question() -> None:
+    with FakePve(of(node({100: "template: 1\nhostpci0: mapping=vfs\n"}))) as pve, client_of(pve) as client:
+        with pytest.raises(ApiMissingError, match="sees no VM 555"):
+            capacity.fits(client, 555)
+        with pytest.raises(UsageError, match="a template"):
+            capacity.fits(client, 100)
+
+
+# ---- the command
+
+
+def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    vms = {100: TWO, 101: "hostpci0: 81:01.0\n", 102: "hostpci0: 81:01.2\n"}
+    with FakePve(of(node(vms, [101, 102]), node({}), data.Node())) as pve:
+        values = {"PVE_HOST": f"{pve.host}:{pve.port}", "PVE_USER": ROOT, "PVE_PASSWORD": PASSWORD}
+        for name, value in {**values, "PVE_FINGERPRINT": pve.fingerprint}.items():
+            monkeypatch.setenv(name, value)
+        assert main(["fleet", "capacity", "--device", IDS]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == ["NODE", "KIND", "NAME", "WHERE", "TOTAL", "USED", "FREE", "CLAIMED", "LEFT"]
+        assert lines[1].split()[-5:] == ["3", "2", "1", "1", "0"]
+        assert main(["fleet", "capacity", "--vm", "100", "--node", "pve1", "--node", "pve2"]) == 0
+        assert capsys.readouterr().out == (
+            "node pve1 does not fit (it is here)\n"
+            "  hostpci1: all 3 devices of mapping vfs are used by VM 101, 102\n"
+            "node pve2 fits\n"
+        )
+        assert main(["fleet", "capacity", "--vm", "100", "--node", "pve3"]) == 1, "no node fits"
+        assert main(["fleet", "capacity", "--device", "dead:beef"]) == 3
+        assert "no node has dead:beef" in capsys.readouterr().err
+        assert main(["fleet", "capacity", "--device", "0x10de"]) == 2
+        assert main(["fleet", "capacity", "--mdev", "nvidia-63", "--json"]) == 0
+        shape = json.loads(capsys.readouterr().out.partition("no model")[0])
+        assert list(shape) == ["rooms", "failures"]
+        assert list(shape["rooms"][0]) == [
+            *("node", "kind", "name", "where", "total", "used", "free", "claimed", "left"),
+        ]
+        assert main(["fleet", "capacity", "--vm", "100", "--json"]) == 0
+        shape = json.loads(capsys.readouterr().out)
+        assert list(shape) == ["vmid", "node", "nodes", "failures"]
+        assert list(shape["nodes"][0]) == ["node", "reasons", "later", "notes", "now", "always"]
+        pve.take_down("pve2")
+        assert main(["fleet", "capacity"]) == 10
+        out, err = capsys.readouterr()
+        assert "node pve2: it is offline" in err
+        assert "pve1" in out
+
+
+def test_nothing_is_free(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    vms = {100 + number: f"hostpci0: 81:01.{number}\n" for number in range(3)}
+    with FakePve(of(node(vms, list(vms)))) as pve:
+        values = {"PVE_HOST": f"{pve.host}:{pve.port}", "PVE_USER": ROOT, "PVE_PASSWORD": PASSWORD}
+        for name, value in {**values, "PVE_FINGERPRINT": pve.fingerprint}.items():
+            monkeypatch.setenv(name, value)
+        assert main(["fleet", "capacity", "--mapping", "vfs"]) == 1
+        assert capsys.readouterr().out.splitlines()[1].split()[-4:] == ["3", "0", "0", "0"]
