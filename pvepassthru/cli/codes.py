@@ -9,6 +9,7 @@ from pvepassthru.model.text import nearest, shown
 from pvepassthru.rules.catalogue import BY_CODE
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable, Sequence
 
     from pvepassthru.model.finding import Finding
@@ -43,6 +44,19 @@ class Choice(NamedTuple):
         """Words for findings that are not wanted, behind those for the others: `, 3 left out by --ignore`; or none."""
         options = [option for option, words in (("--select", self.select), ("--ignore", self.ignore)) if words]
         return f", {count} left out by {' and '.join(options)}" if count else ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which findings are wanted, and which fail the command."""
+    which = parser.add_argument_group("which findings")
+    which.add_argument("--select", action="append", metavar="CODE", help="only these; may be given several times")
+    which.add_argument("--ignore", action="append", metavar="CODE", help="all but these; may be given several times")
+    which.add_argument(
+        "--fail-on",
+        choices=FAIL_ON,
+        default="error",
+        help="exit with 1 when a finding is as bad as this, or worse (default: %(default)s)",
+    )
 
 
 def choice(select: Sequence[str] | None, ignore: Sequence[str] | None) -> Choice:

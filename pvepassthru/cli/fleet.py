@@ -38,15 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fleet_capacity.add_arguments(
         commands.add_parser("capacity", help="what is free on each node", description=fleet_capacity.__doc__)
     )
-    which = validate.add_argument_group("which findings")
-    which.add_argument("--select", action="append", metavar="CODE", help="only these; may be given several times")
-    which.add_argument("--ignore", action="append", metavar="CODE", help="all but these; may be given several times")
-    which.add_argument(
-        "--fail-on",
-        choices=codes.FAIL_ON,
-        default="error",
-        help="exit with 1 when a finding is as bad as this, or worse (default: %(default)s)",
-    )
+    codes.add_arguments(validate)
 
 
 def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - the API tells of the nodes

@@ -34,15 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shapes = parser.add_mutually_exclusive_group()
     shapes.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
     shapes.add_argument("--sarif", action="store_true", help="as SARIF 2.1.0, for code scanning services and editors")
-    which = parser.add_argument_group("which findings")
-    which.add_argument("--select", action="append", metavar="CODE", help="only these; may be given several times")
-    which.add_argument("--ignore", action="append", metavar="CODE", help="all but these; may be given several times")
-    which.add_argument(
-        "--fail-on",
-        choices=codes.FAIL_ON,
-        default="error",
-        help="exit with 1 when a finding is as bad as this, or worse (default: %(default)s)",
-    )
+    codes.add_arguments(parser)
     section = parser.add_argument_group("which config").add_mutually_exclusive_group()
     section.add_argument(
         "--pending", action="store_true", help="with its pending changes, as the next start takes it (default)"
