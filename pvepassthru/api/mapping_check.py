@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import cluster, mappings
-from pvepassthru.api import survey as surveys
+from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import build
 from pvepassthru.model import mapped
 from pvepassthru.model.errors import ApiCertificateError, ApiError, ApiMissingError
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pvepassthru.api.cluster import Vm
     from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.api.mappings import Stored
+    from pvepassthru.api.nodes import Nodes
     from pvepassthru.api.present import Present
-    from pvepassthru.api.survey import Survey
     from pvepassthru.model.finding import Origin, Severity
     from pvepassthru.model.hostpci import HostpciEntry
     from pvepassthru.model.mapping import MapEntry, Mapping
@@ -86,30 +86,30 @@ def check(client: Client, names: Sequence[str] = (), nodes: Sequence[str] = (), 
     stored = mappings.read(client)
     for name in names:
         mappings.need(stored, name)
-    survey = surveys.read(client, nodes)
+    seen = places.read(client, nodes)
     wanted = {name: stored[name] for name in sorted(names or stored)}
-    unread = dict(survey.unread)
-    found = list(_of_mappings(wanted, stored, survey))
-    for node in survey.hardware:
+    unread = dict(seen.unread)
+    found = list(_of_mappings(wanted, stored, seen))
+    for node in seen.hardware:
         found += _by_pve(client, node, wanted, {drift.mapping for drift in found if drift.node == node}, unread)
     if vms:
-        presents = _presents(client, survey, unread)
+        presents = _presents(client, seen, unread)
         found += _of_vms(client, presents, stored, wanted, every=not names)
-        if survey.everywhere and not unread:
+        if seen.everywhere and not unread:
             found += _unused(client, presents, wanted)
     ordered = sorted(
         found, key=lambda one: (one.mapping, SEVERITIES.index(one.severity), one.node or "", one.vmid or 0)
     )
-    return Report(tuple(ordered), tuple(wanted), tuple(sorted(survey.hardware)), unread)
+    return Report(tuple(ordered), tuple(wanted), tuple(sorted(seen.hardware)), unread)
 
 
 # ---- mappings against hardware
 
 
-def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], survey: Survey) -> Iterator[Drift]:
+def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], seen: Nodes) -> Iterator[Drift]:
     for name, one in wanted.items():
         mapping = one.mapping
-        for node, hardware in sorted(survey.hardware.items()):
+        for node, hardware in sorted(seen.hardware.items()):
             here = mapping.on(node)
             for entry in here:
                 for problem in mapped.check(mapping, entry, hardware, name, None):
@@ -125,7 +125,7 @@ def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], survey: S
     yield from _by_rule("PVP413", rules.shared_devices(every), wanted)
     yield from _by_rule("PVP414", rules.repeated_devices(every), wanted)
     yield from _by_rule("PVP415", rules.models_apart(every), wanted)
-    yield from _by_rule("PVP416", rules.foreign_nodes(every, survey.nodes), wanted)
+    yield from _by_rule("PVP416", rules.foreign_nodes(every, seen.known), wanted)
 
 
 def _by_rule(code: str, hits: Iterable[Hit], wanted: Iterable[str]) -> Iterator[Drift]:
@@ -189,9 +189,9 @@ def _by_pve(
 # ---- mappings against VMs
 
 
-def _presents(client: Client, survey: Survey, unread: dict[str, ApiError]) -> list[Present]:
+def _presents(client: Client, seen: Nodes, unread: dict[str, ApiError]) -> list[Present]:
     """The configs of the VMs on the nodes that were asked for; why one could not be read goes to `unread`."""
-    here = [vm for vm in cluster.vms(client).values() if vm.node in survey.hardware]
+    here = [vm for vm in cluster.vms(client).values() if vm.node in seen.hardware]
 
     def read(vm: Vm) -> Present | ApiError:
         try:

@@ -20,10 +20,10 @@ AT_A_TIME = 8
 """Nodes that are asked at the same time."""
 
 
-class Survey(NamedTuple):
+class Nodes(NamedTuple):
     """What was asked of some nodes, or all."""
 
-    nodes: tuple[str, ...]
+    known: tuple[str, ...]
     """All nodes of the cluster, sorted."""
     asked: tuple[str, ...]
     """Those that were to be looked at, sorted."""
@@ -35,10 +35,10 @@ class Survey(NamedTuple):
     @property
     def everywhere(self) -> bool:
         """Whether all nodes were to be looked at."""
-        return self.asked == self.nodes
+        return self.asked == self.known
 
 
-def read(client: Client, names: Sequence[str] = ()) -> Survey:
+def read(client: Client, names: Sequence[str] = ()) -> Nodes:
     """The hardware of these nodes, or of all; types of mediated devices are not asked for.
 
     Raises ApiMissingError for a node that the cluster has not, and the first node's error when none can be read.
@@ -56,7 +56,7 @@ def read(client: Client, names: Sequence[str] = ()) -> Survey:
                 hardware[name] = found
     if not hardware:
         raise next(unread[name] for name in asked)
-    return Survey(tuple(known), asked, hardware, unread)
+    return Nodes(tuple(known), asked, hardware, unread)
 
 
 def chosen(known: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
