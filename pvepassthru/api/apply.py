@@ -106,8 +106,8 @@ class _Work:
         self.former = former
         self.last = former
         self.sent: list[Write] = []
-        self.made: set[str] = set()
-        """Volumes that PVE made for us, by an answer and by the reading after it."""
+        self.allocated = False
+        """Whether PVE has answered that it has made a volume."""
 
     def write_all(self) -> None:
         """Send all writes. Raises ApiError at the first that is not done, or not alone."""
@@ -121,7 +121,7 @@ class _Work:
     def give_back(self, cause: BaseException) -> NoReturn:
         """Undo what was written, and raise what tells of it."""
         try:
-            undone = restore.undo(self.client, self.former, self.last, self.sent, self.made)
+            undone = restore.undo(self.client, self.former, self.last, self.sent, allocated=self.allocated)
         except KeyboardInterrupt as error:
             raise outcome.interrupted(self.change, self.sent, error) from cause
         raise outcome.failure(self.change, self.former, undone, cause) from cause
@@ -151,7 +151,8 @@ class _Work:
             elif doubt is None and not isinstance(failed, ApiUnreachableError):
                 raise failed
             if self._has(write):
-                self._settle(write, sure=failed is None)
+                if failed is not None and self._half(write):
+                    self._finish(write)
                 return
             if failed is None:
                 raise self._mismatch(write)
@@ -170,6 +171,7 @@ class _Work:
             if new and isinstance(error, ApiUnreachableError | ApiCertificateError):
                 self.sent.remove(write)  # nobody has got it
             return error
+        self.allocated = self.allocated or ALLOCATING in write.set
         return None
 
     def _has(self, write: Write) -> bool:
@@ -177,13 +179,10 @@ class _Work:
         self.last = reading.read_surely(self.client, self.last.vmid, self.last.node)
         return all(restore.is_placed(write, key, self.last) for key in restore.keys(write))
 
-    def _settle(self, write: Write, *, sure: bool) -> None:
-        """Look after a write that is there: what PVE made for it, or died over. Raises ApiError."""
-        if sure and ALLOCATING in write.set:
-            self.made.add(restore.volume(self.last.value(ALLOCATING) or ""))
+    def _half(self, write: Write) -> bool:
+        """Whether the VM does not run, and has the write only pending: PVE's worker died before it took it over."""
         waits = any(self.last.waits(key) for key in restore.keys(write))
-        if not sure and waits and not reading.runs(self.client, self.last.vmid, self.last.node):
-            self._finish(write)
+        return waits and not reading.runs(self.client, self.last.vmid, self.last.node)
 
     def _finish(self, write: Write) -> None:
         """Write again what is pending though the VM does not run, volumes by their names. Raises ApiError."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster, mappings
+from pvepassthru.api import cluster, mappings, survey
 from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import build
 from pvepassthru.model import mapped
@@ -41,7 +41,6 @@ CODES = {
 }
 """The rules that find of a VM what is found here of all VMs."""
 DRIFTED = "PVP412"
-VMS_AT_A_TIME = 8
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -172,7 +171,7 @@ def _by_pve(
 ) -> Iterator[Drift]:
     """What PVE's own check says of a node's mappings, where nothing was found that says more."""
     try:
-        answer = cluster.mapping_entries(client, node)
+        answer = cluster.rows(client, mappings.PATH, **{"check-node": node})
     except ApiError as error:
         unread.setdefault(node, error)
         return
@@ -202,7 +201,7 @@ def _presents(client: Client, seen: Nodes, unread: dict[str, ApiError]) -> list[
             return error
 
     found = []
-    with ThreadPoolExecutor(VMS_AT_A_TIME) as pool:
+    with ThreadPoolExecutor(survey.JOBS) as pool:
         for vm, present in zip(here, pool.map(read, here), strict=True):
             if isinstance(present, ApiMissingError):  # it was removed or migrated since it was listed
                 continue
@@ -218,6 +217,7 @@ def _of_vms(
 ) -> Iterator[Drift]:
     """VMs that name a mapping that is not there, or has no device on their node; PVE starts no template."""
     known = Mappings({name: one.mapping for name, one in stored.items()}, ())
+    all_seen = client.is_root or survey.sees_all_mappings(client)
     for present in presents:
         for entry in () if present.config.template else _mapped(present):
             name = entry.mapping or ""
@@ -225,9 +225,9 @@ def _of_vms(
             if (name not in wanted and (there or not every)) or (there and stored[name].mapping.on(present.node)):
                 continue
             problems: list[Problem] = []
-            mapped.find(known, entry, present.node, build(present.node, ()), problems)
+            mapped.find(known, entry, present.node, build(present.node, ()), problems, set())
             for problem in problems:
-                seen = "" if there or client.is_root else f", as far as {client.user} sees"
+                seen = "" if there or all_seen else f", as far as {client.user} sees"
                 message = f"VM {present.vmid} {entry.key}: {problem.message}{seen}"
                 yield Drift(
                     CODES[problem.code], "error", "pve", name, present.node, present.vmid, message, problem.hint

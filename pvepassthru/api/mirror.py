@@ -18,7 +18,9 @@ from pvepassthru.host import vms
 from pvepassthru.host.inventory import DEVICES, MDEVS
 from pvepassthru.host.memory import Link, MemoryHost
 from pvepassthru.model import pci, profile
+from pvepassthru.rules import catalogue
 from pvepassthru.rules.groups import GROUPS
+from pvepassthru.rules.rule import judge
 from pvepassthru.rules.subject import MAPPINGS
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pvepassthru.model.finding import Finding
     from pvepassthru.model.hostpci import HostpciEntry
     from pvepassthru.model.mapping import Mappings
+    from pvepassthru.rules.subject import Subject
 
     Files = dict[str, bytes | Link | None]
 
@@ -39,6 +42,21 @@ _ATTRIBUTES = ("vendor", "device", "class", "subsystem_vendor", "subsystem_devic
 _SOMEWHERE = "/sys/devices/somewhere/ffff:ff:1f.7"
 """Where a mediated device lies whose parent the API does not tell; no function has that address."""
 _NO_PROPERTIES = frozenset({"comment", "digest", "errors", "id", "sid", "type"})
+NEVER = frozenset(
+    {
+        *("PVP101", "PVP102", "PVP103", "PVP104", "PVP105", "PVP147", "PVP151"),  # what the host is, and its files
+        *("PVP223", "PVP224", "PVP226", "PVP253", "PVP256", "PVP257", "PVP258", "PVP259"),  # drivers, the policy
+        *("PVP231", "PVP232", "PVP233", *(f"PVP{code}" for code in range(260, 272))),  # ROM files
+        *(f"PVP{code}" for code in range(240, 253)),  # what the host itself uses
+        *("PVP273", "PVP274", "PVP276", *(f"PVP{code}" for code in range(281, 300))),  # the state of functions
+        *("PVP335", "PVP353", "PVP354", "PVP361", "PVP362", "PVP364", "PVP365"),  # the policy, USB, disks, memory
+        *("PVP390", "PVP391", "PVP392", "PVP394", "PVP395"),  # packages, storages
+        *("PVP410", "PVP411", "PVP420", "PVP421", "PVP424", "PVP436"),  # files, reservations, processes, disks
+    }
+)
+"""Codes of rules on a VM whose sources the API does not tell at all, so that they never find anything on a mirror."""
+RULES = tuple(rule for rule in catalogue.RULES if rule.check and rule.code not in NEVER)
+"""The rules on a VM that are worth asking there."""
 _LINES = (
     (re.compile(r" \(line \d+(?: of pci\.cfg)?\)"), ""),
     (re.compile(r", on line \d+ too"), ""),
@@ -79,20 +97,21 @@ def host(  # noqa: PLR0913 - what the API tells, each by its name
     cluster: Cluster = ALONE,
     running: Collection[int] = (),
     untold: Collection[str] = (),
+    common: Files | None = None,
 ) -> Host:
     """The node that has this hardware and these VMs, of which those in `running` run, for rules to look at.
 
     `presents` are the VMs of that node, best all of them that have a hostpci entry, for the rules across VMs. Of the
     functions in `untold` nobody has asked for the mdev types: every type that an entry wants
     is taken to be on offer there. The same holds for NVIDIA's virtual functions with vGPUs, which offer nothing while
-    they have one: the API tells neither what they have nor whose it is.
+    they have one: the API tells neither what they have nor whose it is. `common` is what `cluster_files` returned for
+    these mappings and this cluster, if they are those of another node, too.
     """
     known = list(presents)
-    made: Files = {DEVICES: None, vms.CONFIGS: Link(f"{vms.PVE}/nodes/{hardware.node}/qemu-server")}
-    made |= {f"{vms.PVE}/nodes/{name}/qemu-server": None for name in (*cluster.nodes, hardware.node)}
+    configs = f"{vms.PVE}/nodes/{hardware.node}/qemu-server"
+    made: Files = {DEVICES: None, vms.CONFIGS: Link(configs), configs: None}
+    made |= cluster_files(mappings, cluster) if common is None else common
     made |= {f"{vms.PVE}/nodes/{hardware.node}/qemu-server/{one.vmid}.conf": one.text for one in known}
-    made[MAPPINGS] = _mapping_text(mappings)
-    made |= _cluster_files(cluster)
     for vmid in running:
         made |= _process(vmid)
     wishes = [_Wish(one.vmid, entry) for one in known for entry in one.section.entries.values() if entry.wants_mdev]
@@ -105,6 +124,11 @@ def host(  # noqa: PLR0913 - what the API tells, each by its name
             made |= _types(function, list(wanted), instances, guessed=function.address in untold)
     made |= instances.files
     return Mirror(hardware.node, made)
+
+
+def findings(subject: Subject) -> tuple[Finding, ...]:
+    """What the rules find of a VM on a mirror, in the order of the catalogue."""
+    return tuple(plain(finding) for finding in judge(RULES, subject))
 
 
 def plain(finding: Finding) -> Finding:
@@ -267,6 +291,12 @@ def _resolved(hardware: NodeHardware, selectors: list[str]) -> tuple[tuple[str, 
 # ---- PVE's files
 
 
+def cluster_files(mappings: Mappings, cluster: Cluster) -> Files:
+    """What all nodes of a cluster have in /etc/pve: the mappings, HA, backup jobs, a folder for each node."""
+    made: Files = {f"{vms.PVE}/nodes/{name}/qemu-server": None for name in cluster.nodes}
+    return made | {MAPPINGS: _mapping_text(mappings)} | _section_files(cluster)
+
+
 def _mapping_text(mappings: Mappings) -> bytes:
     lines: list[str] = []
     for name, mapping in sorted(mappings.by_name.items()):
@@ -282,7 +312,7 @@ def _mapping_text(mappings: Mappings) -> bytes:
     return "\n".join(lines).encode("utf-8", "surrogateescape")
 
 
-def _cluster_files(cluster: Cluster) -> Files:
+def _section_files(cluster: Cluster) -> Files:
     """The files of HA and of backups; a resource is called `vm:100`, all else has a type and a name."""
     sections = {
         files.RESOURCES: [(str(row.get("sid", "")).replace(":", ": ", 1), row) for row in cluster.resources],

@@ -31,9 +31,10 @@ def failure(change: Change, former: Reading, undone: Undone, cause: BaseExceptio
     """
     if undone.left:
         return _left(change, undone, cause)
-    message = "; ".join([f"{_where(undone.now)} is as it was: {_words(cause)}", *_besides(change, former, undone)])
+    doubt = "one of its writes got no clear answer, and it was read: " if isinstance(cause, ApiUnsureError) else ""
+    words = [f"{_where(undone.now)} is as it was: {doubt}{_words(cause)}", *_besides(change, former, undone)]
+    message = "; ".join(words)
     if isinstance(cause, ApiError):
-        doubt = isinstance(cause, ApiUnsureError)
         kind = ApiUnreachableError if doubt else type(cause)
         hint = "repeat it" if doubt else cause.hint
         return kind(message, hint, status=cause.status, words=cause.words, fields=cause.fields)

@@ -105,7 +105,7 @@ def read_surely(client: Client, vmid: int, node: str) -> Reading:
         try:
             return read(client, vmid, node)
         except ApiMissingError as error:
-            node = _elsewhere(client, vmid, error) or node
+            node = _elsewhere(client, vmid) or node
             why: ApiError = error
         except ApiError as error:
             why = error
@@ -142,12 +142,11 @@ def changed(before: Reading, now: Reading, ours: Iterable[str]) -> tuple[str, ..
     )
 
 
-def _elsewhere(client: Client, vmid: int, missing: ApiMissingError) -> str | None:
+def _elsewhere(client: Client, vmid: int) -> str | None:
     """The node where the VM is by what the cluster says; None if that cannot be told."""
     try:
         return cluster.vm(client, vmid).node
-    except ApiError as error:
-        missing.add_note(error.message)
+    except ApiError:
         return None
 
 

@@ -16,7 +16,7 @@ from pvepassthru.api.change import ALLOCATING, Write
 from pvepassthru.model.errors import ApiError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.reading import Reading
@@ -43,16 +43,17 @@ class Undone(NamedTuple):
     """Whether `now` was read after all that was sent; else nothing could be read any more."""
 
 
-def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write], made: Iterable[str]) -> Undone:
+def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write], *, allocated: bool) -> Undone:
     """Give the keys of these writes, the last of them first, the values of `former` again.
 
-    `last` is the last reading; `made` are volumes that these writes certainly made: they are removed. Raises nothing
-    of the API; what could not be done is said in the result.
+    `last` is the last reading; `allocated` says that PVE answered that it has made a volume for them, which is removed
+    then; else it may be another one's, and is left. Raises nothing of the API; what could not be done is said in the
+    result.
     """
     if not writes:
         return _told(former, last, writes, None)
-    own = frozenset(made)
-    deadline = time.monotonic() + reading.PATIENCE
+    own: set[str] = set()
+    deadline: float | None = None
     sent = failed = 0
     why: ApiError | None = None
     now = last
@@ -61,6 +62,9 @@ def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write]
             now = reading.read_surely(client, now.vmid, now.node)
         except ApiError as error:
             return Undone(now, tuple(_keys(writes)), (), {}, error, fresh=False)
+        deadline = deadline or time.monotonic() + reading.PATIENCE
+        if allocated:
+            own.update(_allocated(now, writes))
         write = step(former, now, writes, own)
         if write is None:
             return _told(former, now, writes, None)
@@ -79,7 +83,7 @@ def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write]
             failed += 1
 
 
-def step(former: Reading, now: Reading, writes: Sequence[Write], made: frozenset[str]) -> Write | None:
+def step(former: Reading, now: Reading, writes: Sequence[Write], made: Container[str]) -> Write | None:
     """The next request on the way back; None when nothing is left to do."""
     for write in reversed(writes):
         todo = [key for key in keys(write) if not as_before(former, now, key) and is_placed(write, key, now)]
@@ -159,6 +163,13 @@ def _told(former: Reading, now: Reading, writes: Sequence[Write], why: ApiError 
 def _only_volume(write: Write) -> bool:
     """Whether a request would remove a volume only, which may as well stay."""
     return all(key.startswith(reading.UNUSED) for key in keys(write))
+
+
+def _allocated(now: Reading, writes: Sequence[Write]) -> Iterator[str]:
+    """The volume that PVE made for these writes, while the config names it."""
+    text = now.value(ALLOCATING)
+    if text is not None and any(ALLOCATING in write.set and is_placed(write, ALLOCATING, now) for write in writes):
+        yield volume(text)
 
 
 def _new_volumes(former: Reading, now: Reading) -> dict[str, str]:

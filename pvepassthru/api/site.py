@@ -7,29 +7,26 @@ they are those of the same VM: the config there has the digest that the API tell
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster, hardware, mirror, present
+from pvepassthru.api import cluster, hardware, mirror, present, survey
 from pvepassthru.host import vms
-from pvepassthru.model.errors import ApiError, PassthruError
+from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.text import listed
+from pvepassthru.model.vmconfig import is_hostpci
 from pvepassthru.rules import subject
 from pvepassthru.rules.demand import demand
 from pvepassthru.rules.subject import Surroundings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping
 
     from pvepassthru.api.client import Client
-    from pvepassthru.api.cluster import Vm
     from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.api.present import Present
+    from pvepassthru.api.survey import Overview
     from pvepassthru.host.host import Host
     from pvepassthru.model.mapping import Mappings
-
-JOBS = 8
-"""Configs that are asked for at a time."""
 
 
 class Site(NamedTuple):
@@ -68,33 +65,43 @@ def of_files(host: Host, vmids: Iterable[int], failed: dict[int, PassthruError] 
     return _local(host, _wanted(ask, vmids, failed))
 
 
-def of_api(
+def of_api(  # noqa: PLR0913 - what varies is by keyword
     client: Client,
+    known: Overview,
     node: str,
     vmids: Iterable[int],
+    *,
     here: Host | None = None,
     failed: dict[int, PassthruError] | None = None,
 ) -> Site:
-    """A node by the API, in one request for each of its VMs and few besides; `here` is the host that asks.
+    """A node of a cluster by the API, in one request for each of its VMs and few besides; `here` is the host that asks.
 
     `failed` as `of_files`. Raises ApiError.
     """
     wanted = _wanted(lambda vmid: cluster.config(client, vmid, node), vmids, failed)
     if here is not None and here.node == node and all(_is_here(here, one) for one in wanted):
         return _local(here, wanted)
-    known = cluster.node_hardware(client, node)
-    mappings = cluster.mappings(client)
-    on_node = [vm for vm in cluster.vms(client).values() if vm.node == node]
+    functions = cluster.node_hardware(client, node)
+    others = survey.walk(client, known, [node], lambda vms: vms, matters=_passes)
+    for lost in others.failures:
+        if lost.vmid is None:
+            raise lost.error
     own = {one.vmid for one in wanted}
-    others, unread = _others(client, [vm for vm in on_node if vm.vmid not in own])
+    presents = [one for vms in others.found for one in vms.presents if one.vmid not in own]
     host = mirror.host(
-        known,
-        mappings,
-        [*wanted, *others],
-        cluster=mirror.Cluster(tuple(cluster.nodes(client))),
-        running=frozenset(vm.vmid for vm in on_node if vm.running),
+        functions,
+        known.mappings,
+        [*wanted, *presents],
+        cluster=known.cluster,
+        running=frozenset(vm.vmid for vm in known.vms.values() if vm.node == node and vm.running),
     )
-    return Site(known, mappings, wanted, host, _taken(Surroundings(host)), unread)
+    unread = tuple(lost.vmid for lost in others.failures if lost.vmid is not None)
+    return Site(functions, known.mappings, wanted, host, _taken(Surroundings(host)), unread)
+
+
+def _passes(answer: Mapping[str, object]) -> bool:
+    """Whether a VM's config has a hostpci entry."""
+    return any(is_hostpci(key) for key in answer)
 
 
 def _wanted(
@@ -124,21 +131,6 @@ def _is_here(host: Host, one: Present) -> bool:
     except OSError:
         return False
     return present.of_file(one.vmid, host.node, data).digest == one.digest
-
-
-def _others(client: Client, known: Sequence[Vm]) -> tuple[list[Present], tuple[int, ...]]:
-    """The configs of VMs, and those that cannot be read."""
-
-    def ask(vm: Vm) -> Present | None:
-        try:
-            return cluster.next_config(client, vm.vmid, vm.node)
-        except ApiError:
-            return None
-
-    with ThreadPoolExecutor(JOBS) as pool:
-        found = list(pool.map(ask, known))
-    unread = tuple(vm.vmid for vm, one in zip(known, found, strict=True) if one is None)
-    return [one for one in found if one is not None], unread
 
 
 def _taken(around: Surroundings) -> dict[str, str]:

@@ -13,7 +13,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import apply, cluster, site, wish
+from pvepassthru.api import apply, cluster, site, survey, wish
 from pvepassthru.cli import changes, connection
 from pvepassthru.cli.words import print_error, vmid
 from pvepassthru.host import signals, vms
@@ -199,11 +199,11 @@ def _sites(
     client: Client, wishes: Iterable[int], here: Host | None, failed: dict[int, PassthruError]
 ) -> Iterator[Site]:
     """The nodes of these VMs, by the API. Raises ApiError when the cluster cannot be read."""
-    known = cluster.vms(client)
+    known = survey.overview(client)
     by_node: dict[str, list[int]] = {}
     for number in wishes:
-        if number in known:
-            by_node.setdefault(known[number].node, []).append(number)
+        if number in known.vms:
+            by_node.setdefault(known.vms[number].node, []).append(number)
         else:
             try:
                 cluster.vm(client, number)
@@ -211,8 +211,8 @@ def _sites(
                 failed[number] = error
     for node, numbers in sorted(by_node.items()):
         try:
-            yield site.of_api(client, node, numbers, here, failed)
-        except ApiError as error:
+            yield site.of_api(client, known, node, numbers, here=here, failed=failed)
+        except PassthruError as error:
             failed.update(dict.fromkeys(numbers, error))
 
 

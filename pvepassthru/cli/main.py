@@ -41,6 +41,7 @@ COMMANDS = {
     "sriov": "physical functions and their virtual functions: show, set, apply what the policy says",
     "mapping": "the cluster's PCI mappings: plan one for all nodes, write it, check all against the hardware",
     "migrate-to-mapping": "make hostpci entries by an address into entries by a mapping",
+    "fleet": "all nodes of a cluster by the API: their VMs checked, and where devices are left",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
     "release": "give back what a VM that does not run still holds, or end a quarantine",

@@ -37,6 +37,7 @@ class MemoryHost(Host):
         """`files` has None for a folder that may be empty. Raises OSError (ENOTDIR) for a path through a file."""
         super().__init__(NOWHERE, node)
         self._top: dict[str, Node] = {}
+        self._resolved: dict[str, str | None] = {}
         for path, content in files.items():
             self._put(path, content)
 
@@ -86,10 +87,12 @@ class MemoryHost(Host):
 
     def resolve(self, path: str) -> str | None:
         """As Host.resolve."""
-        try:
-            return self._find(path)[1]
-        except OSError:
-            return None
+        if path not in self._resolved:
+            try:
+                self._resolved[path] = self._find(path)[1]
+            except OSError:
+                self._resolved[path] = None
+        return self._resolved[path]
 
     def exists(self, path: str) -> bool:
         """As Host.exists."""

@@ -102,7 +102,7 @@ class ApiMissingError(ApiError, NotFoundError):
 
 
 class ApiUnreachableError(ApiError):
-    """No host of the profile answered, or one could not reach another node; no change was sent."""
+    """No host of the profile answered, or one could not reach another node; no change was sent, or it is undone."""
 
     exit_code = 10
 

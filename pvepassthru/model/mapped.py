@@ -23,10 +23,18 @@ _MISMATCH = {
 }
 
 
-def find(
-    mappings: Mappings, entry: HostpciEntry, node: str, hardware: Hardware, problems: list[Problem]
+def find(  # noqa: PLR0913, PLR0917 - what it depends on, and where it tells
+    mappings: Mappings,
+    entry: HostpciEntry,
+    node: str,
+    hardware: Hardware,
+    problems: list[Problem],
+    fitting: set[str],
 ) -> Mapping | None:
-    """The mapping of an entry if it has devices on `node` and all are there; what is wrong goes to `problems`."""
+    """The mapping of an entry if it has devices on `node` and all are there; what is wrong goes to `problems`.
+
+    Mappings in `fitting` have been found to fit this hardware; one that does is added.
+    """
     name = entry.mapping or ""
     mapping = mappings.by_name.get(name)
     if mapping is None:
@@ -39,6 +47,8 @@ def find(
         message = f"there is no mapping {shown(name)}"
         problems.append(Problem("mapping-not-found", entry.key, entry.line, message, hint))
         return None
+    if name in fitting:
+        return mapping
     here = mapping.on(node)
     if not here:
         skipped = [bad for bad in mappings.bad_lines if bad.name == name]
@@ -51,6 +61,8 @@ def find(
         return None
     wrong = [problem for other in here for problem in check(mapping, other, hardware, entry.key, entry.line)]
     problems += wrong
+    if not wrong:
+        fitting.add(name)
     return None if any(problem.code == "mapping-device-not-found" for problem in wrong) else mapping
 
 

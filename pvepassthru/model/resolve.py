@@ -45,23 +45,27 @@ def resolve(  # noqa: PLR0913 - all that a start depends on
     vmid: int | None = None,
     *,
     guest: Guest | None = None,
+    fitting: set[str] | None = None,
 ) -> Resolution:
     """The devices that a start with this section passes through on `node`, and what is wrong with them.
 
     With a `vmid` its own mediated devices that exist already count as there. Reservations are not looked at. What
-    `guest` says of other VMs goes into hints only.
+    `guest` says of other VMs goes into hints only. `fitting` is what `mapped.find` remembers of these mappings on this
+    hardware, for VMs that are resolved one after the other.
     """
-    return _Resolver(section, mappings, hardware, node).resolve(vmid, guest)
+    resolver = _Resolver(section, mappings, hardware, node, set() if fitting is None else fitting)
+    return resolver.resolve(vmid, guest)
 
 
 class _Resolver:
     """One VM's entries on their way to devices."""
 
-    def __init__(self, section: Section, mappings: Mappings, hardware: Hardware, node: str) -> None:
+    def __init__(self, section: Section, mappings: Mappings, hardware: Hardware, node: str, fitting: set[str]) -> None:
         self.section = section
         self.mappings = mappings
         self.hardware = hardware
         self.node = node
+        self.fitting = fitting
         self.machine = section.machine
         self.problems: list[Problem] = []
 
@@ -95,7 +99,7 @@ class _Resolver:
             self._refuse("host-and-mapping", entry, "both a PCI address and mapping= are given", "keep one of them")
             return None
         if entry.mapping:
-            mapping = mapped.find(self.mappings, entry, self.node, self.hardware, self.problems)
+            mapping = mapped.find(self.mappings, entry, self.node, self.hardware, self.problems, self.fitting)
             if mapping is None:
                 return None
             selections = [other.paths for other in mapping.on(self.node)]

@@ -50,6 +50,8 @@ class Surroundings:
         """Seconds since the epoch."""
         self.roms: dict[str, tuple[str, str]] = {}
         """The state of each ROM file that was looked at, and why it is so (rules/devices.py)."""
+        self.fitting: set[str] = set()
+        """Mappings that were found to fit this node's hardware."""
         self._asked: dict[Callable[[Surroundings], Any], Any] = {}
         self._pids: dict[int, int | None] = {}
         self._policies: Policies | None = None
@@ -78,6 +80,11 @@ class Surroundings:
             data, why = self._read(MAPPINGS)
             self._mappings = (mapping.parse(data), why)
         return self._mappings
+
+    @mappings_read.setter
+    def mappings_read(self, known: tuple[Mappings, str | None]) -> None:
+        """Take what was read of another node of the cluster."""
+        self._mappings = known
 
     @property
     def reservations_read(self) -> tuple[dict[str, Entry], str | None]:
@@ -121,6 +128,10 @@ class Surroundings:
         if path not in self._configs or self._configs[path][0] != data:
             self._configs[path] = (data, vmconfig.parse(data))
         return self._configs[path][1]
+
+    def know(self, path: str, data: bytes, config: VmConfig) -> None:
+        """Take what somebody has parsed of a VM's config: these bytes of this file."""
+        self._configs[path] = (data, config)
 
     @property
     def opened(self) -> dict[str, tuple[Holder, ...]]:
@@ -269,7 +280,9 @@ def load(  # noqa: PLR0913 - what varies is by keyword
     if not config.template and (section.entries or section.get("machine")):
         uses_mapping = any(entry.mapping for entry in section.entries.values())
         mappings = around.mappings_read[0] if uses_mapping else mapping.EMPTY
-        resolution = resolve.resolve(section, mappings, around.inventory, host.node, vmid, guest=around.guest)
+        resolution = resolve.resolve(
+            section, mappings, around.inventory, host.node, vmid, guest=around.guest, fitting=around.fitting
+        )
     return Subject(around, host.node, vmid, path, config, section, pending, resolution, why)
 
 

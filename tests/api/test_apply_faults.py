@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,25 +15,34 @@ from pvepassthru.api import reading
 from pvepassthru.api.apply import apply
 from pvepassthru.api.client import connect
 from pvepassthru.model.errors import (
+    ApiCertificateError,
     ApiConflictError,
     ApiDeniedError,
     ApiError,
+    ApiMissingError,
+    ApiPartialError,
     ApiUnreachableError,
+    ApiUnsureError,
+    EndedError,
+    PassthruError,
 )
-from tests.api.applying import EFI, PART, TEXT, change_of, fake_cluster, held
+from tests.api.applying import BY_MAPPING, EFI, PART, TEXT, change_of, fake_cluster, held
 from tests.api.fake_client import profile_of
 from tests.api.fake_pve.server import FakePve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from pvepassthru.api.change import Change
     from pvepassthru.api.client import Client
     from tests.api.applying import Held
     from tests.api.fake_pve.faults import Fault
     from tests.api.fake_pve.state import State
 
-FOREVER = 10_000
-"""More requests than any test sends."""
+FIRST_READS = 1
+"""Requests to the VM's node before the first write: the reading of its config."""
+TWO_KEYS = 2
+"""Which write of PART has two keys; of the others a worker that dies leaves all that there is pending."""
 SLOW = 0.6
 """Seconds until an answer comes; the clients of these tests wait half of it."""
 
@@ -74,12 +85,15 @@ def whole(before: Held, values: dict[str, str | None]) -> dict[str, str]:
     return kept | new | ({"efidisk0": EFI} if "efidisk0" in new else {})
 
 
-def said(error: ApiError, vmid: int = 100) -> None:
-    """A sentence: about the VM, without the traces of a program."""
-    text = str(error)
-    assert f"VM {vmid}" in text
-    assert not re.search(r"Traceback|object at|\n|s3cret|correct horse|PVE:root", text)
-    assert error.exit_code in {9, 10, 12, 13}
+def failed(client: Client, change: Change, kind: type[PassthruError], **more: bool) -> PassthruError:
+    """The error of a change: a sentence about the VM, without the traces of a program, of just this class."""
+    with pytest.raises(PassthruError) as info:
+        apply(client, change, **more)
+    text = str(info.value)
+    assert type(info.value) is kind, text
+    assert f"VM {change.vmid}" in text
+    assert not re.search(r"Traceback|object at|\n|s3cret|correct horse|PVE:root|CutError|requests\.", text), text
+    return info.value
 
 
 class Case(NamedTuple):
@@ -88,6 +102,11 @@ class Case(NamedTuple):
     inject: Callable[[FakePve, int], Fault]
     kind: type[ApiError] | None
     """The class of the error when the former config is there again; None: it is made for all that."""
+
+
+def stop(pve: FakePve, node: str) -> None:
+    """Close a node's door from the thread of a request to another one."""
+    threading.Thread(target=pve.take_down, args=(node,)).start()
 
 
 def meddled(state: State) -> None:
@@ -117,25 +136,366 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_each_write_with_each_fault(pve: FakePve, name: str, at: int) -> None:
     before = held(pve)
+    kind = ApiUnreachableError if (name, at) == ("cut during", TWO_KEYS) else CASES[name].kind
     with client_with(pve) as client:
         change = change_of(client, PART)
         fault = CASES[name].inject(pve, at)
-        if CASES[name].kind is None:
+        if kind is None:
             apply(client, change)
         else:
-            with pytest.raises(ApiError) as info:
-                apply(client, change)
-            assert type(info.value) is CASES[name].kind
-            assert "is as it was" in info.value.message
-            said(info.value)
+            error = failed(client, change, kind)
+            assert "is as it was" in error.message
     assert fault.happened
     now = held(pve)
     meddling = {"cores": "7"} if name == "digest conflict" else {}
-    if CASES[name].kind is None:
+    if kind is None:
         assert now.effective == whole(before, PART)
         assert list(now.volumes) == ["local-lvm:vm-100-disk-1"]
-        assert pve.state.vm(100).running or not (now.pending or now.deletes)
+        assert pve.state.vm(100).running or (now.pending, now.deletes) == ({}, [])
     elif meddling:
         assert now == before._replace(text=now.text, main=before.main | meddling)
     else:
         assert now == before
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_an_answer_that_comes_too_late(pve: FakePve, at: int) -> None:
+    before = held(pve)
+    with client_with(pve, timeout=SLOW / 2) as client:
+        change = change_of(client, PART)
+        fault = pve.faults.slow(SLOW, write=at)
+        apply(client, change)
+    assert fault.happened
+    assert held(pve).effective == whole(before, PART)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_is_refused_in_the_middle(pve: FakePve, at: int, status: int) -> None:
+    before = held(pve)
+    with client_with(pve, token=True) as client:
+        change = change_of(client, BY_MAPPING)
+        pve.faults.answer(status, write=at)
+        error = failed(client, change, ApiDeniedError)
+    assert "is as it was" in error.message
+    assert held(pve) == before
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_login_that_runs_out_in_the_middle(pve: FakePve, at: int) -> None:
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda state: state.expire_tickets(), write=at)
+        apply(client, change)
+    assert held(pve).effective == whole(before, PART)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_permission_that_is_taken_in_the_middle(pve: FakePve, at: int) -> None:
+    """What cannot be undone without it is said with the commands; given back in time it is undone."""
+    before = held(pve)
+    acl = pve.state.users["op@pve"].acl
+    try:
+        with client_with(pve, token=True) as client:
+            change = change_of(client, BY_MAPPING)
+            pve.faults.meddle(lambda state: take(state, {"/vms": "PVEAuditor"}), write=at)
+            error = failed(client, change, ApiDeniedError if at == 1 else ApiPartialError)
+    finally:
+        take(pve.state, acl)
+    if at == 1:
+        assert held(pve) == before
+    else:
+        assert "hostpci1 is mapping=nic,pcie=1 (new" in error.message
+        assert "to undo it: qm set 100 " in error.hint
+        assert "--delete hostpci1" in error.hint
+        assert "to finish it: qm set 100" in error.hint
+        assert "--bios ovmf" in error.hint
+
+
+def take(state: State, acl: Mapping[str, str]) -> None:
+    state.users["op@pve"] = replace(state.users["op@pve"], acl=acl)
+
+
+# ---- nodes and certificates
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_host_that_goes_down_while_another_is_there(pve: FakePve, at: int) -> None:
+    """The profile has both; requests to the VM's node go through the other one, and come to nothing then."""
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda _: stop(pve, "pve2"), write=at)
+        apply(client, change)
+    pve.bring_up("pve2")
+    assert held(pve).effective == whole(before, PART)
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_node_that_goes_down_for_good(pve: FakePve, at: int) -> None:
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.answer(596, path="/nodes/pve1/", request=FIRST_READS + 2 * at, times=None)
+        error = failed(client, change, ApiUnsureError if at == 1 else ApiPartialError)
+    assert "it is not known how VM 100 on node pve1 is" in error.message
+    if at > 1:
+        assert "hostpci0 is 0000:01:00,pcie=1,x-vga=1 (new" in error.message
+        assert "to undo it: qm set 100 " in error.hint
+    now = held(pve).effective
+    done = [key for key in PART if now.get(key) != before.effective.get(key)]
+    assert len(done) == {1: 1, 2: 3, 4: 5}[at]
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_node_that_comes_back_in_time(pve: FakePve, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PATIENCE", 20.0)
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.answer(596, path="/nodes/pve1/", request=FIRST_READS + 2 * at, times=20)
+        apply(client, change)
+    assert held(pve).effective == whole(before, PART)
+
+
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_a_wrong_certificate_in_the_middle(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakePve(fake_cluster()) as pve:
+        before = held(pve)
+        with client_with(pve) as client:
+            change = change_of(client, PART)
+            sent: list[int] = []
+            put = client.put
+
+            def exchanged(path: str, **params: object) -> object:
+                sent.append(1)
+                if len(sent) == at:
+                    pve.use_certificate("pve1", "stranger")
+                return put(path, **params)
+
+            monkeypatch.setattr(client, "put", exchanged)  # as if somebody got in between just then
+            error = failed(client, change, ApiCertificateError if at == 1 else ApiPartialError)
+        if at == 1:
+            assert "VM 100 on node pve1 is as it was" in error.message
+            assert held(pve) == before
+        else:
+            assert "the certificate of" in error.message
+            assert "hostpci0 is 0000:01:00,pcie=1,x-vga=1 (new" in error.message
+
+
+# ---- others at work
+
+
+def test_a_vm_that_moves_in_the_middle(pve: FakePve) -> None:
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda state: setattr(state.vm(100), "node", "pve2"), write=3)
+        error = failed(client, change, ApiMissingError)
+    assert "VM 100 on node pve2 is as it was" in error.message
+    assert "it is on node pve2 by now" in error.message
+    assert held(pve) == before
+
+
+def test_a_vm_that_is_removed_in_the_middle(pve: FakePve) -> None:
+    vm = pve.state.vm(100)
+
+    def remove(state: State) -> None:
+        del state.vms[100]
+
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(remove, write=3)
+        failed(client, change, ApiPartialError)
+    pve.state.vms[100] = vm
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_lock_that_comes_in_the_middle_and_goes(pve: FakePve, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PATIENCE", 20.0)
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda state: state.vm(100).change(lock="backup"), write=at)
+        pve.faults.meddle(lambda state: state.vm(100).change(lock=None), write=at + (2 if at > 1 else 0))
+        if at > 1:
+            error = failed(client, change, ApiConflictError)
+            assert "is as it was" in error.message
+            assert held(pve) == before
+        else:
+            pve.faults.clear()
+
+
+def test_a_lock_that_stays(pve: FakePve) -> None:
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda state: state.vm(100).change(lock="backup"), write=2)
+        error = failed(client, change, ApiPartialError)
+    assert "hostpci0 is 0000:01:00,pcie=1,x-vga=1 (new" in error.message
+    assert "its other keys are as before" in error.message
+    assert "locked" in error.message
+
+
+def test_what_somebody_else_writes_meanwhile_stays(pve: FakePve) -> None:
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda state: state.vm(100).change(hostpci0="mapping=nic", tags="theirs"), write=2)
+        error = failed(client, change, ApiConflictError)
+    now = held(pve)
+    assert now.main["tags"] == "theirs"
+    assert now.main["hostpci0"] == "mapping=nic"
+    if pve.state.vm(100).running:  # ours waits there, and is taken back
+        assert now.pending == {}
+    else:
+        assert "somebody else has set hostpci0 meanwhile, which stays" in error.message
+    for key in ("machine", "vga", "balloon", "efidisk0"):
+        assert now.main.get(key) == before.main.get(key)
+
+
+def test_pending_values_of_others_that_come_in_the_middle(pve: FakePve) -> None:
+    """While the VM runs they stay; else the way back makes them effective, which cannot be helped, and it is said."""
+    before = held(pve)
+
+    def act(state: State) -> None:
+        config = state.vm(100).config
+        config.pending["memory"] = "1024"
+        state.vm(100).write(config)
+
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(act, write=2)
+        error = failed(client, change, ApiConflictError)
+    now = held(pve)
+    assert "somebody else" in error.message or "changed" in error.message
+    if pve.state.vm(100).running:
+        assert (now.main, now.pending) == (before.main, {"memory": "1024"})
+    else:
+        assert now.main == before.main | {"memory": "1024"}
+
+
+def test_the_vm_starts_in_the_middle() -> None:
+    with FakePve(fake_cluster()) as pve, client_with(pve) as client:
+        before = held(pve)
+        pve.faults.meddle(lambda state: setattr(state.vm(100), "running", True), write=3)
+        done = apply(client, change_of(client, PART))
+        assert set(done.pending) == {"efidisk0"}
+        assert held(pve).effective == whole(before, PART)
+
+
+# ---- the new volume
+
+
+def test_a_volume_of_ours_is_removed(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PVE answered that it made it, and then nothing can be read for a while."""
+    monkeypatch.setattr(reading, "PATIENCE", 0.0)
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda _: blind(pve), write=4)
+        error = failed(client, change, ApiUnreachableError)
+    assert "is as it was" in error.message
+    assert held(pve) == before
+
+
+def test_a_volume_that_may_be_anothers_is_left(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PATIENCE", 0.0)
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda _: blind(pve), write=4)
+        pve.faults.cut("after", write=4)
+        error = failed(client, change, ApiUnreachableError)
+    now = held(pve)
+    assert "volume local-lvm:vm-100-disk-1 is left as unused0" in error.message
+    assert "qm set 100 --delete unused0" in error.message
+    assert now.main == before.main | {"unused0": "local-lvm:vm-100-disk-1"}
+    assert now.pending == {}
+
+
+def blind(pve: FakePve) -> None:
+    """Let one reading come to nothing."""
+    pve.faults.answer(596, path="/pending")
+
+
+# ---- interrupted
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, EndedError, ZeroDivisionError])
+def test_it_is_interrupted(pve: FakePve, at: int, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        put, sent = client.put, []
+
+        def stopped(path: str, **params: object) -> object:
+            sent.append(path)
+            answer = put(path, **params)
+            if len(sent) == at:
+                raise kind("just now")
+            return answer
+
+        monkeypatch.setattr(client, "put", stopped)
+        with pytest.raises(kind) as info:
+            apply(client, change)
+    assert "VM 100 on node pve1 is as it was" in " ".join([str(info.value), *getattr(info.value, "__notes__", ())])
+    now = held(pve)
+    assert now.effective == before.effective | ({"unused0": "local-lvm:vm-100-disk-1"} if at == 4 else {})
+    assert now.pending == {}
+
+
+def test_it_is_interrupted_on_the_way_back(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        put, sent = client.put, []
+
+        def stopped(path: str, **params: object) -> object:
+            sent.append(path)
+            if len(sent) >= 2:
+                raise KeyboardInterrupt
+            return put(path, **params)
+
+        monkeypatch.setattr(client, "put", stopped)
+        with pytest.raises(KeyboardInterrupt, match=r"on the way back: hostpci0, machine, vga of VM 100 may have"):
+            apply(client, change)
+
+
+# ---- two at the same time
+
+
+@pytest.mark.parametrize("turn", range(6))
+def test_two_at_the_same_time(pve: FakePve, turn: int) -> None:
+    """Each is made as a whole or not at all, whoever is first."""
+    before = held(pve)
+    one = {key: PART[key] for key in ("hostpci0", "machine", "vga")}
+    other = {"hostpci1": "mapping=nic", "bios": "ovmf", "cpu": "host"}
+    ends: list[str] = []
+
+    def work(values: dict[str, str | None], wait: float) -> None:
+        with client_with(pve) as client:
+            change = change_of(client, values)
+            barrier.wait()
+            time.sleep(wait)
+            try:
+                apply(client, change)
+            except ApiConflictError:
+                ends.append("conflict")
+            else:
+                ends.append("made")
+
+    barrier = threading.Barrier(2)
+    threads = [
+        threading.Thread(target=work, args=(one, 0.0)),
+        threading.Thread(target=work, args=(other, turn * 0.004)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ends) == 2
+    new = {key: text for key, text in held(pve).effective.items() if before.main.get(key) != text}
+    wanted = [{key: text for key, text in values.items() if text is not None} for values in (one, other)]
+    assert new in ({}, wanted[0], wanted[1], wanted[0] | wanted[1])
+    assert ends.count("made") == sum(values.items() <= new.items() for values in wanted)

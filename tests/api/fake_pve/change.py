@@ -153,7 +153,10 @@ def _work(call: Call, vm: Vm, values: dict[str, str], deletes: list[str]) -> Non
         if key in values:
             value = volumes.allocate(call, vm, values[key]) if options.is_disk(key) else values[key]
             config.set(key, value)
+        elif key.startswith("unused"):  # at once, with its volume
+            call.state.volumes.pop(config.main.pop(key, ""), None)
         else:
+            _keep(config, key, config.pending.get(key))
             config.delete(key)
         vm.write(config)
     if call.dies:
@@ -176,7 +179,13 @@ def _take_over(config: Config, key: str) -> None:
     config.deletes = [other for other in config.deletes if other != key]
     if new is not None:
         config.main[key] = new
-    volume = (former or "").partition(",")[0]
-    if options.is_disk(key) and volume and volume != (new or "").partition(",")[0] and volume != "none":
+    if (former or "").partition(",")[0] != (new or "").partition(",")[0]:
+        _keep(config, key, former)
+
+
+def _keep(config: Config, key: str, value: str | None) -> None:
+    """Keep a disk's volume that nothing names any more."""
+    volume = (value or "").partition(",")[0]
+    if options.is_disk(key) and volume and volume != "none":
         number = next(index for index in range(256) if f"unused{index}" not in config.main)
         config.main[f"unused{number}"] = volume

@@ -116,3 +116,5 @@ class Cluster:
     """As GET cluster/ha/groups answers, of PVE 8 only; that answer is in no transcript."""
     ha_rules: Sequence[Mapping[str, str | int]] = ()
     """As GET cluster/ha/rules answers, from PVE 9 on; that answer is in no transcript."""
+    backup_jobs: Sequence[Mapping[str, str | int]] = ()
+    """As GET cluster/backup answers; that answer is in no transcript."""

@@ -123,6 +123,11 @@ def ha_groups(call: Call) -> Json:
     return [{**row} for row in call.state.cluster.ha_groups]
 
 
+def backup_jobs(call: Call) -> Json:
+    """GET cluster/backup."""
+    return [{**row} for row in call.state.cluster.backup_jobs]
+
+
 def _major(call: Call) -> int:
     return int(call.state.version.partition(".")[0])
 

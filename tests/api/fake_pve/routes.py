@@ -90,6 +90,7 @@ ROUTES = (
     Route("GET", "/cluster/ha/resources", nodes.ha_resources, ("/", "Sys.Audit")),
     Route("GET", "/cluster/ha/groups", nodes.ha_groups, ("/", "Sys.Audit")),
     Route("GET", "/cluster/ha/rules", nodes.ha_rules, ("/", "Sys.Audit")),
+    Route("GET", "/cluster/backup", nodes.backup_jobs, ("/", "Sys.Audit")),
     Route("GET", "/nodes/{node}/tasks/{upid}/status", nodes.task_status),
     Route("GET", "/nodes/{node}/tasks/{upid}/log", nodes.task_log, total=True,
           params={"start": Param(integer()), "limit": Param(integer())}),

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All nodes of a cluster with their VMs, read with several requests at a time and given on node by node.
+
+One request a VM, few a node. What cannot be read is told beside what can: a node that is down costs its own VMs only.
+A node's VMs are handed over as soon as all of them are there, so that no more is held than what is at work.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from pvepassthru.api import cluster as answers
+from pvepassthru.api import hardware, mirror, present
+from pvepassthru.api.transport import CONNECTIONS
+from pvepassthru.model.errors import (
+    ApiConflictError,
+    ApiDeniedError,
+    ApiError,
+    ApiMissingError,
+    ApiUnreachableError,
+    UsageError,
+)
+from pvepassthru.model.text import counted, listed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from pvepassthru.api.client import Client
+    from pvepassthru.api.cluster import Node, Vm
+    from pvepassthru.api.hardware import Answer, NodeHardware
+    from pvepassthru.api.present import Present
+    from pvepassthru.model.errors import PassthruError
+    from pvepassthru.model.mapping import Mappings
+
+Found = TypeVar("Found")
+JOBS = 8
+"""Requests at a time, if nothing else is said."""
+MOST_JOBS = CONNECTIONS
+"""More connections than these are not kept for the next request (api/transport.py)."""
+_NO_LOGIN = 401
+_OTHER_RELEASE = (500, 501)
+"""What PVE answers of HA's groups from 9 on, and of its rules before: there is no such thing."""
+_ANY_MAPPING = ("Mapping.Audit", "Mapping.Use", "Mapping.Modify")
+
+
+class Overview(NamedTuple):
+    """What all nodes have in common."""
+
+    nodes: dict[str, Node]
+    vms: dict[int, Vm]
+    """Those that this user may see."""
+    mappings: Mappings
+    cluster: mirror.Cluster
+    """Its nodes, HA and backup jobs."""
+
+
+class NodeVms(NamedTuple):
+    """A node with those of its VMs that were asked for."""
+
+    name: str
+    presents: tuple[Present, ...]
+    """By VMID."""
+    running: frozenset[int]
+
+
+class Failure(NamedTuple):
+    """What could not be looked at, and why."""
+
+    node: str
+    vmid: int | None
+    """None: the node as a whole, or what is left of it."""
+    error: PassthruError
+
+    def __str__(self) -> str:
+        what = f"node {self.node}" if self.vmid is None else f"VM {self.vmid} on node {self.node}"
+        return f"{what}: {self.error}"
+
+
+class Survey(NamedTuple, Generic[Found]):
+    """What came of all nodes."""
+
+    found: tuple[Found, ...]
+    """By node."""
+    failures: tuple[Failure, ...]
+    """By node, then by VMID; the node's own first."""
+    read: int
+    """VMs whose configs were read."""
+
+
+def overview(client: Client) -> Overview:
+    """What all nodes have in common, in seven requests. Raises ApiError: it needs Sys.Audit on /."""
+    nodes = answers.nodes(client)
+    cluster = mirror.Cluster(
+        tuple(nodes),
+        _rows(client, "cluster/ha/resources"),
+        _rows(client, "cluster/ha/groups", other_release=True),
+        _rows(client, "cluster/ha/rules", other_release=True),
+        _rows(client, "cluster/backup"),
+    )
+    return Overview(nodes, answers.vms(client), answers.mappings(client), cluster)
+
+
+def _rows(client: Client, path: str, *, other_release: bool = False) -> Sequence[Answer]:
+    try:
+        return answers.rows(client, path)
+    except ApiError as error:
+        if other_release and error.status in _OTHER_RELEASE:
+            return ()
+        raise
+
+
+def chosen(known: Overview, names: Iterable[str]) -> tuple[str, ...]:
+    """The nodes of these names, or all, sorted. Raises ApiMissingError."""
+    wanted = sorted(set(names)) or sorted(known.nodes)
+    unknown = [name for name in wanted if name not in known.nodes]
+    if unknown:
+        raise ApiMissingError(
+            f"the cluster has no node {listed(unknown)}", f"its nodes are {listed(sorted(known.nodes))}"
+        )
+    return tuple(wanted)
+
+
+def sees_all_mappings(client: Client) -> bool:
+    """Whether this user sees every mapping; PVE leaves out those that he may not, without a word. Raises ApiError."""
+    path = "/mapping/pci"
+    told = client.get("access/permissions", path=path)
+    has = told.get(path) if isinstance(told, dict) else None
+    return isinstance(has, dict) and any(has.get(word) for word in _ANY_MAPPING)
+
+
+def node_hardware(client: Client, node: str, parents: Callable[[NodeHardware], Iterable[str]]) -> NodeHardware:
+    """A node's PCI functions, with the types of those that `parents` names of them. Raises ApiError."""
+    functions = answers.rows(client, f"nodes/{node}/hardware/pci", **answers.ALL_CLASSES)
+    types = {
+        address: answers.rows(client, f"nodes/{node}/hardware/pci/{address}/mdev")
+        for address in parents(hardware.of_api(node, functions, {}))
+    }
+    return hardware.of_api(node, functions, types)
+
+
+def walk(  # noqa: PLR0913 - what varies is by keyword
+    client: Client,
+    known: Overview,
+    names: Iterable[str],
+    visit: Callable[[NodeVms], Found],
+    *,
+    matters: Callable[[Answer], bool],
+    jobs: int = JOBS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Survey[Found]:
+    """What `visit` says of each of these nodes with those of its VMs that matter by their options.
+
+    `visit` is called in one of `jobs` threads, and may raise ApiError: then the node as a whole is a failure.
+    `progress` is told, one thread at a time, how many VMs of how many were looked at. Raises UsageError for a number of
+    jobs that cannot be.
+    """
+    if not 1 <= jobs <= MOST_JOBS:
+        raise UsageError(f"{jobs} requests at a time cannot be", f"give a number from 1 to {MOST_JOBS}")
+    return _Walk(client, visit, matters, progress).run(known, names, jobs)
+
+
+class _OnNode:
+    """What is known of a node's VMs so far; `lock` is held for each look and change."""
+
+    def __init__(self, name: str, vms: list[Vm]) -> None:
+        self.name = name
+        self.vms = vms
+        self.lock = threading.Lock()
+        self.left = len(vms)
+        self.presents: list[Present] = []
+        self.read = 0
+        self.failures: list[Failure] = []
+        self.gone: list[tuple[Vm, ApiError]] = []
+        self.down: ApiError | None = None
+
+    def failed(self) -> Iterator[Failure]:
+        """The node's failure, then those of its VMs."""
+        if self.down is not None:
+            missed = len(self.vms) - self.read - len(self.failures) - len(self.gone)
+            rest = f" ({counted(missed, 'VM')} not looked at)" if missed else ""
+            error = type(self.down)(f"{self.down.message}{rest}", self.down.hint, status=self.down.status)
+            yield Failure(self.name, None, error)
+        yield from self.failures
+
+
+class _Walk(Generic[Found]):
+    """One walk over a cluster."""
+
+    def __init__(
+        self,
+        client: Client,
+        visit: Callable[[NodeVms], Found],
+        matters: Callable[[Answer], bool],
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.client = client
+        self.visit = visit
+        self.matters = matters
+        self.progress = progress
+        self.found: dict[str, Found] = {}
+        self.lost: ApiError | None = None
+        """Why nothing can be asked any more: no host answers, or the login is refused."""
+        self.done = 0
+        self.total = 0
+        self._lock = threading.Lock()
+        self._asking = threading.Lock()
+
+    def run(self, known: Overview, names: Iterable[str], jobs: int) -> Survey[Found]:
+        nodes = []
+        for name in names:
+            nodes.append(_OnNode(name, [vm for vm in known.vms.values() if vm.node == name]))
+            if not known.nodes[name].online:
+                nodes[-1].down = ApiUnreachableError(
+                    f"it is offline, as {self.client.where} says", "see why it is down"
+                )
+        self.total = sum(len(node.vms) for node in nodes)
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                waiting = [pool.submit(self._finish, node) for node in nodes if not node.vms]
+                waiting += [pool.submit(self._look, node, vm) for node in nodes for vm in node.vms]
+                for future in waiting:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        self._settle(nodes)
+        failures = [failure for node in nodes for failure in node.failed()]
+        failures.sort(key=lambda failure: (failure.node, failure.vmid or 0))
+        found = tuple(self.found[name] for name in sorted(self.found))
+        return Survey(found, tuple(failures), sum(node.read for node in nodes))
+
+    # ---- in the threads
+
+    def _look(self, node: _OnNode, vm: Vm) -> None:
+        """Read one VM; who reads the last of a node hands the node over."""
+        if node.down is None and self.lost is None:
+            try:
+                options = answers.next_options(self.client, vm.vmid, vm.node)
+            except ApiError as error:
+                self._note(node, vm, error)
+            else:
+                kept = [present.of_api(vm.vmid, vm.node, options)] if self.matters(options) else []
+                with node.lock:
+                    node.read += 1
+                    node.presents += kept
+        self._step()
+        with node.lock:
+            node.left -= 1
+            last = not node.left
+        if last:
+            self._finish(node)
+
+    def _note(self, node: _OnNode, vm: Vm, error: ApiError) -> None:
+        """What an error at a VM says: of the VM, of its node, or of the whole cluster."""
+        whole = self._is_lost(error)
+        with node.lock:
+            if whole or isinstance(error, ApiUnreachableError):
+                node.down = node.down or self.lost or error
+            elif isinstance(error, ApiMissingError):
+                node.gone.append((vm, error))
+            else:
+                node.failures.append(Failure(vm.node, vm.vmid, error))
+
+    def _is_lost(self, error: ApiError) -> bool:
+        """Whether there is no use in asking on: the login is refused, or the host itself does not answer any more."""
+        with self._asking:
+            if self.lost is None:
+                if isinstance(error, ApiDeniedError) and error.status == _NO_LOGIN:
+                    self.lost = error
+                elif isinstance(error, ApiUnreachableError) and error.status is None:
+                    try:
+                        self.client.get("version")
+                    except ApiError as reason:
+                        self.lost = reason
+            return self.lost is not None
+
+    def _finish(self, node: _OnNode) -> None:
+        """Hand a node over that can be reached."""
+        if self.lost is not None:
+            node.down = node.down or self.lost
+        if node.down is not None:
+            return
+        node.presents.sort(key=lambda one: one.vmid)
+        running = frozenset(vm.vmid for vm in node.vms if vm.running)
+        try:
+            found = self.visit(NodeVms(node.name, tuple(node.presents), running))
+        except ApiError as error:
+            node.down = error
+        else:
+            with self._lock:
+                self.found[node.name] = found
+        node.presents = []
+
+    def _step(self) -> None:
+        with self._lock:
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+
+    # ---- afterwards
+
+    def _settle(self, nodes: list[_OnNode]) -> None:
+        """Tell VMs that were removed meanwhile, which are no failure, from those that went to another node."""
+        gone = [(node, vm, error) for node in nodes for vm, error in node.gone]
+        if not gone:
+            return
+        try:
+            now = answers.vms(self.client)
+        except ApiError:
+            now = {vm.vmid: vm for _, vm, _ in gone}
+        for node, vm, error in gone:
+            here = now.get(vm.vmid)
+            if here is None:
+                continue
+            if here.node != vm.node:
+                error = ApiConflictError(  # noqa: PLW2901 - a better word for it
+                    f"it has gone to node {here.node} while it was looked at", "run this again"
+                )
+            node.failures.append(Failure(vm.node, vm.vmid, error))

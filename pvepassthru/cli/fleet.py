@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All nodes of a cluster, by the PVE API.
+
+`validate` checks what the next start of every VM would pass through, and the cluster's mappings. The user of the API
+needs VM.Audit on the VMs, Sys.Audit on / and Mapping.Audit on /mapping/pci.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pvepassthru.api import fleet, survey
+from pvepassthru.cli import codes, connection
+from pvepassthru.cli.progress import Bar
+from pvepassthru.cli.words import print_error, print_json
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
+from pvepassthru.model.text import counted, one_line
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+    from typing import Any
+
+    from pvepassthru.api.fleet import Report
+    from pvepassthru.api.survey import Failure
+    from pvepassthru.cli.codes import Choice
+    from pvepassthru.host.host import Host
+    from pvepassthru.model.finding import Finding
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    commands = parser.add_subparsers(dest="action", metavar="validate", required=True)
+    validate = commands.add_parser("validate", help="check what the VMs of all nodes would pass through")
+    add_reach(validate)
+    validate.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
+    which = validate.add_argument_group("which findings")
+    which.add_argument("--select", action="append", metavar="CODE", help="only these; may be given several times")
+    which.add_argument("--ignore", action="append", metavar="CODE", help="all but these; may be given several times")
+    which.add_argument(
+        "--fail-on",
+        choices=codes.FAIL_ON,
+        default="error",
+        help="exit with 1 when a finding is as bad as this, or worse (default: %(default)s)",
+    )
+
+
+def add_reach(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say which cluster is meant, what of it, and how fast."""
+    connection.add_arguments(parser)
+    parser.add_argument(
+        "--node", dest="nodes", action="append", default=[], metavar="NAME", help="only this node; several times if so"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=survey.JOBS, metavar="N", help="requests at a time (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - the API tells of the nodes
+    """Print what is found; returns 0, or 1 when there is an error among it (or what --fail-on says).
+
+    What cannot be looked at does not stop the rest: it is named, and the exit code is that of the first. Raises
+    PassthruError when the cluster itself cannot be read.
+    """
+    wanted = codes.choice(args.select, args.ignore)
+    with connection.connect(args) as client, Bar("VMs", quiet=args.json) as bar:
+        report = fleet.validate(client, args.nodes, jobs=args.jobs, progress=bar)
+    say_failures(report.failures)
+    kept = _wanted(report, wanted)
+    if args.json:
+        print_json(shape(kept))
+    else:
+        _print(kept, wanted.left_out(len(_all(report)) - len(_all(kept))))
+    if report.failures:
+        return report.failures[0].error.exit_code
+    return EXIT_FINDINGS if codes.fails(_all(kept), args.fail_on) else EXIT_FINE
+
+
+def say_failures(failures: Iterable[Failure]) -> None:
+    """Say on standard error what could not be looked at."""
+    for failure in failures:
+        print_error(f"pvepassthru: {failure}")
+
+
+def shape(report: Report) -> dict[str, Any]:
+    """The JSON shape of a report (docs/json.md)."""
+    return {
+        "ok": not report.failures and not codes.fails(_all(report), "error"),
+        "nodes": list(report.nodes),
+        "checked": report.read,
+        "vms": [
+            {
+                "vmid": vm.vmid,
+                "node": vm.node,
+                "running": vm.running,
+                "ok": not codes.fails(vm.findings, "error"),
+                "findings": [finding._asdict() for finding in vm.findings],
+            }
+            for vm in report.vms
+        ],
+        "mappings": [{"node": of.node, "finding": of.finding._asdict()} for of in report.mappings],
+        "failures": failure_shapes(report.failures),
+    }
+
+
+def failure_shapes(failures: Iterable[Failure]) -> list[dict[str, Any]]:
+    """The JSON shapes of what could not be looked at (docs/json.md)."""
+    return [
+        {
+            "node": failure.node,
+            "vmid": failure.vmid,
+            "code": failure.error.exit_code,
+            "message": failure.error.message,
+            "hint": failure.error.hint,
+        }
+        for failure in failures
+    ]
+
+
+def _wanted(report: Report, choice: Choice) -> Report:
+    """The report with the findings that are wanted."""
+    return report._replace(
+        vms=tuple(
+            vm._replace(findings=tuple(finding for finding in vm.findings if choice.wants(finding.code)))
+            for vm in report.vms
+        ),
+        mappings=tuple(of for of in report.mappings if choice.wants(of.finding.code)),
+    )
+
+
+def _all(report: Report) -> list[Finding]:
+    return [*(finding for vm in report.vms for finding in vm.findings), *(of.finding for of in report.mappings)]
+
+
+def _print(report: Report, left_out: str) -> None:
+    for vm in report.vms:
+        if vm.findings:
+            print(f"VM {vm.vmid} on node {vm.node}: {_counts(vm.findings)}")
+            for finding in vm.findings:
+                _print_finding(finding, finding_key(finding))
+    if report.mappings:
+        print(f"mappings: {_counts(of.finding for of in report.mappings)}")
+    for of in report.mappings:
+        name = finding_key(of.finding)
+        _print_finding(of.finding, f"{name} on node {of.node}" if of.node else name)
+    missing = f"; {_not_checked(report.failures)} not checked" if report.failures else ""
+    what = f"{counted(report.read, 'VM')} on {counted(len(report.nodes), 'node')} checked"
+    print(f"{what}: {_counts(_all(report))}{left_out}{missing}")
+
+
+def _not_checked(failures: Iterable[Failure]) -> str:
+    vmids = [failure.vmid for failure in failures]
+    counts = {"node": vmids.count(None), "VM": len(vmids) - vmids.count(None)}
+    return " and ".join(counted(count, word) for word, count in counts.items() if count)
+
+
+def finding_key(finding: Finding) -> str:
+    """The key that a finding is about, or the mapping."""
+    return finding.where.rpartition(" ")[2]
+
+
+def _print_finding(finding: Finding, place: str) -> None:
+    print(one_line(f"  {finding.severity} {finding.code} {place}: {finding.message}"))
+    if finding.hint:
+        print(one_line(f"    hint: {finding.hint}"))
+
+
+def _counts(found: Iterable[Finding]) -> str:
+    severities = [finding.severity for finding in found]
+    words = [counted(severities.count(kind), kind) for kind in codes.SEVERITIES if kind in severities]
+    return ", ".join(words) or "fine"

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random configs and wishes, with and without faults: applied as generated, or as before; twice sends nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pvepassthru.api import cluster, reading
+from pvepassthru.api.apply import apply
+from pvepassthru.api.client import connect
+from pvepassthru.api.generate import generate
+from pvepassthru.api.wish import Device, Wish, checked
+from pvepassthru.model.errors import ApiConflictError, ApiError, PassthruError
+from tests.api import node
+from tests.api.applying import held
+from tests.api.fake_client import profile_of
+from tests.api.fake_pve import options
+from tests.api.fake_pve.data import Cluster, Node, Storage, storages
+from tests.api.fake_pve.server import FakePve
+from tests.api.test_property import GOOD, MAPPINGS, configs, wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pvepassthru.api.change import Change
+    from pvepassthru.api.client import Client
+    from tests.api.applying import Held
+
+VMID = 100
+HARDWARE = node.by_api()
+KINDS = ("cut before", "cut during", "cut after", "cut answer", "not json", "401", "403", "500", "596", "meddle")
+
+
+class Both(NamedTuple):
+    pve: FakePve
+    client: Client
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[Both]:
+    places = {**storages(), "zfs1": Storage(), "local-zfs": Storage()}
+    with FakePve(Cluster({node.NODE: Node(vms={VMID: ""}, storages=places)})) as pve:
+        profile = profile_of(pve)
+        endpoints = tuple(endpoint._replace(fingerprint=None) for endpoint in profile.endpoints)
+        profile = replace(profile, endpoints=endpoints, ca_file=pve.ca_file)
+        with connect(profile) as client, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reading, "PAUSES", (0.001,))
+            patch.setattr(reading, "PATIENCE", 0.2)
+            yield Both(pve, client)
+
+
+def change_for(both: Both, trial: Trial) -> Change | None:
+    """The change of a VM as it is to be tried; None where the wish or the node does not allow one."""
+    vm = both.pve.state.vm(VMID)
+    vm.text, vm.running = trial.text, trial.running
+    vm.write(vm.config)
+    both.pve.state.volumes.clear()
+    return generated(both, trial)
+
+
+def generated(both: Both, trial: Trial) -> Change | None:
+    try:
+        return generate(cluster.config(both.client, VMID, node.NODE), checked(trial.asked), HARDWARE, MAPPINGS)
+    except PassthruError:
+        return None
+
+
+def is_as_before(before: Held, now: Held, *, running: bool) -> None:
+    """The former config, but for what somebody else did, and what PVE itself takes over with any write."""
+    if now.main.get("tags") == "meddled":
+        before.main["tags"] = "meddled"
+    kept = {key: text for key, text in now.main.items() if not key.startswith("unused") or key in before.main}
+    waited = [*before.pending, *before.deletes]
+    fast = [key for key in waited if not running or key in options.FAST]
+    if fast and not all(key in now.pending or key in now.deletes for key in fast):
+        for key in fast:
+            before.main.pop(key, None)
+            if key in before.pending:
+                before.main[key] = before.pending.pop(key)
+        deletes = [key for key in before.deletes if key not in fast]
+    else:
+        deletes = before.deletes
+    assert (kept, now.pending, sorted(now.deletes)) == (before.main, before.pending, sorted(deletes))
+
+
+def is_as_generated(before: Held, now: Held, change: Change, *, running: bool) -> None:
+    """The next start takes what was generated, and nothing of others has changed but what PVE itself takes over."""
+    ours = {one.key for one in change.keys}
+    wanted = {key: value for key, value in change.after.values.items() if key != "efidisk0"}
+    effective = now.effective
+    assert {key: text for key, text in effective.items() if key != "efidisk0"} == {
+        **{key: text for key, text in before.effective.items() if key not in ours and key != "efidisk0"},
+        **{key: text for key, text in wanted.items() if key in ours},
+    }
+    assert ("efidisk0" in effective) == ("efidisk0" in change.after.values)
+    for key in (before.main.keys() | before.pending.keys() | set(before.deletes)) - ours:
+        if running and key not in options.FAST:
+            assert now.main.get(key) == before.main.get(key)
+            assert now.pending.get(key) == before.pending.get(key)
+            assert (key in now.deletes) == (key in before.deletes)
+    if not running and change.keys:
+        assert (now.pending, now.deletes) == ({}, [])
+
+
+def others_wait(before: Held, change: Change) -> bool:
+    return bool((before.pending.keys() | set(before.deletes)) - {one.key for one in change.keys})
+
+
+class Trial(NamedTuple):
+    """A VM and what is required of it."""
+
+    text: str
+    asked: Wish
+    running: bool = False
+    take: bool = True
+    """Whether pending values of others are taken along."""
+
+
+class Fault(NamedTuple):
+    kind: str
+    at: int
+    """Which write, from 1."""
+    times: int = 1
+
+
+trials = st.builds(Trial, configs(GOOD), wishes(), st.booleans(), st.booleans())
+faults = st.builds(Fault, st.sampled_from(KINDS), st.integers(1, 5), st.integers(1, 2))
+OF_OTHERS = "machine: q35\n[PENDING]\nname: x\nhostpci0: 04:00.0\n"
+OVMF = Wish((Device(kind="nic"),), bios="ovmf", storage="local-lvm")
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(trials)
+@example(Trial(OF_OTHERS, OVMF, running=True, take=False))
+@example(Trial(OF_OTHERS, OVMF))
+@example(Trial(OF_OTHERS, OVMF, take=False))
+@example(Trial("lock: backup\n", OVMF))
+def test_applied_as_generated_and_twice_sends_nothing(both: Both, trial: Trial) -> None:
+    change = change_for(both, trial)
+    if change is None:
+        return
+    before = held(both.pve, VMID)
+    alone = trial.running or trial.take or not others_wait(before, change)
+    if change.keys and ("lock" in before.main or not alone):
+        with pytest.raises(ApiConflictError):
+            apply(both.client, change, take_pending=trial.take)
+        assert held(both.pve, VMID) == before
+        return
+    apply(both.client, change, take_pending=trial.take)
+    is_as_generated(before, held(both.pve, VMID), change, running=trial.running)
+    same = generated(both, trial)
+    assert same is not None
+    sent = len(both.pve.state.writes)
+    done = held(both.pve, VMID)
+    apply(both.client, same)
+    assert len(both.pve.state.writes) == sent
+    assert held(both.pve, VMID) == done
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(trials, faults)
+@example(Trial("", OVMF), Fault("cut during", 3))
+@example(Trial("", OVMF, running=True), Fault("500", 4))
+@example(Trial(OF_OTHERS, OVMF), Fault("403", 2))
+def test_with_a_fault_it_is_as_generated_or_as_before(both: Both, trial: Trial, fault: Fault) -> None:
+    change = change_for(both, trial)
+    if change is None or not change.keys:
+        return
+    before = held(both.pve, VMID)
+    inject(both.pve, fault)
+    codes = {9, 10, 12, 13}
+    try:
+        apply(both.client, change, take_pending=True)
+    except ApiError as error:
+        codes.intersection_update({error.exit_code})
+        is_as_before(before, held(both.pve, VMID), running=trial.running)
+    else:
+        is_as_generated(before, held(both.pve, VMID), change, running=trial.running)
+    finally:
+        both.pve.faults.clear()
+    assert codes, "an outcome that is not known, or a change that is half made"
+
+
+def inject(pve: FakePve, fault: Fault) -> None:
+    kind, _, moment = fault.kind.partition(" ")
+    if kind == "cut":
+        assert moment in {"before", "during", "after", "answer"}
+        pve.faults.cut(moment, write=fault.at, times=fault.times)  # type: ignore[arg-type]  # just seen
+    elif kind == "not":
+        pve.faults.not_json(write=fault.at, times=fault.times)
+    elif kind == "meddle":
+        pve.faults.meddle(lambda state: state.vm(VMID).change(tags="meddled"), write=fault.at)
+    else:
+        pve.faults.answer(int(kind), write=fault.at, times=fault.times)
