@@ -15,7 +15,7 @@ from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import API_CANNOT_TELL
 from pvepassthru.api.mappings import Line, Stored
 from pvepassthru.model import mapped, property_string
-from pvepassthru.model.errors import DeviceError, UsageError
+from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.mapping import KEYS
 from pvepassthru.model.text import counted, listed, shown
 
@@ -86,16 +86,22 @@ def plan(
     """The mapping of this name with the devices that are sought, by default those of the model that it has already.
 
     Raises UsageError for what is ambiguous or contradicts the mapping, ApiMissingError for an unknown node, or mapping
-    where nothing is sought, NotFoundError when no device is found, DeviceError when nothing would be left.
+    where nothing is sought, NotFoundError when what is sought is nowhere, DeviceError when nothing would be left.
     """
     wish.mapping(name)
     before = known.get(name)
+    own = sought is None
     if sought is None:
         mappings.need(known, name)
         sought = mapping_search.of_mapping(known[name].mapping)
     without = [mapping_search.excluded(word) for word in options.exclude]
     places.chosen(seen.known, [node for node, _ in without if node])
-    found = mapping_search.search(sought, seen.hardware, without)
+    try:
+        found = mapping_search.search(sought, seen.hardware, without)
+    except NotFoundError as error:
+        if not own:
+            raise
+        found = mapping_search.Search({}, (str(error),))  # what it has is looked at all the same
     planner = _Planner(name, before, seen, options, mdev=_flag(name, before, found, sought))
     made = planner.plan(found, known)
     new = any(change.old is None for change in made.lines)

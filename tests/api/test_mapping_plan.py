@@ -330,8 +330,18 @@ def test_nothing_would_be_left(scene: Scene) -> None:
     scene.pve.state.nodes["pve1"].pci = [
         device for device in scene.pve.state.nodes["pve1"].pci if device.id != "0000:00:02.0"
     ]
-    with pytest.raises((DeviceError, NotFoundError)):
+    with pytest.raises(DeviceError, match="nothing would be left in mapping igd"):
         scene.plan("igd", options=Options(prune=True))
+    plan = scene.plan("igd")
+    assert (plan.changed, len(plan.stale)) == (False, 1)
+    assert any("there is no device that is 8086:5912" in note for note in plan.notes)
+
+
+def test_what_would_not_be_taken_anew_may_stay(scene: Scene) -> None:
+    port = "node=pve2,path=0000:05:00.0,id=8086:10fb,subsystem-id=8086:7a11,iommugroup=30"
+    scene.store(mapping("port", port))
+    plan = scene.plan("port", nodes=["pve2"], options=Options(prune=True))
+    assert (plan.changed, plan.stale) == (False, ())
 
 
 def test_what_competes_is_said(scene: Scene) -> None:
