@@ -89,28 +89,17 @@ def next_options(client: Client, vmid: int, node: str) -> dict[str, Any]:
 
 def mappings(client: Client) -> Mappings:
     """The cluster's PCI mappings that this user may see. Raises ApiError."""
-    return hardware.mappings_of_api(mapping_entries(client))
+    return hardware.mappings_of_api(_entries(client, "cluster/mapping/pci"))
 
 
-def mapping_entries(client: Client, check_node: str | None = None) -> list[dict[str, Any]]:
-    """The cluster's PCI mappings as PVE answers them; with a node each has PVE's own `checks` of it there.
-
-    Raises ApiError.
-    """
-    return _entries(client, "cluster/mapping/pci", **({"check-node": check_node} if check_node else {}))
-
-
-def node_hardware(client: Client, node: str, *, types: bool = True) -> NodeHardware:
-    """A node's PCI functions, with the types of those that offer mediated devices if these are asked for.
-
-    One request, and one more for each such function. Raises ApiError.
-    """
+def node_hardware(client: Client, node: str) -> NodeHardware:
+    """A node's PCI functions, with the types of those that offer mediated devices. Raises ApiError."""
     functions = _entries(client, f"nodes/{node}/hardware/pci", **ALL_CLASSES)
-    known = {
+    types = {
         address: _entries(client, f"nodes/{node}/hardware/pci/{address}/mdev")
-        for address in (hardware.parents(functions) if types else ())
+        for address in hardware.parents(functions)
     }
-    return hardware.of_api(node, functions, known)
+    return hardware.of_api(node, functions, types)
 
 
 def rows(client: Client, path: str, **params: object) -> list[dict[str, Any]]:

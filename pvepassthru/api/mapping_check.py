@@ -10,8 +10,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster, mappings
-from pvepassthru.api import hardware_survey as surveys
+from pvepassthru.api import cluster, mappings, survey
+from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import build
 from pvepassthru.model import mapped
 from pvepassthru.model.errors import ApiCertificateError, ApiError, ApiMissingError
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pvepassthru.api.client import Client
     from pvepassthru.api.cluster import Vm
     from pvepassthru.api.hardware import NodeHardware
-    from pvepassthru.api.hardware_survey import HardwareSurvey
     from pvepassthru.api.mappings import Stored
+    from pvepassthru.api.nodes import Nodes
     from pvepassthru.api.present import Present
     from pvepassthru.model.finding import Origin, Severity
     from pvepassthru.model.hostpci import HostpciEntry
@@ -41,7 +41,6 @@ CODES = {
 }
 """The rules that find of a VM what is found here of all VMs."""
 DRIFTED = "PVP412"
-VMS_AT_A_TIME = 8
 SEVERITIES = ("error", "warning", "info")
 
 
@@ -86,30 +85,30 @@ def check(client: Client, names: Sequence[str] = (), nodes: Sequence[str] = (), 
     stored = mappings.read(client)
     for name in names:
         mappings.need(stored, name)
-    survey = surveys.read(client, nodes)
+    seen = places.read(client, nodes)
     wanted = {name: stored[name] for name in sorted(names or stored)}
-    unread = dict(survey.unread)
-    found = list(_of_mappings(wanted, stored, survey))
-    for node in survey.hardware:
+    unread = dict(seen.unread)
+    found = list(_of_mappings(wanted, stored, seen))
+    for node in seen.hardware:
         found += _by_pve(client, node, wanted, {drift.mapping for drift in found if drift.node == node}, unread)
     if vms:
-        presents = _presents(client, survey, unread)
+        presents = _presents(client, seen, unread)
         found += _of_vms(client, presents, stored, wanted, every=not names)
-        if survey.everywhere and not unread:
+        if seen.everywhere and not unread:
             found += _unused(client, presents, wanted)
     ordered = sorted(
         found, key=lambda one: (one.mapping, SEVERITIES.index(one.severity), one.node or "", one.vmid or 0)
     )
-    return Report(tuple(ordered), tuple(wanted), tuple(sorted(survey.hardware)), unread)
+    return Report(tuple(ordered), tuple(wanted), tuple(sorted(seen.hardware)), unread)
 
 
 # ---- mappings against hardware
 
 
-def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], survey: HardwareSurvey) -> Iterator[Drift]:
+def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], seen: Nodes) -> Iterator[Drift]:
     for name, one in wanted.items():
         mapping = one.mapping
-        for node, hardware in sorted(survey.hardware.items()):
+        for node, hardware in sorted(seen.hardware.items()):
             here = mapping.on(node)
             for entry in here:
                 for problem in mapped.check(mapping, entry, hardware, name, None):
@@ -125,7 +124,7 @@ def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], survey: H
     yield from _by_rule("PVP413", rules.shared_devices(every), wanted)
     yield from _by_rule("PVP414", rules.repeated_devices(every), wanted)
     yield from _by_rule("PVP415", rules.models_apart(every), wanted)
-    yield from _by_rule("PVP416", rules.foreign_nodes(every, survey.nodes), wanted)
+    yield from _by_rule("PVP416", rules.foreign_nodes(every, seen.known), wanted)
 
 
 def _by_rule(code: str, hits: Iterable[Hit], wanted: Iterable[str]) -> Iterator[Drift]:
@@ -172,7 +171,7 @@ def _by_pve(
 ) -> Iterator[Drift]:
     """What PVE's own check says of a node's mappings, where nothing was found that says more."""
     try:
-        answer = cluster.mapping_entries(client, node)
+        answer = cluster.rows(client, mappings.PATH, **{"check-node": node})
     except ApiError as error:
         unread.setdefault(node, error)
         return
@@ -189,9 +188,9 @@ def _by_pve(
 # ---- mappings against VMs
 
 
-def _presents(client: Client, survey: HardwareSurvey, unread: dict[str, ApiError]) -> list[Present]:
+def _presents(client: Client, seen: Nodes, unread: dict[str, ApiError]) -> list[Present]:
     """The configs of the VMs on the nodes that were asked for; why one could not be read goes to `unread`."""
-    here = [vm for vm in cluster.vms(client).values() if vm.node in survey.hardware]
+    here = [vm for vm in cluster.vms(client).values() if vm.node in seen.hardware]
 
     def read(vm: Vm) -> Present | ApiError:
         try:
@@ -202,7 +201,7 @@ def _presents(client: Client, survey: HardwareSurvey, unread: dict[str, ApiError
             return error
 
     found = []
-    with ThreadPoolExecutor(VMS_AT_A_TIME) as pool:
+    with ThreadPoolExecutor(survey.JOBS) as pool:
         for vm, present in zip(here, pool.map(read, here), strict=True):
             if isinstance(present, ApiMissingError):  # it was removed or migrated since it was listed
                 continue
@@ -218,6 +217,7 @@ def _of_vms(
 ) -> Iterator[Drift]:
     """VMs that name a mapping that is not there, or has no device on their node; PVE starts no template."""
     known = Mappings({name: one.mapping for name, one in stored.items()}, ())
+    all_seen = client.is_root or survey.sees_all_mappings(client)
     for present in presents:
         for entry in () if present.config.template else _mapped(present):
             name = entry.mapping or ""
@@ -227,7 +227,7 @@ def _of_vms(
             problems: list[Problem] = []
             mapped.find(known, entry, present.node, build(present.node, ()), problems, set())
             for problem in problems:
-                seen = "" if there or client.is_root else f", as far as {client.user} sees"
+                seen = "" if there or all_seen else f", as far as {client.user} sees"
                 message = f"VM {present.vmid} {entry.key}: {problem.message}{seen}"
                 yield Drift(
                     CODES[problem.code], "error", "pve", name, present.node, present.vmid, message, problem.hint

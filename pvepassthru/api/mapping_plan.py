@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import hardware_survey as surveys
 from pvepassthru.api import mapping_order, mapping_search, mappings, wish
+from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import API_CANNOT_TELL
 from pvepassthru.api.mappings import Line, Stored
 from pvepassthru.model import mapped, property_string
-from pvepassthru.model.errors import DeviceError, UsageError
+from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.mapping import KEYS
 from pvepassthru.model.text import counted, listed, shown
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pvepassthru.api.hardware import NodeHardware
-    from pvepassthru.api.hardware_survey import HardwareSurvey
     from pvepassthru.api.mapping_search import Found, Search, Sought
+    from pvepassthru.api.nodes import Nodes
 
 
 class Options(NamedTuple):
@@ -81,35 +81,37 @@ class Plan(NamedTuple):
 
 
 def plan(
-    name: str,
-    known: Mapping[str, Stored],
-    survey: HardwareSurvey,
-    sought: Sought | None = None,
-    options: Options = AS_IT_IS,
+    name: str, known: Mapping[str, Stored], seen: Nodes, sought: Sought | None = None, options: Options = AS_IT_IS
 ) -> Plan:
     """The mapping of this name with the devices that are sought, by default those of the model that it has already.
 
     Raises UsageError for what is ambiguous or contradicts the mapping, ApiMissingError for an unknown node, or mapping
-    where nothing is sought, NotFoundError when no device is found, DeviceError when nothing would be left.
+    where nothing is sought, NotFoundError when what is sought is nowhere, DeviceError when nothing would be left.
     """
     wish.mapping(name)
     before = known.get(name)
+    own = sought is None
     if sought is None:
         mappings.need(known, name)
         sought = mapping_search.of_mapping(known[name].mapping)
     without = [mapping_search.excluded(word) for word in options.exclude]
-    surveys.chosen(survey.nodes, [node for node, _ in without if node])
-    found = mapping_search.search(sought, survey.hardware, without)
-    planner = _Planner(name, before, survey, options, mdev=_flag(name, before, found, sought))
+    places.chosen(seen.known, [node for node, _ in without if node])
+    try:
+        found = mapping_search.search(sought, seen.hardware, without)
+    except NotFoundError as error:
+        if not own:
+            raise
+        found = mapping_search.Search({}, (str(error),))  # what it has is looked at all the same
+    planner = _Planner(name, before, seen, options, mdev=_flag(name, before, found, sought))
     made = planner.plan(found, known)
     new = any(change.old is None for change in made.lines)
     return made._replace(notes=(*made.notes, API_CANNOT_TELL)) if new else made
 
 
-def with_device(name: str, known: Mapping[str, Stored], survey: HardwareSurvey, found: Found) -> Plan:
+def with_device(name: str, known: Mapping[str, Stored], seen: Nodes, found: Found) -> Plan:
     """The mapping of this name with just this one device more. Raises UsageError as `plan`."""
     alone = mapping_search.Search({found.entry.node: (found,)}, ())
-    return _Planner(name, known.get(name), survey, AS_IT_IS, mdev=found.mdev).plan(alone, known)
+    return _Planner(name, known.get(name), seen, AS_IT_IS, mdev=found.mdev).plan(alone, known)
 
 
 def _flag(name: str, before: Stored | None, found: Search, sought: Sought) -> bool:
@@ -126,12 +128,10 @@ def _flag(name: str, before: Stored | None, found: Search, sought: Sought) -> bo
 class _Planner:
     """One mapping on its way."""
 
-    def __init__(
-        self, name: str, before: Stored | None, survey: HardwareSurvey, options: Options, *, mdev: bool
-    ) -> None:
+    def __init__(self, name: str, before: Stored | None, seen: Nodes, options: Options, *, mdev: bool) -> None:
         self.name = name
         self.before = before
-        self.survey = survey
+        self.seen = seen
         self.options = options
         live = options.live_migration or bool(before and before.live_migration)
         self.empty = Stored(name, (), mdev, live, before.digest if before else None)
@@ -143,10 +143,10 @@ class _Planner:
         self.notes |= dict.fromkeys(search.notes)
         self._check_flag()
         lines = self.before.lines if self.before else ()
-        rows = {node: [line for line in lines if line.node == node] for node in self.survey.hardware}
+        rows = {node: [line for line in lines if line.node == node] for node in self.seen.hardware}
         new = {
             node: self._of_node(hardware, rows[node], search.found.get(node, ()))
-            for node, hardware in sorted(self.survey.hardware.items())
+            for node, hardware in sorted(self.seen.hardware.items())
         }
         moved = [node for node, found in new.items() if _is_moved(rows[node], found)]
         after = self.empty._replace(lines=self._merged(lines, new))
@@ -168,10 +168,10 @@ class _Planner:
         before = self.before
         if before is None or before.mdev == self.empty.mdev:
             return
-        others = sorted({line.node for line in before.lines if line.node and line.node not in self.survey.hardware})
+        others = sorted({line.node for line in before.lines if line.node and line.node not in self.seen.hardware})
         fitting = sorted(
             node
-            for node, hardware in self.survey.hardware.items()
+            for node, hardware in self.seen.hardware.items()
             for line in before.lines
             if line.node == node and line.entry and not mapped.check(before.mapping, line.entry, hardware, "", None)
         )
@@ -270,20 +270,20 @@ class _Planner:
 
     def _is_foreign(self, node: str | None) -> bool:
         """Whether a line is of a node that the cluster has not."""
-        return node is not None and self.survey.everywhere and node not in self.survey.nodes
+        return node is not None and self.seen.everywhere and node not in self.seen.known
 
     def _say(self, search: Search, known: Mapping[str, Stored], after: Stored) -> None:
         """Note what follows."""
-        for node, error in sorted(self.survey.unread.items()):
+        for node, error in sorted(self.seen.unread.items()):
             count = sum(line.node == node for line in after.lines)
             keeps = f"keeps its {counted(count, 'line')}" if count else "its devices are not in the plan"
             self.notes[f"node {node} was not looked at, and {keeps}: {error.message}"] = None
-        broken = sorted({stale.node for stale in self.stale if stale.node in self.survey.hardware})
+        broken = sorted({stale.node for stale in self.stale if stale.node in self.seen.hardware})
         if broken:
             message = f"PVE refuses to start any VM with mapping {self.name} on {listed(broken)}"
             self.notes[f"{message} until the lines that do not fit are removed (--prune)"] = None
-        without = [node for node in sorted(self.survey.hardware) if all(line.node != node for line in after.lines)]
-        if without and len(self.survey.hardware) > 1:
+        without = [node for node in sorted(self.seen.hardware) if all(line.node != node for line in after.lines)]
+        if without and len(self.seen.hardware) > 1:
             self.notes[f"no such device on {listed(without)}: no VM with the mapping can start there"] = None
         added = [line for change in self.changes if change.new for line in (mappings.line(change.new),)]
         for other in known.values():

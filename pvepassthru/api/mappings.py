@@ -94,7 +94,7 @@ def of_api(answer: Iterable[dict[str, Any]]) -> dict[str, Stored]:
 
 def read(client: Client) -> dict[str, Stored]:
     """The mappings that this user may see, by name, sorted. Raises ApiError."""
-    return of_api(cluster.mapping_entries(client))
+    return of_api(cluster.rows(client, PATH))
 
 
 def need(known: Iterable[str], name: str) -> None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import apply as vm_changes
-from pvepassthru.api import cluster, hindrance, mapping_apply, mapping_plan, mapping_search, mappings, wish
-from pvepassthru.api import hardware_survey as surveys
+from pvepassthru.api import cluster, hindrance, mapping_apply, mapping_plan, mapping_search, mappings, nodes, wish
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.mapping_search import Found
 from pvepassthru.api.reach import Reach
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
     from pvepassthru.api.change import Change
     from pvepassthru.api.client import Client
     from pvepassthru.api.hardware import NodeHardware
-    from pvepassthru.api.hardware_survey import HardwareSurvey
     from pvepassthru.api.mapping_plan import Plan
     from pvepassthru.api.mappings import Stored
+    from pvepassthru.api.nodes import Nodes
     from pvepassthru.api.present import Present
     from pvepassthru.model.hostpci import HostpciEntry
 
@@ -67,7 +66,7 @@ def read(client: Client, vmids: Sequence[int], name: str = "") -> Migration:
     vms = cluster.vms(client)
     ids = list(dict.fromkeys(vmids))
     places = {vmid: vms[vmid] if vmid in vms else cluster.vm(client, vmid) for vmid in ids}
-    found = surveys.read(client, [vm.node for vm in places.values()])
+    found = nodes.read(client, [vm.node for vm in places.values()])
     for vm in places.values():
         if vm.node in found.unread:
             raise found.unread[vm.node]
@@ -85,7 +84,7 @@ def read(client: Client, vmids: Sequence[int], name: str = "") -> Migration:
 def plan(
     presents: Sequence[Present],
     known: Mapping[str, Stored],
-    found: HardwareSurvey,
+    found: Nodes,
     others: Sequence[Present] = (),
     name: str = "",
 ) -> Migration:
@@ -151,10 +150,10 @@ def _is_used(client: Client, name: str) -> bool:
 class _Migrator:
     """Some VMs on their way."""
 
-    def __init__(self, known: Mapping[str, Stored], found: HardwareSurvey, name: str) -> None:
+    def __init__(self, known: Mapping[str, Stored], found: Nodes, name: str) -> None:
         self.known = dict(known)
         self.before = known
-        self.survey = found
+        self.seen = found
         self.name = name
         self.plans: dict[str, Plan] = {}
         self.devices: dict[tuple[str, tuple[str, ...]], str] = {}
@@ -168,7 +167,7 @@ class _Migrator:
         return Migration(tuple(self.plans.values()), tuple(changes))
 
     def _change(self, present: Present, others: Sequence[Present]) -> Change:
-        hardware = self.survey.hardware[present.node]
+        hardware = self.seen.hardware[present.node]
         draft = Draft(present, hardware)
         functions: list[str] = []
         for _, entry in sorted(present.section.entries.items()):
@@ -231,7 +230,7 @@ class _Migrator:
 
     def _is_just(self, name: str, node: str, functions: tuple[str, ...]) -> bool:
         """Whether a mapping has just these functions as its one device on a node, and PVE takes it there."""
-        hardware = self.survey.hardware[node]
+        hardware = self.seen.hardware[node]
         mapping = self.known[name].mapping
         here = mapping.on(node)
         return (
@@ -248,7 +247,7 @@ class _Migrator:
             paths = listed(";".join(entry.paths) for entry in here)
             message = f"mapping {name} has {paths} on node {node}, and is to have just {';'.join(found.entry.paths)}"
             raise UsageError(message, "take another name; PVE gives a VM the first device that is free")
-        self.plans[name] = self._joined(mapping_plan.with_device(name, self.known, self.survey, found))
+        self.plans[name] = self._joined(mapping_plan.with_device(name, self.known, self.seen, found))
         self.known[name] = self.plans[name].after
 
     def _joined(self, new: Plan) -> Plan:
@@ -261,7 +260,7 @@ class _Migrator:
 
     def _new_name(self, node: str, found: Found) -> str:
         """A name that no mapping has, after what the device is and where."""
-        kind = self.survey.hardware[node].functions[found.functions[0]].kind or "pci"
+        kind = self.seen.hardware[node].functions[found.functions[0]].kind or "pci"
         place = found.entry.paths[0].removeprefix("0000:")
         base = f"{kind}-{node}-{place}".replace(":", "-").replace(".", "-")
         names = (base, *(f"{base}-{number}" for number in range(2, len(self.known) + 3)))
@@ -278,7 +277,7 @@ class _Migrator:
 
     def _check(self, change: Change) -> None:
         """Raise DeviceError unless PVE passes the same functions, and refuses nothing that it did not refuse."""
-        hardware = self.survey.hardware[change.node]
+        hardware = self.seen.hardware[change.node]
         old = {name: one.mapping for name, one in self.before.items()}
         new = {name: one.mapping for name, one in self.known.items()}
         was = resolve.resolve(change.before.section, Mappings(old, ()), hardware, change.node, change.vmid)

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import (
-    hardware_survey,
-    mapping_apply,
-    mapping_check,
-    mapping_plan,
-    mapping_render,
-    mapping_search,
-    mappings,
-)
+from pvepassthru.api import mapping_apply, mapping_check, mapping_plan, mapping_render, mapping_search, mappings, nodes
 from pvepassthru.api.mapping_check import SEVERITIES
 from pvepassthru.api.mapping_order import ORDERS
 from pvepassthru.api.mapping_plan import Options
@@ -119,9 +111,7 @@ def _plan(args: argparse.Namespace, client: Client) -> Plan:
     if args.device or args.vf_of or args.subsystem or args.mdev:
         sought = mapping_search.of_arguments(args.device or "", args.vf_of or "", args.subsystem, mdev=args.mdev)
     options = Options(args.order, args.live_migration, args.prune, tuple(args.exclude))
-    return mapping_plan.plan(
-        args.name, mappings.read(client), hardware_survey.read(client, args.nodes), sought, options
-    )
+    return mapping_plan.plan(args.name, mappings.read(client), nodes.read(client, args.nodes), sought, options)
 
 
 def _show(args: argparse.Namespace, plan: Plan) -> None:

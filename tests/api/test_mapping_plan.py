@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pvepassthru.api import hardware_survey, mapping_order, mapping_plan, mapping_render, mapping_search, mappings
+from pvepassthru.api import mapping_order, mapping_plan, mapping_render, mapping_search, mappings
+from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import Function, build
 from pvepassthru.api.mapping_plan import Options
 from pvepassthru.model.errors import (
@@ -55,7 +56,7 @@ class Scene:
     ) -> Plan:
         wanted = mapping_search.of_arguments(sought) if isinstance(sought, str) else sought
         known = mappings.read(self.client)
-        return mapping_plan.plan(name, known, hardware_survey.read(self.client, nodes), wanted, options)
+        return mapping_plan.plan(name, known, places.read(self.client, nodes), wanted, options)
 
 
 @pytest.fixture
@@ -259,7 +260,7 @@ def test_no_node_can_be_asked(scene: Scene) -> None:
 def test_a_user_who_may_not_see_hardware(scene: Scene) -> None:
     scene.pve.state.users["mapper@pve"].acl = {"/mapping": "PVEMappingAdmin"}
     with client_of(scene.pve, "mapper@pve", "word") as client, pytest.raises(ApiDeniedError):
-        hardware_survey.read(client)
+        places.read(client)
 
 
 def test_a_changed_group_is_made_right(scene: Scene) -> None:
@@ -329,8 +330,18 @@ def test_nothing_would_be_left(scene: Scene) -> None:
     scene.pve.state.nodes["pve1"].pci = [
         device for device in scene.pve.state.nodes["pve1"].pci if device.id != "0000:00:02.0"
     ]
-    with pytest.raises((DeviceError, NotFoundError)):
+    with pytest.raises(DeviceError, match="nothing would be left in mapping igd"):
         scene.plan("igd", options=Options(prune=True))
+    plan = scene.plan("igd")
+    assert (plan.changed, len(plan.stale)) == (False, 1)
+    assert any("there is no device that is 8086:5912" in note for note in plan.notes)
+
+
+def test_what_would_not_be_taken_anew_may_stay(scene: Scene) -> None:
+    port = "node=pve2,path=0000:05:00.0,id=8086:10fb,subsystem-id=8086:7a11,iommugroup=30"
+    scene.store(mapping("port", port))
+    plan = scene.plan("port", nodes=["pve2"], options=Options(prune=True))
+    assert (plan.changed, plan.stale) == (False, ())
 
 
 def test_what_competes_is_said(scene: Scene) -> None:
@@ -420,5 +431,5 @@ def test_one_request_a_node_and_no_write(scene: Scene) -> None:
 
 def test_lines_that_pve_would_skip_stay(scene: Scene) -> None:
     known = mappings.of_api([{"id": "gpu", "map": "node=pve1", "digest": "d"}])
-    plan = mapping_plan.plan("gpu", known, hardware_survey.read(scene.client), MSI, Options(prune=True))
+    plan = mapping_plan.plan("gpu", known, places.read(scene.client), MSI, Options(prune=True))
     assert texts(plan)[0] == "node=pve1"

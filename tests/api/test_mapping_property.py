@@ -12,10 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pvepassthru.api import hardware, mapping_order, mapping_plan, mappings
-from pvepassthru.api.hardware_survey import HardwareSurvey
 from pvepassthru.api.mapping_plan import Options
 from pvepassthru.api.mapping_search import Sought, of_arguments
 from pvepassthru.api.mappings import Stored
+from pvepassthru.api.nodes import Nodes
 from pvepassthru.model import mapped, mapping
 from pvepassthru.model.errors import ApiError, ApiUnreachableError, PassthruError
 from tests.api.fake_pve import hardware as fake
@@ -118,12 +118,12 @@ class Case:
         errors: dict[str, ApiError] = {
             name: ApiUnreachableError(f"node {name} is offline") for name in unread & set(asked)
         }
-        self.survey = HardwareSurvey(NODES, asked, dict(found), errors)
+        self.seen = Nodes(NODES, asked, dict(found), errors)
         self.stored = stored
 
     def plan(self, stored: Stored | None, sought: Sought | None, options: Options) -> Plan:
         known = {stored.name: stored} if stored else {}
-        return mapping_plan.plan("some", known, self.survey, sought, options)
+        return mapping_plan.plan("some", known, self.seen, sought, options)
 
     def refused(self, line: Line, *, mdev: bool) -> bool:
         """Whether PVE refuses a line on its node, as the fake PVE judges it."""
@@ -165,8 +165,8 @@ def test_plans(case: Case, sought: Sought | None, options: Options) -> None:
 def _check_others(case: Case, plan: Plan, options: Options) -> None:
     """Not one line of another node is touched."""
     before = plan.before.lines if plan.before else ()
-    for node in {line.node for line in before} - set(case.survey.hardware):
-        if not (options.prune and node == "pve9" and case.survey.everywhere):
+    for node in {line.node for line in before} - set(case.seen.hardware):
+        if not (options.prune and node == "pve9" and case.seen.everywhere):
             mine = [line for line in before if line.node == node]
             assert [line for line in plan.after.lines if line.node == node] == mine
 
@@ -177,12 +177,12 @@ def _check_kept(case: Case, plan: Plan, options: Options) -> None:
     mended = {change.old for change in plan.lines if change.old and change.new}
     stale = {one.text for one in plan.stale}
     for line in before:
-        if line.node in case.survey.hardware and not case.refused(line, mdev=plan.after.mdev):
+        if line.node in case.seen.hardware and not case.refused(line, mdev=plan.after.mdev):
             assert after.count(line) >= before.count(line)
         elif not options.prune:
             assert line in after or line.text in mended
     for line in after:
-        if line.node in case.survey.hardware and case.refused(line, mdev=plan.after.mdev):
+        if line.node in case.seen.hardware and case.refused(line, mdev=plan.after.mdev):
             assert line.text in stale
 
 
@@ -193,4 +193,4 @@ def _check_new(case: Case, plan: Plan) -> None:
         if line not in before:
             assert line.entry is not None
             assert not case.refused(line, mdev=plan.after.mdev)
-            assert mapped.check(plan.after.mapping, line.entry, case.survey.hardware[str(line.node)], "", None) == []
+            assert mapped.check(plan.after.mapping, line.entry, case.seen.hardware[str(line.node)], "", None) == []

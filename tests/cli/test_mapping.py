@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pvepassthru.api import mapping_apply
+from pvepassthru.api import client, mapping_apply, reading
 from pvepassthru.cli.main import main
 from tests.api import mapping_cluster
 from tests.api.fake_pve.data import PASSWORD
@@ -33,6 +33,8 @@ def pve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakePve]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(mapping_apply, "SETTLE", (0.01,))
+    monkeypatch.setattr(client, "BACKOFF", (0.01,))
+    monkeypatch.setattr(reading, "PAUSES", (0.01,))
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with FakePve(mapping_cluster.cluster()) as fake:
         monkeypatch.setenv("PVE_HOST", f"{fake.host}:{fake.port}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster
+from pvepassthru.api import cluster, survey
 from pvepassthru.model.errors import ApiCertificateError, ApiError, ApiMissingError, ApiUnreachableError
 from pvepassthru.model.text import listed, nearest, shown
 
@@ -16,14 +16,11 @@ if TYPE_CHECKING:
     from pvepassthru.api.client import Client
     from pvepassthru.api.hardware import NodeHardware
 
-AT_A_TIME = 8
-"""Nodes that are asked at the same time."""
 
-
-class HardwareSurvey(NamedTuple):
+class Nodes(NamedTuple):
     """What was asked of some nodes, or all."""
 
-    nodes: tuple[str, ...]
+    known: tuple[str, ...]
     """All nodes of the cluster, sorted."""
     asked: tuple[str, ...]
     """Those that were to be looked at, sorted."""
@@ -35,10 +32,10 @@ class HardwareSurvey(NamedTuple):
     @property
     def everywhere(self) -> bool:
         """Whether all nodes were to be looked at."""
-        return self.asked == self.nodes
+        return self.asked == self.known
 
 
-def read(client: Client, names: Sequence[str] = ()) -> HardwareSurvey:
+def read(client: Client, names: Sequence[str] = ()) -> Nodes:
     """The hardware of these nodes, or of all; types of mediated devices are not asked for.
 
     Raises ApiMissingError for a node that the cluster has not, and the first node's error when none can be read.
@@ -48,15 +45,16 @@ def read(client: Client, names: Sequence[str] = ()) -> HardwareSurvey:
     unread: dict[str, ApiError] = {name: _offline(name) for name in asked if not known[name].online}
     hardware: dict[str, NodeHardware] = {}
     online = [name for name in asked if name not in unread]
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    with ThreadPoolExecutor(survey.JOBS) as pool:
         for name, found in zip(online, pool.map(lambda name: _hardware(client, name), online), strict=True):
             if isinstance(found, ApiError):
                 unread[name] = found
             else:
                 hardware[name] = found
     if not hardware:
-        raise next(unread[name] for name in asked)
-    return HardwareSurvey(tuple(known), asked, hardware, unread)
+        nothing = ApiError(f"{client.where} tells of no node", "is that host a PVE node?")
+        raise next((unread[name] for name in asked), nothing)
+    return Nodes(tuple(known), asked, hardware, unread)
 
 
 def chosen(known: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
@@ -72,7 +70,7 @@ def chosen(known: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
 
 def _hardware(client: Client, node: str) -> NodeHardware | ApiError:
     try:
-        return cluster.node_hardware(client, node, types=False)
+        return survey.node_hardware(client, node, lambda _: ())
     except ApiCertificateError:  # nothing of the cluster is to be believed then
         raise
     except ApiError as error:
