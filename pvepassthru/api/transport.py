@@ -141,8 +141,18 @@ class _Adapter(HTTPAdapter):  # type: ignore[misc]  # requests has no types
         super().__init__(pool_connections=1, pool_maxsize=CONNECTIONS)
 
     def init_poolmanager(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as its parent
-        super().init_poolmanager(*arguments, assert_fingerprint=self._fingerprint, **named)
+        if self._fingerprint:
+            named |= {"assert_fingerprint": self._fingerprint, "ssl_context": _without_cas()}
+        super().init_poolmanager(*arguments, **named)
         self.poolmanager.pool_classes_by_scheme = {"https": _Pool}
+
+
+def _without_cas() -> ssl.SSLContext:
+    """TLS for a pinned certificate; urllib3 would load all CAs of the system for each connection, and use none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class TokenAuth(AuthBase):  # type: ignore[misc]  # requests has no types
