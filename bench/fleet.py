@@ -32,7 +32,7 @@ JOBS = 8
 TIME_LIMIT = 1.5
 MEMORY_LIMIT = 300.0
 """MiB of memory that the process holds at most (ru_maxrss)."""
-ROUNDS = 3
+ROUNDS = 5
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 OWN_PYTHON = f"{os.path.dirname(FOLDER)}/.venv/bin/python"
 """What ./dev has installed requests and proxmoxer for; without it the present interpreter needs them."""

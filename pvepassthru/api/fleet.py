@@ -180,7 +180,7 @@ def _wanted(functions: NodeHardware, presents: Iterable[Present], known: Overvie
             for alternative in mapping.on(functions.node) if mapping else ():
                 wanted.update(alternative.paths)
     found = {function.address for selector in wanted for function in functions.matching(selector)}
-    return tuple(address for address in mirror.asked(functions) if address in found)
+    return mirror.asked(functions, found)
 
 
 def _of_mappings(around: Surroundings, *, only: bool) -> Iterable[Finding]:

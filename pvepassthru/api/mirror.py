@@ -118,10 +118,14 @@ def host(  # noqa: PLR0913 - what the API tells, each by its name
     wanted = {wish.entry.mdev: None for wish in wishes if wish.entry.mdev}
     for function in hardware.functions.values():
         made |= _function(function)
+    own = vendor(hardware)
     instances = _Instances(hardware, mappings, [wish for wish in wishes if wish.vmid in running])
     for function in hardware.functions.values():
         if function.mdev_parent:
-            made |= _types(function, list(wanted), instances, guessed=function.address in untold)
+            if function.address in own:
+                made |= _vendor_types(function, list(wanted))
+            else:
+                made |= _types(function, list(wanted), instances, guessed=function.address in untold)
     made |= instances.files
     return Mirror(hardware.node, made)
 
@@ -142,20 +146,41 @@ def plain(finding: Finding) -> Finding:
     return finding._replace(where=where, message=message, hint=hint)
 
 
-def asked(hardware: NodeHardware) -> tuple[str, ...]:
-    """The functions whose mdev types the API tells rightly and a judgement needs: not NVIDIA's virtual functions."""
-    return tuple(
-        function.address
-        for function in hardware.functions.values()
-        if function.mdev_parent and not is_vendor(function) and function.address.index(":") == 4
-    )
+def asked(hardware: NodeHardware, wanted: Collection[str]) -> tuple[str, ...]:
+    """Of these functions those whose mdev types a judgement needs from the API.
 
-
-def is_vendor(function: Function) -> bool:
-    """Whether a function that has mediated devices has them by NVIDIA's own interface, as its VFs and their PF do.
-
-    Source: NVIDIA's driver from kernel 6.8 on; before, VFs had the kernel's own.
+    Of NVIDIA's virtual functions one a GPU: it tells whether they have NVIDIA's own interface, of which the API tells
+    no more than that.
     """
+    found = []
+    gpus: set[str] = set()
+    for function in hardware.functions.values():
+        if function.address in wanted and function.mdev_parent and function.address.index(":") == 4:
+            gpu = function.physfn or function.address
+            if not _shared(function) or gpu not in gpus:
+                found.append(function.address)
+            gpus.add(gpu)
+    return tuple(found)
+
+
+def vendor(hardware: NodeHardware) -> frozenset[str]:
+    """The functions that have mediated devices by NVIDIA's own interface: virtual functions, and their physical ones.
+
+    NVIDIA's driver has it from kernel 6.8 on; before, virtual functions had the kernel's own, which lists all types
+    always, with what is left of each and in words how many a GPU takes.
+    """
+    kernels = {
+        function.physfn or function.address
+        for function in hardware.functions.values()
+        for kind in function.types
+        if kind.available == 0 or profile.read(kind.id, None, kind.description).most
+    }
+    found = (function for function in hardware.functions.values() if _shared(function))
+    return frozenset(one.address for one in found if (one.physfn or one.address) not in kernels)
+
+
+def _shared(function: Function) -> bool:
+    """Whether it is one of NVIDIA's with virtual functions, or one of these, and has mediated devices."""
     return function.vendor == NVIDIA and function.mdev_parent and (function.physfn is not None or bool(function.vfs))
 
 
@@ -180,18 +205,19 @@ def _function(function: Function) -> Files:
     return made
 
 
+def _vendor_types(function: Function, wanted: list[str]) -> Files:
+    """NVIDIA's own interface: a virtual function that offers all that is wanted, a physical one that has no types."""
+    here = f"{DEVICES}/{function.address}/nvidia"
+    if function.physfn is None:
+        return {here: None}
+    numbers = {word for kind in wanted if (word := kind.removeprefix("nvidia-")) != kind and word.isdecimal()}
+    offers = "".join(f"{word} :\n" for word in sorted(numbers, key=int))
+    return {f"{here}/creatable_vgpu_types": offers.encode(), f"{here}/current_vgpu_type": b"0\n"}
+
+
 def _types(function: Function, wanted: list[str], instances: _Instances, *, guessed: bool) -> Files:
-    """The mediated device types of a function."""
+    """The kernel's own mediated device types of a function."""
     here = f"{DEVICES}/{function.address}"
-    if is_vendor(function):
-        if function.physfn is None:
-            return {f"{here}/nvidia": None}
-        numbers = {word for kind in wanted if (word := kind.removeprefix("nvidia-")) != kind and word.isdecimal()}
-        offers = "".join(f"{word} :\n" for word in sorted(numbers, key=int))
-        return {
-            f"{here}/nvidia/creatable_vgpu_types": offers.encode(),
-            f"{here}/nvidia/current_vgpu_type": b"0\n",
-        }
     folder = f"{here}/mdev_supported_types"
     made: Files = {folder: None}
     if guessed:

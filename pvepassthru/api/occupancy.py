@@ -45,6 +45,8 @@ class Occupancy:
     ) -> None:
         self.hardware = hardware
         self.mappings = mappings
+        self.vendor = mirror.vendor(hardware)
+        """The functions with NVIDIA's own interface."""
         self.claims: list[Claim] = []
         self.held: dict[str, int] = {}
         """Functions that a running VM has, each with that VM."""
@@ -62,7 +64,7 @@ class Occupancy:
             alternatives = self.alternatives(entry)
             parents = tuple(functions[0] for functions in alternatives) if mdev else ()
             functions: tuple[str, ...] = ()
-            if not mdev or (parents and all(self._vendor(parent) for parent in parents)):
+            if not mdev or (parents and self.vendor.issuperset(parents)):
                 functions = self._taken(alternatives, mdev)
                 for address in functions:
                     if runs:
@@ -90,9 +92,6 @@ class Occupancy:
                 return ()
             found += [function.address for function in matching]
         return tuple(found)
-
-    def _vendor(self, address: str) -> bool:
-        return mirror.is_vendor(self.hardware.functions[address])
 
     def _taken(self, alternatives: list[tuple[str, ...]], mdev: str | None) -> tuple[str, ...]:
         """What an entry takes: the only alternative, or of several the first that nobody takes."""

@@ -198,7 +198,7 @@ class Guest:
 
 def _vendor(found: Occupancy, device: Passed) -> bool:
     """Whether a device is a vGPU of a VF of its own."""
-    return all(mirror.is_vendor(found.hardware.functions[one[0]]) for one in device.alternatives)
+    return found.vendor.issuperset(one[0] for one in device.alternatives)
 
 
 def _told(found: Occupancy, device: Passed) -> bool:

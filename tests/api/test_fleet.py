@@ -8,11 +8,13 @@ import json
 import sys
 import threading
 import tracemalloc
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pvepassthru.api import fleet, survey
+from pvepassthru.api.client import connect
 from pvepassthru.api.transport import CONNECTIONS
 from pvepassthru.cli import progress
 from pvepassthru.cli.main import main
@@ -24,7 +26,7 @@ from pvepassthru.model.errors import (
     ApiUnreachableError,
     UsageError,
 )
-from tests.api.fake_client import client_of
+from tests.api.fake_client import client_of, profile_of
 from tests.api.fake_pve import data
 from tests.api.fake_pve.data import PASSWORD, ROOT, Cluster, Device, MdevType, Token, User
 from tests.api.fake_pve.server import FakePve
@@ -324,6 +326,18 @@ def test_a_slow_node(pve: FakePve) -> None:
     pve.faults.slow(0.4, path="/nodes/pve1/qemu/100/")
     report = judged(pve, jobs=2)
     assert (report.failures, report.read) == ((), 9)
+
+
+def test_a_node_that_does_not_answer_in_time(pve: FakePve) -> None:
+    """Its VMs are given up after the first; the host that was asked answers for the other nodes, and so goes on."""
+    pve.faults.slow(20, path="/nodes/pve2/qemu/", times=None)
+    with connect(replace(profile_of(pve), timeout=2.0, retries=0)) as client:
+        report = fleet.validate(client, jobs=1)
+    (failure,) = report.failures
+    assert (failure.node, failure.vmid, failure.error.exit_code) == ("pve2", None, 10)
+    assert "nothing came within 2 s" in str(failure)
+    assert (report.read, {vm.node for vm in report.vms}) == (6, {"pve1", "pve3"})
+    assert sum(configs(pve)[f"/nodes/pve2/qemu/{vmid}/config"] for vmid in (200, 201, 202)) == 1
 
 
 def test_a_cluster_that_cannot_be_read(pve: FakePve) -> None:

@@ -18,22 +18,26 @@ from pvepassthru.api.mirror import Cluster
 from pvepassthru.host import cluster as files
 from pvepassthru.host import holders, vms
 from pvepassthru.host.cluster import Resource
+from pvepassthru.host.host import Host
 from pvepassthru.host.memory import Link, MemoryHost
 from pvepassthru.model import mapping
 from pvepassthru.model.errors import PassthruError
+from pvepassthru.model.finding import Finding
 from pvepassthru.rules import catalogue
 from pvepassthru.rules import subject as subjects
+from pvepassthru.rules.catalogue import BY_CODE
+from pvepassthru.rules.rule import NotApplicable, Unknown
 from pvepassthru.rules.subject import Surroundings
 from tests.api import node, told
-from tests.rules.example import DEVICES, UUID, VFS, Tree
+from tests.rules.example import DEVICES, UUID, VF, VFS, Tree
 from tests.rules.test_rules import EXAMPLES, HOST_EXAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from pvepassthru.host.host import Host
-    from pvepassthru.model.finding import Finding
+    from pvepassthru.rules.rule import Rule
+    from pvepassthru.rules.subject import Hit
 
 UNREADABLE = {"PVP330", "PVP411"}
 """Codes whose bad host has a file that the API could not read either: it would answer with an error."""
@@ -41,6 +45,7 @@ OWN_LEFT = ("PVP212", 1)
 """A host on which the VM's own instance is left of an earlier start, which nobody sees by the API."""
 ELSEWHERE = {"PVP413"}
 """Findings on mappings may name the other one of two: the API does not tell the order of the file."""
+CLUSTER = tuple(rule for rule in catalogue.RULES if rule.step == "cluster")
 FOUND = (
     *("PVP201", "PVP202", "PVP203", "PVP205", "PVP210", "PVP211", "PVP212", "PVP215", "PVP220", "PVP230", "PVP280"),
     *("PVP310", "PVP311", "PVP314", "PVP315", "PVP316", *(f"PVP{code}" for code in range(320, 329))),
@@ -70,10 +75,17 @@ def found_on(host: Host) -> set[tuple[str, int, str]]:
         except PassthruError:
             continue
         found |= {(finding.code, vmid, key(finding)) for finding in catalogue.findings(subject)}
-    for state in catalogue.host_states(around):
-        if state.rule.step == "cluster":
-            found |= {(one.code, 0, "" if one.code in ELSEWHERE else key(one)) for one in state.findings}
+    for rule in CLUSTER:
+        for hit in of_cluster(rule, around):
+            found.add((rule.code, 0, "" if rule.code in ELSEWHERE else hit.where.rpartition(" ")[2]))
     return found
+
+
+def of_cluster(rule: Rule, around: Surroundings) -> list[Hit]:
+    try:
+        return list(rule.on_host(around)) if rule.on_host else []
+    except (NotApplicable, Unknown):
+        return []
 
 
 def key(finding: Finding) -> str:
@@ -165,6 +177,24 @@ def test_more_vms_start_than_there_are_vfs(tmp_path: Path) -> None:
     assert codes(made, tmp_path) == {("PVP430", 102)}
 
 
+def test_vfs_with_the_kernels_own_types(tmp_path: Path) -> None:
+    """NVIDIA's before kernel 6.8: several entries may name one VF, and nobody takes it whole."""
+    types = {"nvidia-63": {"available": "1", "name": "GRID P4-1Q", "description": "max_instance=8"}}
+    vf: dict[str, Any] = {**VF, "physfn": "0000:b1:00.0", "mdev": {"types": types}}
+    devices: dict[str, dict[str, Any]] = {
+        "0000:b1:00.0": {**DEVICES["0000:a1:00.0"], "iommu_group": 70},
+        "0000:b1:00.4": {**vf, "iommu_group": 71},
+        "0000:b1:00.5": {**vf, "iommu_group": 72},
+    }
+    one = "hostpci0: b1:00.4,mdev=nvidia-63\nonboot: 1\n"
+    made = Tree(f"{one}hostpci1: b1:00.4,mdev=nvidia-63\n", devices, others={101: one})
+    assert codes(made, tmp_path) <= {("PVP212", 100)}
+    hardware_of = told.node_hardware(Host(str(tmp_path)))
+    assert mirror.vendor(hardware_of) == {"0000:a1:00.0", "0000:a1:00.4", "0000:a1:00.5"}
+    wanted = {"0000:41:00.0", "0000:a1:00.4", "0000:a1:00.5", "0000:b1:00.5", "0000:02:00.0"}
+    assert mirror.asked(hardware_of, wanted) == ("0000:41:00.0", "0000:a1:00.4", "0000:b1:00.5")
+
+
 def test_types_that_nobody_asked_for_fit(tmp_path: Path) -> None:
     host = Tree(f"hostpci0: {PARENT},mdev=nvidia-99\n").build(tmp_path)
     hardware_of = told.node_hardware(host)
@@ -211,10 +241,9 @@ def test_a_change_is_judged_on_a_mirror(tmp_path: Path) -> None:
 
 def test_a_finding_says_nothing_of_lines(tmp_path: Path) -> None:
     host = HOST_EXAMPLES["PVP414"][0].build(tmp_path)
-    states = catalogue.host_states(Surroundings(told.mirrored(host)))
-    for one in [
-        mirror.plain(finding) for state in states if state.rule.step == "cluster" for finding in state.findings
-    ]:
+    hits = of_cluster(BY_CODE["PVP414"], Surroundings(told.mirrored(host)))
+    assert hits
+    for one in [mirror.plain(Finding("PVP414", "warning", "own", *hit)) for hit in hits]:
         assert "line" not in f"{one.where} {one.message} {one.hint}"
         assert one.where.startswith("/etc/pve/mapping/pci.cfg ")
 

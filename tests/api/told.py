@@ -102,7 +102,7 @@ def mirrored(host: Host) -> Host:
         presents,
         cluster=of_cluster(host),
         running={vmid for vmid in ids if around.running(vmid) is not None},
-        untold={address for address in found.functions if address not in mirror.asked(found)},
+        untold=found.functions.keys() - set(hardware.parents(pci(Inventory(host)))),
     )
 
 
