@@ -3,22 +3,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pvepassthru.api import cluster, reading
+from pvepassthru.api import cluster, reading, restore
 from pvepassthru.api.apply import apply
-from pvepassthru.api.client import connect
 from pvepassthru.api.generate import generate
 from pvepassthru.api.wish import Device, Wish, checked
 from pvepassthru.model.errors import ApiConflictError, ApiError, PassthruError
 from tests.api import node
-from tests.api.applying import held
-from tests.api.fake_client import profile_of
+from tests.api.applying import client_by_ca, held
 from tests.api.fake_pve import options
 from tests.api.fake_pve.data import Cluster, Node, Storage, storages
 from tests.api.fake_pve.server import FakePve
@@ -44,14 +41,15 @@ class Both(NamedTuple):
 @pytest.fixture(scope="module")
 def both() -> Iterator[Both]:
     places = {**storages(), "zfs1": Storage(), "local-zfs": Storage()}
-    with FakePve(Cluster({node.NODE: Node(vms={VMID: ""}, storages=places)})) as pve:
-        profile = profile_of(pve)
-        endpoints = tuple(endpoint._replace(fingerprint=None) for endpoint in profile.endpoints)
-        profile = replace(profile, endpoints=endpoints, ca_file=pve.ca_file)
-        with connect(profile) as client, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(reading, "PAUSES", (0.001,))
-            patch.setattr(reading, "PATIENCE", 0.2)
-            yield Both(pve, client)
+    with (
+        FakePve(Cluster({node.NODE: Node(vms={VMID: ""}, storages=places)})) as pve,
+        client_by_ca(pve) as client,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(reading, "PAUSES", (0.001,))
+        patch.setattr(reading, "PATIENCE", 0.2)
+        patch.setattr(restore, "SETTLING", 0.005)
+        yield Both(pve, client)
 
 
 def change_for(both: Both, trial: Trial) -> Change | None:
