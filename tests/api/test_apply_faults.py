@@ -539,6 +539,17 @@ def test_a_write_that_is_done_after_its_sender_gave_up(pve: FakePve, monkeypatch
     assert held(pve) == before
 
 
+def test_a_refusal_is_not_waited_for(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PVE has answered, so nothing comes late."""
+    monkeypatch.setattr(restore, "SETTLING", 20.0)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.answer(500, write=1)
+        failed(client, change, ApiError)
+    path = "/nodes/pve1/qemu/100/pending"
+    assert [entry.path for entry in pve.state.log].count(path) == 3, "for the change, before the write, and after it"
+
+
 # ---- two at the same time
 
 

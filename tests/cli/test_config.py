@@ -82,6 +82,14 @@ def test_a_diff_with_reasons_and_what_the_rules_say(root: str, capsys: pytest.Ca
     assert "rules: 1 finding new\n  new info PVP426 hostpci0:" in out
 
 
+def test_what_a_vm_has_itself_is_not_anothers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node.build(tmp_path / "root", {102: "hostpci0: 01:00.0\n"})
+    assert run("102", "--device", "01:00", root=str(tmp_path / "root")) == 0
+    out = capsys.readouterr().out
+    assert "- hostpci0: 01:00.0\n+ hostpci0: 0000:01:00" in out
+    assert "is also of" not in out
+
+
 def test_forms(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     def out(form: str) -> str:
         assert run("100", "--device", NIC, "--format", form, root=root) == 0
