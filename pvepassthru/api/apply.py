@@ -106,6 +106,8 @@ class _Work:
         self.former = former
         self.last = former
         self.sent: list[Write] = []
+        self.awaited: str | None = None
+        """The digest of a write that was sent and not answered: it may be done yet, as long as the config has it."""
         self.allocated = False
         """Whether PVE has answered that it has made a volume."""
 
@@ -121,8 +123,10 @@ class _Work:
     def give_back(self, cause: BaseException) -> NoReturn:
         """Undo what was written, and raise what tells of it."""
         try:
-            undone = restore.undo(self.client, self.former, self.last, self.sent, allocated=self.allocated)
-        except KeyboardInterrupt as error:
+            undone = restore.undo(
+                self.client, self.former, self.last, self.sent, allocated=self.allocated, awaited=self.awaited
+            )
+        except (KeyboardInterrupt, EndedError) as error:
             raise outcome.interrupted(self.change, self.sent, error) from cause
         raise outcome.failure(self.change, self.former, undone, cause) from cause
 
@@ -156,7 +160,7 @@ class _Work:
                 return
             if failed is None:
                 raise self._mismatch(write)
-            if self.last.digest != before.digest or not isinstance(failed, ApiUnsureError | ApiUnreachableError):
+            if not isinstance(failed, ApiUnsureError | ApiUnreachableError):
                 break
         raise doubt or failed or self._mismatch(write)
 
@@ -165,12 +169,17 @@ class _Work:
         new = write not in self.sent
         if new:
             self.sent.append(write)
+        before, self.awaited = self.awaited, now.digest
         try:
             self.client.put(restore.path(now), digest=now.digest, **restore.parameters(write))
+        except ApiUnsureError as error:
+            return error
         except ApiError as error:
+            self.awaited = before
             if new and isinstance(error, ApiUnreachableError | ApiCertificateError):
                 self.sent.remove(write)  # nobody has got it
             return error
+        self.awaited = None
         self.allocated = self.allocated or ALLOCATING in write.set
         return None
 

@@ -46,7 +46,7 @@ def failure(change: Change, former: Reading, undone: Undone, cause: BaseExceptio
     return cause
 
 
-def interrupted(change: Change, writes: Iterable[Write], error: KeyboardInterrupt) -> KeyboardInterrupt:
+def interrupted(change: Change, writes: Iterable[Write], error: BaseException) -> BaseException:
     """The interruption of the way back, with what may be left."""
     keys = [key for write in writes for key in restore.keys(write)]
     return type(error)(f"interrupted on the way back: {listed(keys)} of VM {change.vmid} may have their new values")

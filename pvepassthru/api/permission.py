@@ -71,7 +71,10 @@ def refusal(client: Client, change: Change, found: tuple[Lack, ...]) -> ApiDenie
     if roots:
         parts.append(f"{listed(roots)} can be set by root@pam with its password only, by no token")
         offered = offers(change, _mappings(client))
-        ways += [f"mapping {' or '.join(names)} has the device of {key}" for key, names in offered.items()]
+        ways += [
+            f"mapping {' or '.join(names)} has the device of {key}: require it by that (--by-mapping)"
+            for key, names in offered.items()
+        ]
         ways.append(f"as root on node {change.node}: {command(change)}")
     for lack in found:
         if lack.needs:

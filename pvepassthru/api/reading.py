@@ -63,7 +63,7 @@ class Reading(NamedTuple):
     @property
     def lock(self) -> str | None:
         """The operation that PVE keeps the VM locked for, such as `backup`; None for none."""
-        return self.main.get("lock")
+        return self.main.get("lock") or self.pending.get("lock")
 
     def same(self, other: Reading, key: str) -> bool:
         """Whether a key is the same in both, what waits of it too."""

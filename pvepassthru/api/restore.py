@@ -43,18 +43,32 @@ class Undone(NamedTuple):
     """Whether `now` was read after all that was sent; else nothing could be read any more."""
 
 
-def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write], *, allocated: bool) -> Undone:
+SETTLING = 5.0
+"""Seconds in which a write without an answer shows itself, or never will."""
+
+
+def undo(  # noqa: PLR0913 - what is known of the writes, by keyword
+    client: Client,
+    former: Reading,
+    last: Reading,
+    writes: Sequence[Write],
+    *,
+    allocated: bool,
+    awaited: str | None = None,
+) -> Undone:
     """Give the keys of these writes, the last of them first, the values of `former` again.
 
     `last` is the last reading; `allocated` says that PVE answered that it has made a volume for them, which is removed
-    then; else it may be another one's, and is left. Raises nothing of the API; what could not be done is said in the
-    result.
+    then; else it may be another one's, and is left. `awaited` is the digest of a write that was not answered: PVE may
+    be at it still, as long as the config has that digest. Raises nothing of the API; what could not be done is said in
+    the result.
     """
     if not writes:
         return _told(former, last, writes, None)
     own: set[str] = set()
     deadline: float | None = None
-    sent = failed = 0
+    sent = failed = waited = 0
+    settled = time.monotonic() + SETTLING
     why: ApiError | None = None
     now = last
     while True:
@@ -63,11 +77,13 @@ def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write]
         except ApiError as error:
             return Undone(now, tuple(_keys(writes)), (), {}, error, fresh=False)
         deadline = deadline or time.monotonic() + reading.PATIENCE
-        if allocated:
-            own.update(_allocated(now, writes))
+        own.update(_allocated(now, writes) if allocated else ())
         write = step(former, now, writes, own)
         if write is None:
-            return _told(former, now, writes, None)
+            if sent or now.digest != awaited or not _paused(waited, settled):
+                return _told(former, now, writes, None)
+            waited += 1
+            continue
         if sent > MOST * len(writes):
             why = ApiError(f"{', '.join(keys(write))} does not stay as it is written")
         if sent > MOST * len(writes) or (failed and time.monotonic() >= deadline):
@@ -81,6 +97,14 @@ def undo(client: Client, former: Reading, last: Reading, writes: Sequence[Write]
             why = error
             reading.pause(failed, deadline)
             failed += 1
+
+
+def _paused(turn: int, deadline: float) -> bool:
+    """Wait a little; False when it is too late for that."""
+    if time.monotonic() >= deadline:
+        return False
+    reading.pause(turn, deadline)
+    return True
 
 
 def step(former: Reading, now: Reading, writes: Sequence[Write], made: Container[str]) -> Write | None:

@@ -122,6 +122,9 @@ def _check(args: argparse.Namespace) -> None:
     said = [name for name in _SAID if getattr(args, name)]
     if args.file is not None and said:
         raise UsageError(f"--file says what is wanted, and so does {_option(said[0])}", "leave out one of them")
+    how = [name for name in ("yes", "with_pending", "stop_at_first") if getattr(args, name)]
+    if not args.apply and how:
+        raise UsageError(f"{_option(how[0])} says how --apply is done, and there is none", "add --apply")
     if not args.apply:
         return
     if os.path.isfile(args.root):

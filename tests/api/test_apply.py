@@ -10,8 +10,18 @@ import pytest
 from pvepassthru.api import reading
 from pvepassthru.api.apply import Applied, apply, apply_all
 from pvepassthru.model.errors import ApiConflictError, ApiDeniedError, ApiError, ApiMissingError, ApiUnreachableError
-from tests.api.applying import BY_MAPPING, EFI, MAPPINGS, TEXT, WANTED, WRITES, change_of, fake_cluster, held
-from tests.api.fake_client import client_of
+from tests.api.applying import (
+    BY_MAPPING,
+    EFI,
+    MAPPINGS,
+    TEXT,
+    WANTED,
+    WRITES,
+    change_of,
+    client_by_ca,
+    fake_cluster,
+    held,
+)
 from tests.api.fake_pve.data import User
 from tests.api.fake_pve.server import FakePve
 
@@ -29,7 +39,7 @@ def pve() -> Iterator[FakePve]:
 
 @pytest.fixture
 def root(pve: FakePve) -> Iterator[Client]:
-    with client_of(pve) as client:
+    with client_by_ca(pve) as client:
         yield client
 
 
@@ -93,7 +103,7 @@ def test_nothing_to_change_asks_nothing(pve: FakePve, root: Client) -> None:
 
 
 def test_a_running_vm_has_it_pending() -> None:
-    with FakePve(fake_cluster(running=True)) as pve, client_of(pve) as root:
+    with FakePve(fake_cluster(running=True)) as pve, client_by_ca(pve) as root:
         before = held(pve)
         done = apply(root, change_of(root, WANTED))
         now = held(pve)
@@ -107,7 +117,7 @@ def test_a_running_vm_has_it_pending() -> None:
 
 def test_by_a_user_with_the_privileges(pve: FakePve) -> None:
     for token in (None, ("all", "s3cret")):
-        with client_of(pve, "op@pve", token=token) as client:
+        with client_by_ca(pve, "op@pve", token=token) as client:
             change = change_of(client, BY_MAPPING)
             apply(client, change)
     assert {key: held(pve).main[key] for key in BY_MAPPING} == BY_MAPPING
@@ -132,7 +142,7 @@ def refused(pve: FakePve, client: Client, values: dict[str, str | None], kind: t
 
 def test_all_that_a_user_may_not_is_said(pve: FakePve) -> None:
     pve.state.users["op@pve"] = User(acl={"/vms/100": "PVEAuditor", "/mapping/pci": "PVEMappingAuditor"})
-    with client_of(pve, "op@pve") as client:
+    with client_by_ca(pve, "op@pve") as client:
         error = refused(pve, client, {**BY_MAPPING, "efidisk0": "local-lvm:1"}, ApiDeniedError)
     assert "hostpci1 needs Mapping.Use on /mapping/pci/nic and VM.Config.HWType on /vms/100" in error.message
     assert "machine needs VM.Config.HWType on /vms/100; bios needs VM.Config.Options on /vms/100" in error.message
@@ -141,7 +151,7 @@ def test_all_that_a_user_may_not_is_said(pve: FakePve) -> None:
 
 def test_a_token_has_less_than_its_user(pve: FakePve) -> None:
     pve.state.users["op@pve"].tokens["some"].acl["/vms"] = "PVEAuditor"  # type: ignore[index]  # a dict here
-    with client_of(pve, "op@pve", token=("some", "s3cret")) as client:
+    with client_by_ca(pve, "op@pve", token=("some", "s3cret")) as client:
         error = refused(pve, client, {"machine": "q35"}, ApiDeniedError)
     assert "op@pve!some may not" in error.message
     assert "privilege separation" in error.hint
@@ -149,7 +159,7 @@ def test_a_token_has_less_than_its_user(pve: FakePve) -> None:
 
 @pytest.mark.parametrize("who", [("root@pam", ("full", "s3cret")), ("op@pve", None)])
 def test_what_is_roots_alone(pve: FakePve, who: tuple[str, tuple[str, str] | None]) -> None:
-    with client_of(pve, who[0], token=who[1]) as client:
+    with client_by_ca(pve, who[0], token=who[1]) as client:
         values = {"hostpci0": "0000:01:00,pcie=1", "hookscript": "local:snippets/pvepassthru", "machine": "q35"}
         error = refused(pve, client, dict(values), ApiDeniedError)
     assert "hostpci0, hookscript can be set by root@pam with its password only" in error.message
@@ -158,7 +168,7 @@ def test_what_is_roots_alone(pve: FakePve, who: tuple[str, tuple[str, str] | Non
 
 
 def test_no_mapping_is_offered_where_none_helps(pve: FakePve) -> None:
-    with client_of(pve, "op@pve") as client:
+    with client_by_ca(pve, "op@pve") as client:
         error = refused(pve, client, {"hostpci3": "0000:02:00.0", "hostpci4": "0000:01:00.0"}, ApiDeniedError)
         assert "mapping" not in error.hint.partition("as root")[0], "the present entry is root's, and gpu is the whole"
         error = refused(pve, client, {"hostpci5": "0000:02:00.0,romfile=x.rom"}, ApiDeniedError)
@@ -174,7 +184,7 @@ def test_a_locked_vm(pve: FakePve, root: Client, lock: str) -> None:
 
 
 def test_all_hindrances_at_once(pve: FakePve) -> None:
-    with client_of(pve, "op@pve") as client:
+    with client_by_ca(pve, "op@pve") as client:
         change = change_of(client, {"hostpci0": "0000:01:00"})
         pve.state.vm(100).change(lock="backup", hostpci0="0000:04:00.0")
         with pytest.raises(ApiConflictError) as info:
@@ -242,7 +252,7 @@ def test_pending_values_of_others_on_a_stopped_vm(pve: FakePve, root: Client) ->
 
 
 def test_pending_values_of_others_on_a_running_vm() -> None:
-    with FakePve(fake_cluster(TEXT + PENDING, running=True)) as pve, client_of(pve) as root:
+    with FakePve(fake_cluster(TEXT + PENDING, running=True)) as pve, client_by_ca(pve) as root:
         done = apply(root, change_of(root, WANTED))
         now = held(pve)
     assert done.taken == ("name",), "that one can change while the VM runs, and PVE does it with any write"

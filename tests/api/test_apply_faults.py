@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pvepassthru.api import reading
+from pvepassthru.api import reading, restore
 from pvepassthru.api.apply import apply
-from pvepassthru.api.client import connect
 from pvepassthru.model.errors import (
     ApiCertificateError,
     ApiConflictError,
@@ -26,8 +25,8 @@ from pvepassthru.model.errors import (
     EndedError,
     PassthruError,
 )
-from tests.api.applying import BY_MAPPING, EFI, PART, TEXT, change_of, fake_cluster, held
-from tests.api.fake_client import profile_of
+from tests.api.applying import BY_MAPPING, EFI, PART, TEXT, change_of, client_by_ca, fake_cluster, held
+from tests.api.fake_pve.change import take_effect
 from tests.api.fake_pve.server import FakePve
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ SLOW = 0.6
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "PAUSES", (0.01,))
     monkeypatch.setattr(reading, "PATIENCE", 0.3)
+    monkeypatch.setattr(restore, "SETTLING", 0.03)
     monkeypatch.setattr("pvepassthru.api.client.BACKOFF", (0.01,))
 
 
@@ -72,10 +72,10 @@ def pve(request: pytest.FixtureRequest, one: FakePve) -> Iterator[FakePve]:
 
 
 def client_with(pve: FakePve, *, timeout: float = 10.0, token: bool = False) -> Client:
-    """root@pam by password, or a user's token. By the CA, since that is the faster way for the many connections."""
-    profile = profile_of(pve, "op@pve", token=("all", "s3cret")) if token else profile_of(pve)
-    endpoints = tuple(endpoint._replace(fingerprint=None) for endpoint in profile.endpoints)
-    return connect(replace(profile, endpoints=endpoints, ca_file=pve.ca_file, timeout=timeout))
+    """root@pam by password, or a user's token."""
+    return (
+        client_by_ca(pve, "op@pve", ("all", "s3cret"), timeout=timeout) if token else client_by_ca(pve, timeout=timeout)
+    )
 
 
 def whole(before: Held, values: dict[str, str | None]) -> dict[str, str]:
@@ -217,6 +217,17 @@ def take(state: State, acl: Mapping[str, str]) -> None:
     state.users["op@pve"] = replace(state.users["op@pve"], acl=acl)
 
 
+def test_the_way_back_is_the_way_there_reversed(pve: FakePve) -> None:
+    """So that nothing in between is what PVE would start with a device and without what it needs."""
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.answer(500, write=4)
+        failed(client, change, ApiError)
+    sent = [sorted(entry.params.keys() - {"digest"}) for entry in pve.state.writes]
+    assert sent[4:] == [["balloon"], ["delete", "machine"], ["delete"]]
+    assert pve.state.writes[-1].params["delete"] == ["hostpci0"]
+
+
 # ---- nodes and certificates
 
 
@@ -354,6 +365,37 @@ def test_what_somebody_else_writes_meanwhile_stays(pve: FakePve) -> None:
         assert now.main.get(key) == before.main.get(key)
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_somebody_else_writes_between_a_write_and_its_reading(pve: FakePve, at: int) -> None:
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(meddled, path="/pending", request=at + 1)
+        error = failed(client, change, ApiConflictError)
+    assert "is as it was: somebody else has changed cores of VM 100 meanwhile" in error.message
+    now = held(pve)
+    assert now == before._replace(text=now.text, main=before.main | {"cores": "7"})
+
+
+def test_somebody_else_writes_on_the_way_back(pve: FakePve) -> None:
+    """What is written back has a digest as well, so that theirs stays."""
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.answer(500, write=2)
+        pve.faults.meddle(theirs, write=3)
+        error = failed(client, change, ApiError)
+    assert held(pve).effective["hostpci0"] == "mapping=nic"
+    assert "somebody else has set hostpci0 meanwhile, which stays" in error.message
+
+
+def theirs(state: State) -> None:
+    config = state.vm(100).config
+    config.set("hostpci0", "mapping=nic")
+    state.vm(100).write(config)
+    if not state.vm(100).running:
+        take_effect(state.vm(100))
+
+
 def test_pending_values_of_others_that_come_in_the_middle(pve: FakePve) -> None:
     """While the VM runs they stay; else the way back makes them effective, which cannot be helped, and it is said."""
     before = held(pve)
@@ -446,7 +488,10 @@ def test_it_is_interrupted(pve: FakePve, at: int, kind: type[BaseException], mon
     assert now.pending == {}
 
 
-def test_it_is_interrupted_on_the_way_back(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, EndedError])
+def test_it_is_interrupted_on_the_way_back(
+    pve: FakePve, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with client_with(pve) as client:
         change = change_of(client, PART)
         put, sent = client.put, []
@@ -454,12 +499,55 @@ def test_it_is_interrupted_on_the_way_back(pve: FakePve, monkeypatch: pytest.Mon
         def stopped(path: str, **params: object) -> object:
             sent.append(path)
             if len(sent) >= 2:
-                raise KeyboardInterrupt
+                raise kind("just now")
             return put(path, **params)
 
         monkeypatch.setattr(client, "put", stopped)
-        with pytest.raises(KeyboardInterrupt, match=r"on the way back: hostpci0, machine, vga of VM 100 may have"):
+        with pytest.raises(kind, match=r"on the way back: hostpci0, machine, vga of VM 100 may have"):
             apply(client, change)
+
+
+def test_a_write_that_is_done_after_its_sender_gave_up(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PVE is at it still when the interruption comes, and does it while the way back is being looked for."""
+    monkeypatch.setattr(restore, "SETTLING", 20.0)
+    before = held(pve)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        put = client.put
+        threads: list[threading.Thread] = []
+
+        def slow(path: str, **params: object) -> object:
+            if threads:
+                return put(path, **params)
+            threads.append(threading.Thread(target=late, args=(path, params)))
+            threads[0].start()
+            raise KeyboardInterrupt
+
+        def late(path: str, params: dict[str, object]) -> None:
+            for _ in range(1000):
+                if any(entry.path.endswith("/pending") for entry in list(pve.state.log)[asked:]):
+                    break
+                time.sleep(0.005)
+            put(path, **params)
+
+        asked = len(pve.state.log) + 1
+        monkeypatch.setattr(client, "put", slow)
+        with pytest.raises(KeyboardInterrupt, match="is as it was"):
+            apply(client, change)
+        threads[0].join()
+    assert len(pve.state.writes) == 2, "the late one, and its undoing"
+    assert held(pve) == before
+
+
+def test_a_refusal_is_not_waited_for(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PVE has answered, so nothing comes late."""
+    monkeypatch.setattr(restore, "SETTLING", 20.0)
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.answer(500, write=1)
+        failed(client, change, ApiError)
+    path = "/nodes/pve1/qemu/100/pending"
+    assert [entry.path for entry in pve.state.log].count(path) == 3, "for the change, before the write, and after it"
 
 
 # ---- two at the same time

@@ -82,6 +82,14 @@ def test_a_diff_with_reasons_and_what_the_rules_say(root: str, capsys: pytest.Ca
     assert "rules: 1 finding new\n  new info PVP426 hostpci0:" in out
 
 
+def test_what_a_vm_has_itself_is_not_anothers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node.build(tmp_path / "root", {102: "hostpci0: 01:00.0\n"})
+    assert run("102", "--device", "01:00", root=str(tmp_path / "root")) == 0
+    out = capsys.readouterr().out
+    assert "- hostpci0: 01:00.0\n+ hostpci0: 0000:01:00" in out
+    assert "is also of" not in out
+
+
 def test_forms(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     def out(form: str) -> str:
         assert run("100", "--device", NIC, "--format", form, root=root) == 0
@@ -121,6 +129,18 @@ def test_a_silenced_error_is_none(root: str, capsys: pytest.CaptureFixture[str])
     assert "silenced error" in capsys.readouterr().out
 
 
+def test_a_snapshot_is_looked_at_and_never_changed(
+    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = str(tmp_path / "host.tar.xz")
+    assert main(["--root", root, "snapshot", "-o", taken]) == 0
+    capsys.readouterr()
+    assert run("100", "--device", NIC, root=taken) == 0
+    assert "+ hostpci0: 0000:06:00.0" in capsys.readouterr().out
+    assert run("100", "--device", NIC, "--apply", "--yes", root=taken) == 2
+    assert "is a snapshot, of which nothing can be applied" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, code, sentence",
     [
@@ -132,6 +152,7 @@ def test_a_silenced_error_is_none(root: str, capsys: pytest.CaptureFixture[str])
         (["100", "--device", NIC, "--apply", "--yes"], 2, "is only files of a host"),
         (["100", "--device", NIC, "--apply"], 2, "there is no terminal; add --yes"),
         (["100", "--device", NIC, "--apply", "--json"], 2, "asks nothing, so it needs --yes"),
+        (["100", "--device", NIC, "--yes"], 2, "--yes says how --apply is done"),
         (["--file", "wishes.yaml", "--device", NIC], 2, "--file says what is wanted, and so does --device"),
         (["--file", "/nowhere/wishes.yaml"], 4, "cannot read /nowhere/wishes.yaml"),
         (["100", "--mapping", "nosuch"], 3, "VM 100: "),

@@ -167,7 +167,7 @@ def _work(call: Call, vm: Vm, values: dict[str, str], deletes: list[str]) -> Non
 def take_effect(vm: Vm) -> None:
     """Take over what is pending: all of it, or of a running VM what can change while it runs."""
     config = vm.config
-    for key in [*config.deletes, *config.pending]:
+    for key in dict.fromkeys([*config.deletes, *config.pending]):
         if not vm.running or key in options.FAST:
             _take_over(config, key)
     vm.write(config)
