@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from pvepassthru.api import render
@@ -90,7 +91,7 @@ def tell(form: str, result: Result) -> None:
     if result.error is not None:
         print_error(f"pvepassthru: {_named(vmid, result.error)}")
         if isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
-            print(render.qm(result.change), end="")
+            print(render.qm(result.change), end="", file=sys.stderr if form in DATA else sys.stdout)
         return
     done = result.applied
     if done is None or form in DATA:

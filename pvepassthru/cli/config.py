@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pvepassthru.api import apply, proposal, wish
-from pvepassthru.cli import changes, connection
+from pvepassthru.cli import changes, connection, consent
 from pvepassthru.cli.words import print_error, vmid
 from pvepassthru.host import signals, vms
 from pvepassthru.model.errors import (
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pvepassthru.api.apply import Result
-    from pvepassthru.api.change import Change
     from pvepassthru.api.client import Client
     from pvepassthru.api.proposal import Proposal
     from pvepassthru.api.wish import Wish
@@ -206,17 +205,10 @@ def _end(args: argparse.Namespace, proposals: Sequence[Proposal]) -> int | None:
         changes.show(args.format, proposals)
     if not todo:
         return code
-    if args.yes or _confirmed(todo):
+    if consent.given(f"Change VM {listed((change.vmid for change in todo), 20)} so?", yes=args.yes):
         return None
     print_error("pvepassthru: nothing is changed, since the answer was no")
     return EXIT_FINDINGS
-
-
-def _confirmed(todo: Sequence[Change]) -> bool:
-    """Whether somebody at the terminal wants it so."""
-    names = listed((change.vmid for change in todo), 20)
-    print(f"Change VM {names} so? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 def _apply(args: argparse.Namespace, client: Client, proposals: Sequence[Proposal]) -> int:
