@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from typing import Self
 
 HIGHEST_FD = 4096
+OF_THE_API = ("proxmoxer", "requests")
+"""What only commands that go through the PVE API need; the guest has neither."""
 
 
 def prepare_forks() -> None:
@@ -40,7 +42,11 @@ def prepare_forks() -> None:
     importlib.import_module("pvepassthru.lifecycle.hook")
     importlib.import_module("pvepassthru.host.policy_file")
     for found in pkgutil.iter_modules(pvepassthru.cli.__path__, "pvepassthru.cli."):
-        importlib.import_module(found.name)
+        try:
+            importlib.import_module(found.name)
+        except ModuleNotFoundError as error:
+            if error.name not in OF_THE_API:
+                raise
 
 
 class ForkingWorld(GuestWorld):

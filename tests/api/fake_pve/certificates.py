@@ -38,6 +38,13 @@ def _openssl(*arguments: str) -> None:
     subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 
+def _past() -> tuple[str, ...]:
+    """The options for a certificate that has expired; from OpenSSL 3.4 on it takes dates, and no negative days."""
+    if ssl.OPENSSL_VERSION_INFO >= (3, 4):
+        return "-not_before", "20200101000000Z", "-not_after", "20200102000000Z"
+    return "-days", "-1"
+
+
 @functools.cache
 def authority(name: str = "PVE Cluster Manager CA") -> Certificate:
     """A CA."""
@@ -68,7 +75,8 @@ def server(node: str, kind: Kind = "good") -> Certificate:
     )
     _openssl(
         *("x509", "-req", "-in", request, "-CA", signer.file, "-CAkey", signer.key, "-CAcreateserial"),
-        *("-days", "-1" if kind == "expired" else "7", "-extfile", settings, "-out", made.file),
+        *(_past() if kind == "expired" else ("-days", "7")),
+        *("-extfile", settings, "-out", made.file),
     )
     return made
 
