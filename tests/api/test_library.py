@@ -91,7 +91,7 @@ def test_the_first_example(lab: FakePve, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_example_of_several_vms(lab: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
     run(EXAMPLES[1])
-    assert capsys.readouterr().out == "101 is as wished\n102 is as wished\n"
+    assert capsys.readouterr().out == "101 is changed\n102 is changed\n"
     assert lab.state.vm(101).values["hostpci0"].startswith("mapping=gpu")
     assert lab.state.vm(102).config.pending["hostpci0"].startswith("mapping=gpu"), "it runs"
 
