@@ -127,7 +127,7 @@ class Chooser:
             )
         if device.ids:
             return function.ids == device.ids
-        return function.kind == device.kind and not function.physfn
+        return function.kind == device.kind and not function.physfn and (function.has_outputs or not _shows(device))
 
     # ---- functions that are free
 
@@ -184,9 +184,12 @@ class Chooser:
         reasons = {one.address: self.reach.why_not(one, occupied, device.kind) for one in fitting}
         free = [one for one in fitting if not reasons[one.address]]
         what, node = _WORDS.get(device.kind, f"device {device.ids}"), self.hardware.node
+        what += " with outputs" if _shows(device) else ""
         if not free:
             whys = listed((f"{one.words}: {reasons[one.address]}" for one in fitting), 6)
             message = f"there is no {what} on node {node}" + (" that is free" if fitting else "")
+            theirs = next((one.address for one in fitting if one.address in self.reach.taken), "")
+            whys += f"; name its address ({theirs}) to have what another VM has too" if theirs else ""
             raise NotFoundError(message, whys or self._nearest(device))
         physical = {one.physfn for one in free}
         vfs_of_one = len(physical) == 1 and None not in physical
@@ -370,6 +373,11 @@ def _has_all(device: Device, entry: HostpciEntry) -> bool:
         and (entry.x_vga or not device.primary)
         and (entry.legacy_igd or not device.igd)
     )
+
+
+def _shows(device: Device) -> bool:
+    """Whether a GPU is wanted as the display."""
+    return device.primary and device.kind == "gpu"
 
 
 def _alike(one: Device, other: Device) -> bool:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 PASSING = frozenset({"mdev-no-instance", "mdev-uuid-taken", "vgpu-type-not-available", "vgpu-no-alternative"})
 """Problems that come and go with what else runs on the node: a note, not a refusal."""
-NO_OUTPUTS = "0302"
-"""How the class of a GPU without outputs begins."""
+GPU = "gpu"
+"""The kind of devices that can be a display."""
 INTEL = "8086"
 
 
@@ -56,6 +56,7 @@ def generate(
     reach = _reach(present, hardware, mappings, taken)
     devices = igd_among(wish.devices, reach) if wish.igd else wish.devices
     devices = tuple(one if _is_named(one) else one._replace(addresses=(IGD,)) for one in devices)
+    devices = _primary_among(devices) if wish.primary_gpu else devices
     chooser = Chooser(reach)
     choices = chooser.choose(devices, by_mapping=wish.by_mapping)
     for note in chooser.notes:
@@ -130,6 +131,14 @@ def _is_named(device: Device) -> bool:
     return bool(device.addresses or device.ids or device.kind or device.vf_of or device.mapping or device.mdev)
 
 
+def _primary_among(devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """The devices with the one that is named by its class as the display, so that a GPU with outputs is chosen."""
+    gpus = [at for at, one in enumerate(devices) if one.kind == GPU and not one.mdev]
+    if len(gpus) != 1 or any(one.primary or one.igd for one in devices):
+        return devices
+    return tuple(one._replace(primary=at == gpus[0]) for at, one in enumerate(devices))
+
+
 def _as_it_is(choice: Choice) -> Choice:
     """A device whose entry passes it in legacy mode already is wanted so."""
     legacy = choice.entry is not None and choice.entry.legacy_igd
@@ -166,7 +175,7 @@ def _display(wish: Wish, choices: list[Choice], draft: Draft) -> Choice | None:
 def _shows(choice: Choice, draft: Draft) -> bool:
     """Whether a GPU with outputs is passed whole."""
     gpu = None if choice.mdev else draft.gpu(choice)
-    return gpu is not None and not gpu.pci_class.startswith(NO_OUTPUTS)
+    return gpu is not None and gpu.has_outputs
 
 
 def _rom_for(wish: Wish, choices: list[Choice], display: Choice | None, draft: Draft) -> Choice | None:

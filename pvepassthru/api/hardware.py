@@ -89,6 +89,11 @@ class Function(NamedTuple):
         return next((kind for kind, code in KINDS.items() if self.pci_class.startswith(code)), None)
 
     @property
+    def has_outputs(self) -> bool:
+        """Whether it is a GPU to which a monitor can be connected: class 0302 has no outputs."""
+        return self.pci_class.startswith("03") and not self.pci_class.startswith("0302")
+
+    @property
     def words(self) -> str:
         """Its address, and what it is."""
         return f"{self.address} ({shown(self.name) if self.name else self.ids})"

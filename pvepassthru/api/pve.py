@@ -95,8 +95,8 @@ class Pve:
     def propose(self, wishes: Mapping[int, Wish]) -> tuple[Proposal, ...]:
         """The changes of several VMs, each with what the rules say of it, or with the error why there is none.
 
-        None of them is given what is chosen for another one. Sends nothing. Raises UsageError for a wish that contradicts
-        itself.
+        None of them is given what is chosen for another one. Sends nothing. Raises UsageError for a wish that
+        contradicts itself.
         """
         for wish in wishes.values():
             checked(wish)

@@ -83,6 +83,20 @@ def test_what_others_have_is_not_chosen() -> None:
     assert any("0000:04:00.0 is also of VM 101" in note for note in named.notes)
 
 
+def test_a_gpu_as_the_display_has_outputs() -> None:
+    """There are an Intel GPU, a GTX 1080, and P4s, which have none."""
+    asked = words(devices=["gpu"], primary_gpu=True)
+    found = change(DISK, asked, taken={"0000:00:02.0": "VM 101"})
+    assert values(found)["hostpci0"] == "0000:01:00,pcie=1,x-vga=1"
+    taken = {"0000:00:02.0": "VM 101", "0000:01:00.0": "VM 102"}
+    with pytest.raises(NotFoundError, match="no GPU with outputs on node pve1 that is free") as raised:
+        generate(present.of_file(100, node.NODE, DISK.encode()), asked, API, MAPPINGS, taken)
+    assert "VM 102 has it" in raised.value.hint
+    assert "name its address (0000:00:02.0) to have what another VM has too" in raised.value.hint
+    assert "0000:41:00.0" not in raised.value.hint
+    assert values(change(DISK, words(devices=["gpu"]), taken=taken))["hostpci0"] == "0000:41:00.0,pcie=1"
+
+
 def test_what_the_host_needs_is_not_chosen(tmp_path: Path) -> None:
     host = node.build(tmp_path)
     needed = node.on_host(host)
