@@ -216,7 +216,7 @@ def removal_that_hangs(world: World) -> None:
         holds("nor does anything else hang", time.monotonic() - begun < 60)
     check("ends with the close", writer.outcome(), "ok")
     # The reader that was left behind ends now, too; until it has, nobody asks again.
-    holds("none", guest.wait_for(lambda: open_host(world.root).text(NUMVFS) == "0"))
+    holds("none", guest.wait_for(lambda: open_host(world.root or "/").text(NUMVFS) == "0"))
 
 
 # ---- in the hook
