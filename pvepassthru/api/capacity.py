@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is free on the nodes of a cluster: virtual functions, mediated devices, devices of mappings; and what fits a VM.
 
-By the API alone: what the configs of running VMs name is used, what those of the others name is claimed, templates
-count for nothing. Whether a mediated device fits is the driver's word for now.
+By the API alone: what running VMs have in force is used, what is pending there and what the configs of the others name
+is claimed, templates count for nothing. Whether a mediated device fits is the driver's word for now.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Room(NamedTuple):
     free: int
     """Now."""
     claimed: int
-    """By VMs that do not run."""
+    """By VMs that do not run, and by pending changes of those that do."""
 
     @property
     def left(self) -> int:
@@ -109,7 +109,7 @@ def rooms(
         found = Occupancy(functions, known.mappings, vms.presents, vms.running)
         return sorted(_rooms(found, wanted))
 
-    found = survey.walk(client, known, names, visit, matters=matters, jobs=jobs, progress=progress)
+    found = survey.walk(client, known, names, visit, matters=matters, held=True, jobs=jobs, progress=progress)
     return Capacity(tuple(room for one in found.found for room in one), found.failures)
 
 
@@ -139,7 +139,7 @@ def fits(
         others = [present for present in vms.presents if present.vmid != vmid]
         return guest.fit(Occupancy(functions, known.mappings, others, vms.running))
 
-    found = survey.walk(client, known, names, visit, matters=matters, jobs=jobs, progress=progress)
+    found = survey.walk(client, known, names, visit, matters=matters, held=True, jobs=jobs, progress=progress)
     return Fits(vmid, vm.node, found.found, found.failures)
 
 

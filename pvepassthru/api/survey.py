@@ -63,6 +63,7 @@ class NodeVms(NamedTuple):
     presents: tuple[Present, ...]
     """By VMID."""
     running: frozenset[int]
+    """Those that run, and those of which PVE does not know it."""
 
 
 class Failure(NamedTuple):
@@ -146,10 +147,14 @@ def walk(  # noqa: PLR0913 - what varies is by keyword
     visit: Callable[[NodeVms], Found],
     *,
     matters: Callable[[Answer], bool],
+    held: bool = False,
     jobs: int = JOBS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey[Found]:
     """What `visit` says of each of these nodes with those of its VMs that matter by their options.
+
+    With `held` the config of a VM that runs has what is in force and what is pending apart, since the VM has the former
+    until it stops; `matters` is told of the keys of both. Else it has the pending changes applied.
 
     `visit` is called in one of `jobs` threads, and may raise ApiError: then the node as a whole is a failure.
     `progress` is told, one thread at a time, how many VMs of how many were looked at. Raises UsageError for a number of
@@ -157,7 +162,7 @@ def walk(  # noqa: PLR0913 - what varies is by keyword
     """
     if not 1 <= jobs <= MOST_JOBS:
         raise UsageError(f"{jobs} requests at a time cannot be", f"give a number from 1 to {MOST_JOBS}")
-    return _Walk(client, visit, matters, progress).run(known, names, jobs)
+    return _Walk(client, visit, matters, progress, held=held).run(known, names, jobs)
 
 
 class _OnNode:
@@ -193,8 +198,11 @@ class _Walk(Generic[Found]):
         visit: Callable[[NodeVms], Found],
         matters: Callable[[Answer], bool],
         progress: Callable[[int, int], None] | None,
+        *,
+        held: bool,
     ) -> None:
         self.client = client
+        self.held = held
         self.visit = visit
         self.matters = matters
         self.progress = progress
@@ -249,11 +257,10 @@ class _Walk(Generic[Found]):
         """Read one VM; who reads the last of a node hands the node over."""
         if node.down is None and self.lost is None:
             try:
-                options = answers.next_options(self.client, vm.vmid, vm.node)
+                kept = self._read(vm)
             except ApiError as error:
                 self._note(node, vm, error)
             else:
-                kept = [present.of_api(vm.vmid, vm.node, options)] if self.matters(options) else []
                 with node.lock:
                     node.read += 1
                     node.presents += kept
@@ -263,6 +270,16 @@ class _Walk(Generic[Found]):
             last = not node.left
         if last:
             self._finish(node)
+
+    def _read(self, vm: Vm) -> list[Present]:
+        """A VM that matters, by one request. Raises ApiError."""
+        if self.held and vm.may_run:
+            rows = answers.held_rows(self.client, vm.vmid, vm.node)
+            if not self.matters({str(row.get("key")): row.get("pending", row.get("value")) for row in rows}):
+                return []
+            return [present.of_api(vm.vmid, vm.node, {}, rows)]
+        options = answers.next_options(self.client, vm.vmid, vm.node)
+        return [present.of_api(vm.vmid, vm.node, options)] if self.matters(options) else []
 
     def _note(self, node: _OnNode, vm: Vm, error: ApiError) -> None:
         """What an error at a VM says: of the VM, of its node, or of the whole cluster."""
@@ -295,7 +312,7 @@ class _Walk(Generic[Found]):
         if node.down is not None:
             return
         node.presents.sort(key=lambda one: one.vmid)
-        running = frozenset(vm.vmid for vm in node.vms if vm.running)
+        running = frozenset(vm.vmid for vm in node.vms if vm.may_run)
         try:
             found = self.visit(NodeVms(node.name, tuple(node.presents), running))
         except ApiError as error:

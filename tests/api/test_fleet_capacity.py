@@ -140,6 +140,43 @@ def test_vgpus_of_vfs() -> None:
     assert ("pve1", "p4") not in found, "its one device is for many VMs"
 
 
+def pending(main: str, later: str) -> str:
+    """A config with pending changes, as PVE keeps them."""
+    return f"{main}[PENDING]\n{later}"
+
+
+def test_what_is_pending_takes_nothing_away_from_who_runs() -> None:
+    """100 loses its VF, 101 changes another one's options, 102 gets one more: at their next starts. 103 reads nothing
+    of it, since it does not run: its pending changes count."""
+    vms = {
+        100: pending("hostpci0: 81:01.0\n", "delete: hostpci0\n"),
+        101: pending("hostpci0: mapping=p4,mdev=nvidia-63\n", "hostpci0: mapping=p4,mdev=nvidia-63,pcie=1\n"),
+        102: pending("hostpci0: mapping=vfs\n", "hostpci0: mapping=vfs,pcie=1\nhostpci1: mapping=vfs\n"),
+        103: pending("hostpci0: 81:01.0\n", "delete: hostpci0\n"),
+    }
+    cluster = of(node(vms, [100, 101, 102], left=7))
+    with FakePve(cluster) as pve, client_of(pve) as client:
+        found = {room.name: room for room in capacity.rooms(client).rooms}
+        asked = [entry.path.rpartition("/qemu/")[2] for entry in pve.state.log if "/qemu/" in entry.path]
+    assert sorted(asked) == ["100/pending", "101/pending", "102/pending", "103/config"], "one request a VM"
+    assert found[IDS][4:8] == (3, 2, 1, 1)
+    assert found["nvidia-63"][4:8] == (8, 1, 7, 0), "the same instance serves again"
+    other = {**vms, 104: "hostpci0: mapping=vfs\n", 105: TWO}
+    assert fits(of(node(other, [100, 101, 102])), 104)["pve1"].now
+    assert fits(of(node(other, [100, 101, 102])), 104)["pve1"].later == (
+        "hostpci0: all 3 devices of mapping vfs are wanted by VM 100, 102",
+    )
+    assert not fits(of(node(other, [100, 101, 102])), 105)["pve1"].now
+
+
+def test_who_may_run_has_its_devices() -> None:
+    """The status service of a node hangs: PVE says unknown of its VMs."""
+    with FakePve(of(node({100: "hostpci0: mapping=vfs\n"}))) as pve, client_of(pve) as client:
+        pve.state.stale.add("pve1")
+        (room,) = capacity.rooms(client, Wanted(device=IDS)).rooms
+    assert (room.used, room.free) == (1, 2)
+
+
 def test_one_thing_alone() -> None:
     cluster = of(node({}), node({}), data.Node([CARD]))
     assert set(rooms(cluster, mapping="vfs")) == {("pve1", "vfs"), ("pve2", "vfs")}
