@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.hardware import Answer, NodeHardware
     from pvepassthru.api.placing import Fit
     from pvepassthru.api.survey import Failure, NodeVms
+    from pvepassthru.model.errors import ApiDeniedError
     from pvepassthru.model.placement import Gpu
 
     Kind = Literal["vf", "device", "mdev", "mapping"]
@@ -57,6 +58,8 @@ class Room(NamedTuple):
     """Now."""
     claimed: int
     """By VMs that do not run, and by pending changes of those that do."""
+    sure: bool = True
+    """Whether it is known what all VMs of the node have; else more may be used or claimed, and less be free."""
 
     @property
     def left(self) -> int:
@@ -98,6 +101,7 @@ def rooms(
     for a number of jobs that cannot be.
     """
     known = survey.overview(client)
+    hidden = survey.unseen(client)
     names = survey.chosen(known, nodes)
     if wanted.mapping is not None and wanted.mapping not in known.mappings.by_name:
         there = listed(sorted(known.mappings.by_name)) or "none that this user sees"
@@ -110,7 +114,12 @@ def rooms(
         return sorted(_rooms(found, wanted))
 
     found = survey.walk(client, known, names, visit, matters=matters, held=True, jobs=jobs, progress=progress)
-    return Capacity(tuple(room for one in found.found for room in one), found.failures)
+    return Capacity(
+        tuple(
+            room._replace(sure=hidden is None and room.node not in found.unread) for one in found.found for room in one
+        ),
+        _all_failures(hidden, found.failures),
+    )
 
 
 def fits(
@@ -126,6 +135,7 @@ def fits(
     Raises as `rooms`, ApiMissingError also when this user sees no such VM, UsageError for a template.
     """
     known = survey.overview(client)
+    hidden = survey.unseen(client)
     names = survey.chosen(known, nodes)
     if vmid not in known.vms:
         raise ApiMissingError(f"{client.user} sees no VM {vmid} in the cluster", "seeing a VM needs VM.Audit on it")
@@ -140,7 +150,16 @@ def fits(
         return guest.fit(Occupancy(functions, known.mappings, others, vms.running))
 
     found = survey.walk(client, known, names, visit, matters=matters, held=True, jobs=jobs, progress=progress)
-    return Fits(vmid, vm.node, found.found, found.failures)
+    told = []
+    for fit in found.found:
+        unread = [number for number in found.unread.get(fit.node, ()) if number != vmid]
+        told.append(guest.doubt(fit, unread, hidden=hidden is not None))
+    return Fits(vmid, vm.node, tuple(told), _all_failures(hidden, found.failures))
+
+
+def _all_failures(hidden: ApiDeniedError | None, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+    """What could not be looked at, that which this user may not see among it."""
+    return failures if hidden is None else (survey.Failure(None, None, hidden), *failures)
 
 
 def matters(options: Answer) -> bool:

@@ -41,16 +41,18 @@ class Fit(NamedTuple):
     later: tuple[str, ...]
     """Why it does not when all other VMs of the node have started; `reasons` among them."""
     notes: tuple[str, ...]
+    unsure: tuple[str, ...] = ()
+    """What is not known of the node, so that nobody can say that it fits."""
 
     @property
     def now(self) -> bool:
-        """Whether it fits now."""
-        return not self.reasons
+        """Whether it surely fits now."""
+        return not self.reasons and not self.unsure
 
     @property
     def always(self) -> bool:
-        """Whether it fits also when all other VMs of the node run."""
-        return not self.later
+        """Whether it surely fits also when all other VMs of the node run."""
+        return not self.later and not self.unsure
 
 
 def guest(client: Client, known: Overview, vm: Vm) -> Guest:
@@ -96,6 +98,15 @@ class Guest:
             later += self._short(found, passed)
         both = dict.fromkeys([*reasons, *later])
         return Fit(node, tuple(reasons), tuple(both), tuple(self._notes(node)))
+
+    def doubt(self, fit: Fit, unread: list[int], *, hidden: bool) -> Fit:
+        """The same, with what is not known: VMs of the node whose configs could not be read, and VMs not to be seen."""
+        if not self.present.section.entries or (fit.node == self.vm.node and self.vm.running):
+            return fit
+        unsure = [f"it is not known what VM {listed(unread)} has there"] if unread else []
+        if hidden:
+            unsure.append("VMs that are not to be seen may have devices there")
+        return fit._replace(unsure=tuple(unsure))
 
     # ---- devices
 

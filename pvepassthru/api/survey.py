@@ -69,12 +69,15 @@ class NodeVms(NamedTuple):
 class Failure(NamedTuple):
     """What could not be looked at, and why."""
 
-    node: str
+    node: str | None
+    """None: it may be on any node."""
     vmid: int | None
     """None: the node as a whole, or what is left of it."""
     error: PassthruError
 
     def __str__(self) -> str:
+        if self.node is None:
+            return str(self.error)
         what = f"node {self.node}" if self.vmid is None else f"VM {self.vmid} on node {self.node}"
         return f"{what}: {self.error}"
 
@@ -88,6 +91,8 @@ class Survey(NamedTuple, Generic[Found]):
     """By node, then by VMID; the node's own first."""
     read: int
     """VMs whose configs were read."""
+    unread: dict[str, tuple[int, ...]]
+    """By node the VMs of which it is not known what they have there; none of nodes that failed as a whole."""
 
 
 def overview(client: Client) -> Overview:
@@ -129,6 +134,23 @@ def sees_all_mappings(client: Client) -> bool:
     told = client.get("access/permissions", path=path)
     has = told.get(path) if isinstance(told, dict) else None
     return isinstance(has, dict) and any(has.get(word) for word in _ANY_MAPPING)
+
+
+def unseen(client: Client) -> ApiDeniedError | None:
+    """Why there may be VMs that this user does not see, since PVE leaves them out without a word; None: he sees all.
+
+    A path below /vms on which somebody took the privilege away is not noticed. Raises ApiError.
+    """
+    if client.is_root:
+        return None
+    told = client.get("access/permissions", path="/vms")
+    has = told.get("/vms") if isinstance(told, dict) else None
+    if isinstance(has, dict) and has.get("VM.Audit"):  # 0: not passed on to the VMs below
+        return None
+    return ApiDeniedError(
+        f"{client.user} may not see all VMs, and those that it does not see may have devices",
+        "seeing all VMs needs VM.Audit on /vms",
+    )
 
 
 def node_hardware(client: Client, node: str, parents: Callable[[NodeHardware], Iterable[str]]) -> NodeHardware:
@@ -233,11 +255,15 @@ class _Walk(Generic[Found]):
                     worker.result()
             finally:
                 self._work = iter(())  # so that after an error, or Ctrl-C, the others end
-        self._settle(nodes)
+        moved = self._settle(nodes)
         failures = [failure for node in nodes for failure in node.failed()]
-        failures.sort(key=lambda failure: (failure.node, failure.vmid or 0))
+        failures.sort(key=lambda failure: (failure.node or "", failure.vmid or 0))
         found = tuple(self.found[name] for name in sorted(self.found))
-        return Survey(found, tuple(failures), sum(node.read for node in nodes))
+        unread: dict[str, tuple[int, ...]] = {}
+        here = ((one.node, one.vmid) for one in failures if one.vmid is not None and one.vmid not in moved)
+        for name, vmid in sorted([*((node or "", vmid) for node, vmid in here), *((moved[one], one) for one in moved)]):
+            unread[name] = (*unread.get(name, ()), vmid)
+        return Survey(found, tuple(failures), sum(node.read for node in nodes), unread)
 
     # ---- in the threads
 
@@ -330,11 +356,12 @@ class _Walk(Generic[Found]):
 
     # ---- afterwards
 
-    def _settle(self, nodes: list[_OnNode]) -> None:
-        """Tell VMs that were removed meanwhile, which are no failure, from those that went to another node."""
+    def _settle(self, nodes: list[_OnNode]) -> dict[int, str]:
+        """Tell VMs that were removed meanwhile, which are no failure, from those that went to another node: which."""
+        moved: dict[int, str] = {}
         gone = [(node, vm, error) for node in nodes for vm, error in node.gone]
         if not gone:
-            return
+            return moved
         try:
             now = answers.vms(self.client)
         except ApiError:
@@ -344,7 +371,9 @@ class _Walk(Generic[Found]):
             if here is None:
                 continue
             if here.node != vm.node:
+                moved[vm.vmid] = here.node
                 error = ApiConflictError(  # noqa: PLW2901 - a better word for it
                     f"it has gone to node {here.node} while it was looked at", "run this again"
                 )
             node.failures.append(Failure(vm.node, vm.vmid, error))
+        return moved
