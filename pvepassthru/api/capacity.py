@@ -58,13 +58,11 @@ class Room(NamedTuple):
     """Now."""
     claimed: int
     """By VMs that do not run, and by pending changes of those that do."""
+    left: int
+    """What is free when all VMs of the node have started, also those that want another type of the same GPUs; less than
+    0 if it does not do for all."""
     sure: bool = True
     """Whether it is known what all VMs of the node have; else more may be used or claimed, and less be free."""
-
-    @property
-    def left(self) -> int:
-        """What is free when all VMs of the node have started; less than 0 if it does not do for all."""
-        return self.free - self.claimed
 
 
 class Capacity(NamedTuple):
@@ -144,8 +142,11 @@ def fits(
         raise UsageError(f"VM {vmid} is a template, which never starts", "ask for one of its clones")
     guest = placing.guest(client, known, vm)
 
+    def parents(hardware: NodeHardware) -> tuple[str, ...]:  # of all, since where others go decides what is left
+        return _parents(hardware) if guest.parents(hardware) else ()
+
     def visit(vms: NodeVms) -> placing.Fit:
-        functions = survey.node_hardware(client, vms.name, guest.parents)
+        functions = survey.node_hardware(client, vms.name, parents)
         others = [present for present in vms.presents if present.vmid != vmid]
         return guest.fit(Occupancy(functions, known.mappings, others, vms.running))
 
@@ -211,21 +212,23 @@ def _devices(found: Occupancy, ids: str) -> Iterator[Room]:
 def _of_functions(found: Occupancy, kind: Kind, name: str, where: tuple[str, ...], functions: list[str]) -> Room:
     used = sum(address in found.held for address in functions)
     claimed = sum(address in found.claimed for address in functions)
-    return Room(found.hardware.node, kind, name, where, len(functions), used, len(functions) - used, claimed)
+    free = len(functions) - used
+    return Room(found.hardware.node, kind, name, where, len(functions), used, free, claimed, free - claimed)
 
 
 def _types(found: Occupancy, only: str | None) -> Iterator[Room]:
     """The mediated device types of the node."""
     gpus = found.gpus()
+    later, lacking = found.started(gpus)
     asked = [(claim.mdev, claim.runs) for claim in found.claims if claim.mdev]
     for kind in sorted({kind for gpu in gpus for kind in gpu.profiles}):
         if only in {None, kind}:
             having = [gpu for gpu in gpus if kind in gpu.profiles]
             used, free = asked.count((kind, True)), sum(placement.room(gpus, kind))
             where = tuple(gpu.address for gpu in having)
-            yield Room(
-                found.hardware.node, "mdev", kind, where, _total(having, kind), used, free, asked.count((kind, False))
-            )
+            total, claimed = _total(having, kind), asked.count((kind, False))
+            left = sum(placement.room(later, kind)) - sum(claim.mdev == kind for claim in lacking)
+            yield Room(found.hardware.node, "mdev", kind, where, total, used, free, claimed, left)
 
 
 def _total(gpus: list[Gpu], kind: str) -> int | None:
@@ -249,7 +252,8 @@ def _mappings(found: Occupancy, only: str | None) -> Iterator[Room]:
             for functions in there
         )
         where = tuple(functions[0] for functions in there)
-        yield Room(found.hardware.node, "mapping", name, where, len(there), used, len(there) - used, claimed + lacking)
+        free, claimed = len(there) - used, claimed + lacking
+        yield Room(found.hardware.node, "mapping", name, where, len(there), used, free, claimed, free - claimed)
 
 
 def _shared(found: Occupancy, address: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import mirror
+from pvepassthru.model import placement
 from pvepassthru.model.placement import Gpu, Place, rule_of
 from pvepassthru.model.profile import read
 
@@ -149,6 +150,42 @@ class Occupancy:
                 on = used.setdefault(self.hardware.functions[where[0]].physfn or where[0], {})
                 on[claim.mdev] = on.get(claim.mdev, 0) + 1
         return tuple(self._gpu(address, functions, used.get(address, {})) for address, functions in grouped.items())
+
+    def place(
+        self, gpus: tuple[Gpu, ...], wanted: Iterable[tuple[str, tuple[str, ...]]]
+    ) -> tuple[tuple[Gpu, ...], list[int]]:
+        """The GPUs with instances of these types, each on the first of its functions that has a place for it.
+
+        And which of those that are wanted have no place, by their number. A size of vGPU that a GPU does not take
+        beside another one has none (model/placement.py).
+        """
+        missing = []
+        for number, (kind, parents) in enumerate(wanted):
+            rooms = placement.room(gpus, kind)
+            offered = {
+                place.address
+                for gpu, room in zip(gpus, rooms, strict=True)
+                for place in gpu.places
+                if room and place.room.get(kind)
+            }
+            first = next((address for address in parents if address in offered), None)
+            if first is None:
+                missing.append(number)
+            else:
+                gpus = placement.after(gpus, first, kind)
+        return gpus, missing
+
+    def started(self, gpus: tuple[Gpu, ...]) -> tuple[tuple[Gpu, ...], list[Claim]]:
+        """The GPUs when all claims on them are met, and the claims for which there is no place then."""
+        whole = {address for claim in self.claims if not (claim.runs or claim.mdev) for address in claim.functions}
+        gpus = tuple(
+            gpu._replace(places=tuple(one._replace(room={}) if one.address in whole else one for one in gpu.places))
+            for gpu in gpus
+        )
+        claims = [(claim, claim.mdev) for claim in self.claims if not claim.runs]
+        wanted = [(claim, mdev) for claim, mdev in claims if mdev]
+        gpus, missing = self.place(gpus, [(mdev, claim.parents) for claim, mdev in wanted])
+        return gpus, [wanted[number][0] for number in missing]
 
     def _gpu(self, address: str, functions: list[str], used: dict[str, int]) -> Gpu:
         kinds = {kind.id: kind for name in functions for kind in self.hardware.functions[name].types}

@@ -71,7 +71,7 @@ def _rooms(args: argparse.Namespace, wanted: Wanted, found: Capacity) -> int:
     if named and not found.rooms and not found.failures:
         raise ApiMissingError(f"no node has {named}", "see what there is: pvepassthru fleet capacity")
     if args.json:
-        shapes = [{**room._asdict(), "left": room.left} for room in found.rooms]
+        shapes = [room._asdict() for room in found.rooms]
         print_json({"rooms": shapes, "failures": reach.failure_shapes(found.failures)})
     elif found.rooms:
         print_table(ROOMS, map(_cells, found.rooms))

@@ -128,7 +128,7 @@ def test_instances_of_a_type() -> None:
     one = "hostpci0: mapping=p4,mdev=nvidia-63\n"
     vms = {100: one, 101: one, **{102 + number: "hostpci0: 41:00.0,mdev=nvidia-63\n" for number in range(7)}}
     found = rooms(of(node(vms, [100, 101], left=6), node({})), mdev="nvidia-63")
-    assert found["pve1", "nvidia-63"] == Room("pve1", "mdev", "nvidia-63", ("0000:41:00.0",), 8, 2, 6, 7)
+    assert found["pve1", "nvidia-63"] == Room("pve1", "mdev", "nvidia-63", ("0000:41:00.0",), 8, 2, 6, 7, -1)
     assert found["pve1", "nvidia-63"].left == -1
     assert found["pve2", "nvidia-63"][4:8] == (8, 0, 8, 0)
 
@@ -306,6 +306,65 @@ def test_instances_of_mediated_devices() -> None:
     )
 
 
+SMALL, LARGE = "mapping=p4,mdev=nvidia-63\n", "mapping=p4,mdev=nvidia-64\n"
+BESIDE = "hostpci0: no GPU has a place for nvidia-63 beside what VM 200 wants there"
+
+
+def test_a_size_of_vgpu_excludes_the_others_of_its_gpu() -> None:
+    """By default the first one fixes the framebuffer's size for the whole GPU; VM 200 wants the larger one."""
+    cluster = of(node({100: f"hostpci0: {SMALL}"}), node({200: f"hostpci0: {LARGE}"}))
+    found = fits(cluster, 100)
+    assert found["pve1"].always
+    assert (found["pve2"].now, found["pve2"].later) == (True, (BESIDE,))
+    here = rooms(cluster, mdev="nvidia-63")
+    assert [here[name, "nvidia-63"][5:9] for name in NAMES] == [(0, 8, 1, 7), (0, 8, 0, 0)]
+    there = rooms(cluster, mdev="nvidia-64")
+    assert [there[name, "nvidia-64"][5:9] for name in NAMES] == [(0, 4, 0, 0), (0, 4, 1, 3)]
+
+
+def test_sizes_of_one_vm_exclude_each_other_too() -> None:
+    found = fits(of(node({100: f"hostpci0: {SMALL}hostpci1: {LARGE}"}), node({})), 100)
+    assert found["pve2"].reasons == ("hostpci1: no GPU has a place for nvidia-64 beside the VM's other entries",)
+
+
+def test_sizes_side_by_side_share_the_memory() -> None:
+    """A GPU in mixed-size mode offers the larger type beside a small one that runs: then the parts add up."""
+    vms = {200: f"hostpci0: {SMALL}", **{201 + number: f"hostpci0: {LARGE}" for number in range(3)}}
+    cluster = of(node({100: f"hostpci0: {SMALL}hostpci1: {SMALL}"}), node(vms, [200], left=7))
+    assert rooms(cluster, mdev="nvidia-63")["pve2", "nvidia-63"][5:9] == (1, 7, 0, 1)
+    found = fits(cluster, 100)["pve2"]
+    words = "hostpci1: no GPU has a place for nvidia-63 beside what VM 201, 202, 203 wants there"
+    assert (found.now, found.later) == (True, (words,))
+
+
+def test_sizes_on_virtual_functions() -> None:
+    """VM 200 and 201 want two sizes, which takes both GPUs; a third size has none left, the first one has."""
+    kinds = [MdevType(f"nvidia-{size}", 1, "", f"NVIDIA A16-{size}C") for size in (4, 8, 16)]
+    gpus = [Device(f"0000:a{n}:00.0", "10de", "25b6", group=60 + n, class_="030200", mdev=[]) for n in (1, 2)]
+    functions = [
+        Device(
+            gpu.id.replace("00.0", f"00.{number}"),
+            "10de",
+            "25b6",
+            group=10 * number + at,
+            class_="030200",
+            mdev=kinds,
+            physfn=gpu.id,
+        )
+        for at, gpu in enumerate(gpus)
+        for number in (4, 5)
+    ]
+    lines = [f"\tmap node=pve2,path={one.id},id=10de:25b6,iommugroup={one.group}\n" for one in functions]
+    mapping = f"both\n\tmdev 1\n{''.join(lines)}"
+    vms = {200: "hostpci0: mapping=both,mdev=nvidia-4\n", 201: "hostpci0: mapping=both,mdev=nvidia-8\n"}
+    for wanted, fitting in ((4, True), (8, True), (16, False)):
+        first = data.Node([], {100: f"hostpci0: mapping=both,mdev=nvidia-{wanted}\n"})
+        found = fits(of(first, data.Node([*gpus, *functions], vms), mappings=mapping), 100)["pve2"]
+        assert (found.now, found.always) == (True, fitting), (wanted, found)
+    left = rooms(of(data.Node([]), data.Node([*gpus, *functions], vms), mappings=mapping))
+    assert [left["pve2", f"nvidia-{size}"].left for size in (4, 8, 16)] == [1, 1, 0]
+
+
 def test_vgpus_of_a_mapping() -> None:
     one = "hostpci0: mapping=vgpu,mdev=nvidia-558\n"
     other = node({200: one, 201: one}, [200, 201], vgpus=0)
@@ -397,7 +456,7 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         shape = json.loads(capsys.readouterr().out.partition("no model")[0])
         assert list(shape) == ["rooms", "failures"]
         assert list(shape["rooms"][0]) == [
-            *("node", "kind", "name", "where", "total", "used", "free", "claimed", "sure", "left"),
+            *("node", "kind", "name", "where", "total", "used", "free", "claimed", "left", "sure"),
         ]
         assert main(["fleet", "capacity", "--vm", "100", "--json"]) == 0
         shape = json.loads(capsys.readouterr().out)
