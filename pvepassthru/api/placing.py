@@ -89,6 +89,7 @@ class Guest:
         node = found.hardware.node
         reasons = [*self._by_ha(node)]
         later: list[str] = []
+        notes = list(self._notes(node))
         if node != self.vm.node or not self.vm.running:  # else it has its devices, and keeps them
             fixed, passed = self._by_devices(found)
             reasons += fixed
@@ -98,9 +99,10 @@ class Guest:
             told = {reason.partition(":")[0] for reason in reasons}
             later = [one for one in self._taken(found, passed, everybody=True) if one.partition(":")[0] not in told]
             told |= {reason.partition(":")[0] for reason in later}
+            notes += _mixed(found, passed)
             later += self._short(found, passed, told)
         both = dict.fromkeys([*reasons, *later])
-        return Fit(node, tuple(reasons), tuple(both), tuple(self._notes(node)))
+        return Fit(node, tuple(reasons), tuple(both), tuple(notes))
 
     def doubt(self, fit: Fit, unread: list[int], *, hidden: bool) -> Fit:
         """The same, with what is not known: VMs of the node whose configs could not be read, and VMs not to be seen."""
@@ -237,6 +239,17 @@ def _vendor(found: Occupancy, device: Passed) -> bool:
 def _told(found: Occupancy, device: Passed) -> bool:
     """Whether the API tells the types of a device as they are for a start."""
     return not _vendor(found, device) and all(one[0].index(":") == 4 for one in device.alternatives)
+
+
+def _mixed(found: Occupancy, passed: tuple[Passed, ...]) -> Iterator[str]:
+    """What PVP277 finds of a VM: vGPUs of several boards or series, which NVIDIA's driver may not give one VM."""
+    profiles = {kind: profile for gpu in found.gpus() for kind, profile in gpu.profiles.items()}
+    wanted = [(device.entry.key, profiles[device.mdev]) for device in passed if device.mdev in profiles]
+    known = [(key, profile) for key, profile in wanted if profile.board]
+    for key, profile in known[1:]:
+        first = known[0][1]
+        if (profile.board, profile.series) != (first.board, first.series):
+            yield f"{key} takes a vGPU {profile.name} beside {first.name}, of another board or series (PVP277)"
 
 
 def _places(device: Passed) -> tuple[str, ...]:

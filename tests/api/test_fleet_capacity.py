@@ -361,6 +361,14 @@ def test_sizes_on_virtual_functions() -> None:
         first = data.Node([], {100: f"hostpci0: mapping=both,mdev=nvidia-{wanted}\n"})
         found = fits(of(first, data.Node([*gpus, *functions], vms), mappings=mapping), 100)["pve2"]
         assert (found.now, found.always) == (True, fitting), (wanted, found)
+    both = "hostpci0: mapping=both,mdev=nvidia-4\nhostpci1: mapping=both,mdev=nvidia-2\n"
+    kinds.append(MdevType("nvidia-2", 1, "", "NVIDIA A16-4Q"))
+    mixed = fits(of(data.Node([], {100: both}), data.Node([*gpus, *functions]), mappings=mapping), 100)["pve2"]
+    assert mixed.always, "one size"
+    assert mixed.notes == (
+        "hostpci1 takes a vGPU NVIDIA A16-4Q beside NVIDIA A16-4C, of another board or series (PVP277)",
+    )
+    kinds.pop()
     left = rooms(of(data.Node([]), data.Node([*gpus, *functions], vms), mappings=mapping))
     assert [left["pve2", f"nvidia-{size}"].left for size in (4, 8, 16)] == [1, 1, 0]
 
