@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is free on the nodes of a cluster: virtual functions, mediated devices, devices of mappings; and what fits a VM.
 
-By the API alone: what the configs of running VMs name is used, what those of the others name is claimed, templates
-count for nothing. Whether a mediated device fits is the driver's word for now.
+By the API alone: what running VMs have in force is used, what is pending there and what the configs of the others name
+is claimed, templates count for nothing. Whether a mediated device fits is the driver's word for now.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.hardware import Answer, NodeHardware
     from pvepassthru.api.placing import Fit
     from pvepassthru.api.survey import Failure, NodeVms
+    from pvepassthru.model.errors import ApiDeniedError
     from pvepassthru.model.placement import Gpu
 
     Kind = Literal["vf", "device", "mdev", "mapping"]
@@ -56,12 +57,12 @@ class Room(NamedTuple):
     free: int
     """Now."""
     claimed: int
-    """By VMs that do not run."""
-
-    @property
-    def left(self) -> int:
-        """What is free when all VMs of the node have started; less than 0 if it does not do for all."""
-        return self.free - self.claimed
+    """By VMs that do not run, and by pending changes of those that do."""
+    left: int
+    """What is free when all VMs of the node have started, also those that want another type of the same GPUs; less than
+    0 if it does not do for all."""
+    sure: bool = True
+    """Whether it is known what all VMs of the node have; else more may be used or claimed, and less be free."""
 
 
 class Capacity(NamedTuple):
@@ -98,6 +99,7 @@ def rooms(
     for a number of jobs that cannot be.
     """
     known = survey.overview(client)
+    hidden = survey.unseen(client)
     names = survey.chosen(known, nodes)
     if wanted.mapping is not None and wanted.mapping not in known.mappings.by_name:
         there = listed(sorted(known.mappings.by_name)) or "none that this user sees"
@@ -109,8 +111,13 @@ def rooms(
         found = Occupancy(functions, known.mappings, vms.presents, vms.running)
         return sorted(_rooms(found, wanted))
 
-    found = survey.walk(client, known, names, visit, matters=matters, jobs=jobs, progress=progress)
-    return Capacity(tuple(room for one in found.found for room in one), found.failures)
+    found = survey.walk(client, known, names, visit, matters=matters, held=True, jobs=jobs, progress=progress)
+    return Capacity(
+        tuple(
+            room._replace(sure=hidden is None and room.node not in found.unread) for one in found.found for room in one
+        ),
+        _all_failures(hidden, found.failures),
+    )
 
 
 def fits(
@@ -126,6 +133,7 @@ def fits(
     Raises as `rooms`, ApiMissingError also when this user sees no such VM, UsageError for a template.
     """
     known = survey.overview(client)
+    hidden = survey.unseen(client)
     names = survey.chosen(known, nodes)
     if vmid not in known.vms:
         raise ApiMissingError(f"{client.user} sees no VM {vmid} in the cluster", "seeing a VM needs VM.Audit on it")
@@ -134,13 +142,25 @@ def fits(
         raise UsageError(f"VM {vmid} is a template, which never starts", "ask for one of its clones")
     guest = placing.guest(client, known, vm)
 
+    def parents(hardware: NodeHardware) -> tuple[str, ...]:  # of all, since where others go decides what is left
+        return _parents(hardware) if guest.parents(hardware) else ()
+
     def visit(vms: NodeVms) -> placing.Fit:
-        functions = survey.node_hardware(client, vms.name, guest.parents)
+        functions = survey.node_hardware(client, vms.name, parents)
         others = [present for present in vms.presents if present.vmid != vmid]
         return guest.fit(Occupancy(functions, known.mappings, others, vms.running))
 
-    found = survey.walk(client, known, names, visit, matters=matters, jobs=jobs, progress=progress)
-    return Fits(vmid, vm.node, found.found, found.failures)
+    found = survey.walk(client, known, names, visit, matters=matters, held=True, jobs=jobs, progress=progress)
+    told = []
+    for fit in found.found:
+        unread = [number for number in found.unread.get(fit.node, ()) if number != vmid]
+        told.append(guest.doubt(fit, unread, hidden=hidden is not None))
+    return Fits(vmid, vm.node, tuple(told), _all_failures(hidden, found.failures))
+
+
+def _all_failures(hidden: ApiDeniedError | None, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+    """What could not be looked at, that which this user may not see among it."""
+    return failures if hidden is None else (survey.Failure(None, None, hidden), *failures)
 
 
 def matters(options: Answer) -> bool:
@@ -192,21 +212,23 @@ def _devices(found: Occupancy, ids: str) -> Iterator[Room]:
 def _of_functions(found: Occupancy, kind: Kind, name: str, where: tuple[str, ...], functions: list[str]) -> Room:
     used = sum(address in found.held for address in functions)
     claimed = sum(address in found.claimed for address in functions)
-    return Room(found.hardware.node, kind, name, where, len(functions), used, len(functions) - used, claimed)
+    free = len(functions) - used
+    return Room(found.hardware.node, kind, name, where, len(functions), used, free, claimed, free - claimed)
 
 
 def _types(found: Occupancy, only: str | None) -> Iterator[Room]:
     """The mediated device types of the node."""
     gpus = found.gpus()
+    later, lacking = found.started(gpus)
     asked = [(claim.mdev, claim.runs) for claim in found.claims if claim.mdev]
     for kind in sorted({kind for gpu in gpus for kind in gpu.profiles}):
         if only in {None, kind}:
             having = [gpu for gpu in gpus if kind in gpu.profiles]
             used, free = asked.count((kind, True)), sum(placement.room(gpus, kind))
             where = tuple(gpu.address for gpu in having)
-            yield Room(
-                found.hardware.node, "mdev", kind, where, _total(having, kind), used, free, asked.count((kind, False))
-            )
+            total, claimed = _total(having, kind), asked.count((kind, False))
+            left = sum(placement.room(later, kind)) - sum(claim.mdev == kind for claim in lacking)
+            yield Room(found.hardware.node, "mdev", kind, where, total, used, free, claimed, left)
 
 
 def _total(gpus: list[Gpu], kind: str) -> int | None:
@@ -230,7 +252,8 @@ def _mappings(found: Occupancy, only: str | None) -> Iterator[Room]:
             for functions in there
         )
         where = tuple(functions[0] for functions in there)
-        yield Room(found.hardware.node, "mapping", name, where, len(there), used, len(there) - used, claimed + lacking)
+        free, claimed = len(there) - used, claimed + lacking
+        yield Room(found.hardware.node, "mapping", name, where, len(there), used, free, claimed, free - claimed)
 
 
 def _shared(found: Occupancy, address: str) -> bool:

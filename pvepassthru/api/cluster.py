@@ -35,6 +35,13 @@ class Vm(NamedTuple):
     template: bool
     lock: str | None
     """The operation that PVE keeps it locked for, such as `backup`."""
+    unknown: bool = False
+    """Whether PVE does not know if it runs: its node is offline, or the status service there hangs."""
+
+    @property
+    def may_run(self) -> bool:
+        """Whether it runs as far as is known, so that its devices are not to be called free."""
+        return self.running or self.unknown
 
 
 def nodes(client: Client) -> dict[str, Node]:
@@ -87,6 +94,11 @@ def next_options(client: Client, vmid: int, node: str) -> dict[str, Any]:
     return _object(client, f"nodes/{node}/qemu/{vmid}/config")
 
 
+def held_rows(client: Client, vmid: int, node: str) -> list[dict[str, Any]]:
+    """What a VM has in force and what is pending, as /pending answers it, in one request. Raises ApiError."""
+    return _entries(client, f"nodes/{node}/qemu/{vmid}/pending")
+
+
 def mappings(client: Client) -> Mappings:
     """The cluster's PCI mappings that this user may see. Raises ApiError."""
     return hardware.mappings_of_api(_entries(client, "cluster/mapping/pci"))
@@ -131,7 +143,12 @@ def _vm(entry: dict[str, Any]) -> Vm | None:
     vmid, lock = number(str(entry.get("vmid", ""))), entry.get("lock")
     if vmid is None or not entry.get("node"):
         return None
-    running = entry.get("status") == "running"
+    status = entry.get("status")
     return Vm(
-        vmid, str(entry["node"]), running, bool(number(str(entry.get("template", 0)))), str(lock) if lock else None
+        vmid,
+        str(entry["node"]),
+        status == "running",
+        bool(number(str(entry.get("template", 0)))),
+        str(lock) if lock else None,
+        status not in {"running", "stopped"},
     )

@@ -63,6 +63,8 @@ class Report(NamedTuple):
     """What could not be looked at, by node; nothing is known of it."""
     read: int
     """VMs whose configs were read, those with nothing to judge among them."""
+    notes: tuple[str, ...] = ()
+    """What else may be, and is not known."""
 
 
 def validate(
@@ -80,17 +82,19 @@ def validate(
     report.
     """
     known = survey.overview(client)
+    hidden = survey.unseen(client)
     names = survey.chosen(known, nodes)
     judge = _Judge(client, known)
     found = survey.walk(client, known, names, judge.node, matters=matters, jobs=jobs, progress=progress)
     everywhere = [OfMappings(None, finding) for finding in _of_mappings(judge.bare, only=False)]
-    failures = sorted([*found.failures, *judge.failures], key=lambda failure: (failure.node, failure.vmid or 0))
+    failures = sorted([*found.failures, *judge.failures], key=lambda failure: (failure.node or "", failure.vmid or 0))
     return Report(
         names,
         tuple(vm for vms, _ in found.found for vm in vms),
         (*everywhere, *(of_node for _, mappings in found.found for of_node in mappings)),
         tuple(failures),
         found.read,
+        (f"{hidden.message}, which are not checked; {hidden.hint}",) if hidden else (),
     )
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who has which device of a node, by the configs of its VMs: those that run have theirs, the others claim them.
 
+A VM that runs has what is in force, whatever is pending, until it stops; what is pending it claims.
+
 The API does not tell which device of a mapping a running VM got; the first free one is assumed, as PVE takes them by
 VMID. So single functions may be told of the wrong VM of a mapping, and counts are right all the same.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import mirror
+from pvepassthru.model import placement
 from pvepassthru.model.placement import Gpu, Place, rule_of
 from pvepassthru.model.profile import read
 
@@ -27,6 +30,7 @@ class Claim(NamedTuple):
 
     vmid: int
     runs: bool
+    """Whether it has that now."""
     key: str
     mapping: str | None
     mdev: str | None
@@ -51,27 +55,56 @@ class Occupancy:
         self.held: dict[str, int] = {}
         """Functions that a running VM has, each with that VM."""
         self.claimed: dict[str, int] = {}
-        """Functions that VMs which do not run want, and no running one has."""
+        """Functions that VMs want which do not run, or by what is pending, and that no running one has."""
         guests = [one for one in presents if not one.config.template]
-        for runs in (True, False):
-            for present in sorted(guests, key=lambda one: one.vmid):
-                if (present.vmid in running) is runs:
-                    self._add(present, runs=runs)
+        guests.sort(key=lambda one: one.vmid)
+        for present in guests:
+            if present.vmid in running:
+                for _, entry in sorted(present.config.main.entries.items()):
+                    self.claims.append(self._claim(present.vmid, entry, runs=True))
+        for present in guests:
+            if present.vmid in running:
+                self._add_pending(present)
+            else:
+                for _, entry in sorted(present.section.entries.items()):
+                    self.claims.append(self._claim(present.vmid, entry, runs=False))
 
-    def _add(self, present: Present, *, runs: bool) -> None:
-        for _, entry in sorted(present.section.entries.items()):
-            mdev = entry.mdev if entry.wants_mdev else None
-            alternatives = self.alternatives(entry)
-            parents = tuple(functions[0] for functions in alternatives) if mdev else ()
-            functions: tuple[str, ...] = ()
-            if not mdev or (parents and self.vendor.issuperset(parents)):
-                functions = self._taken(alternatives, mdev)
-                for address in functions:
-                    if runs:
-                        self.held.setdefault(address, present.vmid)
-                    elif address not in self.held:
-                        self.claimed.setdefault(address, present.vmid)
-            self.claims.append(Claim(present.vmid, runs, entry.key, entry.mapping or None, mdev, functions, parents))
+    def _add_pending(self, present: Present) -> None:
+        """What a running VM wants at its next start beyond what it has: a changed entry may want the same again."""
+        now, later = present.config.main, present.section
+        changed = {key for key in now.values.keys() | later.values.keys() if now.get(key) != later.get(key)}
+        spare = [claim for claim in self.claims if claim.vmid == present.vmid and claim.key in changed]
+        for _, entry in sorted(later.entries.items()):
+            if entry.key not in changed:
+                continue
+            again = next((claim for claim in spare if self._is_again(claim, entry)), None)
+            if again is not None:
+                spare.remove(again)
+            else:
+                self.claims.append(self._claim(present.vmid, entry, runs=False))
+
+    def _is_again(self, claim: Claim, entry: HostpciEntry) -> bool:
+        """Whether what a claim has serves another entry, too."""
+        alternatives = self.alternatives(entry)
+        if claim.mdev != (entry.mdev if entry.wants_mdev else None):
+            return False
+        if claim.functions:
+            return claim.functions in alternatives
+        return bool(claim.parents) and claim.parents == tuple(functions[0] for functions in alternatives)
+
+    def _claim(self, vmid: int, entry: HostpciEntry, *, runs: bool) -> Claim:
+        mdev = entry.mdev if entry.wants_mdev else None
+        alternatives = self.alternatives(entry)
+        parents = tuple(functions[0] for functions in alternatives) if mdev else ()
+        functions: tuple[str, ...] = ()
+        if not mdev or (parents and self.vendor.issuperset(parents)):
+            functions = self._taken(alternatives, mdev)
+            for address in functions:
+                if runs:
+                    self.held.setdefault(address, vmid)
+                elif address not in self.held:
+                    self.claimed.setdefault(address, vmid)
+        return Claim(vmid, runs, entry.key, entry.mapping or None, mdev, functions, parents)
 
     def alternatives(self, entry: HostpciEntry) -> list[tuple[str, ...]]:
         """The functions of each alternative of an entry here; none of what is not there."""
@@ -117,6 +150,42 @@ class Occupancy:
                 on = used.setdefault(self.hardware.functions[where[0]].physfn or where[0], {})
                 on[claim.mdev] = on.get(claim.mdev, 0) + 1
         return tuple(self._gpu(address, functions, used.get(address, {})) for address, functions in grouped.items())
+
+    def place(
+        self, gpus: tuple[Gpu, ...], wanted: Iterable[tuple[str, tuple[str, ...]]]
+    ) -> tuple[tuple[Gpu, ...], list[int]]:
+        """The GPUs with instances of these types, each on the first of its functions that has a place for it.
+
+        And which of those that are wanted have no place, by their number. A size of vGPU that a GPU does not take
+        beside another one has none (model/placement.py).
+        """
+        missing = []
+        for number, (kind, parents) in enumerate(wanted):
+            rooms = placement.room(gpus, kind)
+            offered = {
+                place.address
+                for gpu, room in zip(gpus, rooms, strict=True)
+                for place in gpu.places
+                if room and place.room.get(kind)
+            }
+            first = next((address for address in parents if address in offered), None)
+            if first is None:
+                missing.append(number)
+            else:
+                gpus = placement.after(gpus, first, kind)
+        return gpus, missing
+
+    def started(self, gpus: tuple[Gpu, ...]) -> tuple[tuple[Gpu, ...], list[Claim]]:
+        """The GPUs when all claims on them are met, and the claims for which there is no place then."""
+        whole = {address for claim in self.claims if not (claim.runs or claim.mdev) for address in claim.functions}
+        gpus = tuple(
+            gpu._replace(places=tuple(one._replace(room={}) if one.address in whole else one for one in gpu.places))
+            for gpu in gpus
+        )
+        claims = [(claim, claim.mdev) for claim in self.claims if not claim.runs]
+        wanted = [(claim, mdev) for claim, mdev in claims if mdev]
+        gpus, missing = self.place(gpus, [(mdev, claim.parents) for claim, mdev in wanted])
+        return gpus, [wanted[number][0] for number in missing]
 
     def _gpu(self, address: str, functions: list[str], used: dict[str, int]) -> Gpu:
         kinds = {kind.id: kind for name in functions for kind in self.hardware.functions[name].types}

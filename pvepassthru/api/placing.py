@@ -41,16 +41,18 @@ class Fit(NamedTuple):
     later: tuple[str, ...]
     """Why it does not when all other VMs of the node have started; `reasons` among them."""
     notes: tuple[str, ...]
+    unsure: tuple[str, ...] = ()
+    """What is not known of the node, so that nobody can say that it fits."""
 
     @property
     def now(self) -> bool:
-        """Whether it fits now."""
-        return not self.reasons
+        """Whether it surely fits now."""
+        return not self.reasons and not self.unsure
 
     @property
     def always(self) -> bool:
-        """Whether it fits also when all other VMs of the node run."""
-        return not self.later
+        """Whether it surely fits also when all other VMs of the node run."""
+        return not self.later and not self.unsure
 
 
 def guest(client: Client, known: Overview, vm: Vm) -> Guest:
@@ -87,15 +89,29 @@ class Guest:
         node = found.hardware.node
         reasons = [*self._by_ha(node)]
         later: list[str] = []
+        notes = list(self._notes(node))
         if node != self.vm.node or not self.vm.running:  # else it has its devices, and keeps them
             fixed, passed = self._by_devices(found)
             reasons += fixed
             reasons += self._taken(found, passed, everybody=False)
             told = {reason.partition(":")[0] for reason in reasons}
+            reasons += self._beside(found, passed, told)
+            told = {reason.partition(":")[0] for reason in reasons}
             later = [one for one in self._taken(found, passed, everybody=True) if one.partition(":")[0] not in told]
-            later += self._short(found, passed)
+            told |= {reason.partition(":")[0] for reason in later}
+            notes += _mixed(found, passed)
+            later += self._short(found, passed, told)
         both = dict.fromkeys([*reasons, *later])
-        return Fit(node, tuple(reasons), tuple(both), tuple(self._notes(node)))
+        return Fit(node, tuple(reasons), tuple(both), tuple(notes))
+
+    def doubt(self, fit: Fit, unread: list[int], *, hidden: bool) -> Fit:
+        """The same, with what is not known: VMs of the node whose configs could not be read, and VMs not to be seen."""
+        if not self.present.section.entries or (fit.node == self.vm.node and self.vm.running):
+            return fit
+        unsure = [f"it is not known what VM {listed(unread)} has there"] if unread else []
+        if hidden:
+            unsure.append("VMs that are not to be seen may have devices there")
+        return fit._replace(unsure=tuple(unsure))
 
     # ---- devices
 
@@ -138,21 +154,40 @@ class Guest:
                 reasons.append(f"{device.entry.key}: {what} {'wanted' if everybody else 'used'} by {by}")
         return reasons
 
-    def _short(self, found: Occupancy, passed: tuple[Passed, ...]) -> list[str]:
-        """The mdev types of which too few are left when the other VMs of the node have started."""
-        wanted: dict[str, int] = {}
-        for device in passed:
-            if device.mdev:
-                wanted[device.mdev] = wanted.get(device.mdev, 0) + 1
+    def _beside(self, found: Occupancy, passed: tuple[Passed, ...], told: set[str]) -> list[str]:
+        """The entries whose mdev type has no place beside those of the VM's other entries."""
+        wanted = [(device, device.mdev) for device in passed if device.mdev]
+        _, missing = found.place(found.gpus(), [(mdev, _places(device)) for device, mdev in wanted])
+        lacking = [wanted[number] for number in missing]
+        return [
+            f"{device.entry.key}: no GPU has a place for {mdev} beside the VM's other entries"
+            for device, mdev in lacking
+            if device.entry.key not in told and _is_on_offer(found, device, mdev)
+        ]
+
+    def _short(self, found: Occupancy, passed: tuple[Passed, ...], told: set[str]) -> list[str]:
+        """The entries whose mdev type has no place when the other VMs of the node have started."""
         gpus = found.gpus()
+        wanted = [(device, device.mdev) for device in passed if device.mdev]
+        after, _ = found.started(gpus)
+        _, missing = found.place(after, [(mdev, _places(device)) for device, mdev in wanted])
+        claims = [claim for claim in found.claims if claim.mdev and not claim.runs]
         reasons = []
-        for kind, count in wanted.items():
-            claims = sorted({claim.vmid for claim in found.claims if claim.mdev == kind and not claim.runs})
-            number = sum(claim.mdev == kind and not claim.runs for claim in found.claims)
+        for number in missing:
+            device, kind = wanted[number]
+            same = [claim.vmid for claim in claims if claim.mdev == kind]
+            near = {claim.vmid for claim in claims if set(claim.parents) & _siblings(found, _places(device))}
             free = sum(placement.room(gpus, kind))
-            if claims and free - number < count:
-                reasons.append(f"{free} of {kind} are free, and VM {listed(claims)} wants {number} of them")
-        return reasons
+            if device.entry.key in told or not near or not _is_on_offer(found, device, kind):
+                continue
+            if same and free - len(same) < sum(mdev == kind for _, mdev in wanted):
+                reasons.append(
+                    f"{free} of {kind} are free, and VM {listed(sorted(set(same)))} wants {len(same)} of them"
+                )
+            else:
+                who = listed(sorted(near))
+                reasons.append(f"{device.entry.key}: no GPU has a place for {kind} beside what VM {who} wants there")
+        return list(dict.fromkeys(reasons))
 
     # ---- HA
 
@@ -204,6 +239,34 @@ def _vendor(found: Occupancy, device: Passed) -> bool:
 def _told(found: Occupancy, device: Passed) -> bool:
     """Whether the API tells the types of a device as they are for a start."""
     return not _vendor(found, device) and all(one[0].index(":") == 4 for one in device.alternatives)
+
+
+def _mixed(found: Occupancy, passed: tuple[Passed, ...]) -> Iterator[str]:
+    """What PVP277 finds of a VM: vGPUs of several boards or series, which NVIDIA's driver may not give one VM."""
+    profiles = {kind: profile for gpu in found.gpus() for kind, profile in gpu.profiles.items()}
+    wanted = [(device.entry.key, profiles[device.mdev]) for device in passed if device.mdev in profiles]
+    known = [(key, profile) for key, profile in wanted if profile.board]
+    for key, profile in known[1:]:
+        first = known[0][1]
+        if (profile.board, profile.series) != (first.board, first.series):
+            yield f"{key} takes a vGPU {profile.name} beside {first.name}, of another board or series (PVP277)"
+
+
+def _places(device: Passed) -> tuple[str, ...]:
+    """Where the mediated device of an entry may be, in PVE's order."""
+    return tuple(one[0] for one in device.alternatives)
+
+
+def _siblings(found: Occupancy, addresses: tuple[str, ...]) -> set[str]:
+    """The functions of the GPUs of these."""
+    functions = found.hardware.functions
+    gpus = {functions[address].physfn or address for address in addresses}
+    return {address for address, one in functions.items() if (one.physfn or address) in gpus}
+
+
+def _is_on_offer(found: Occupancy, device: Passed, kind: str) -> bool:
+    """Whether the API tells of a place for the type at all; what it does not tell is no reason."""
+    return any(_offers(found, address, kind) for address in _places(device))
 
 
 def _offers(found: Occupancy, address: str, kind: str) -> bool:

@@ -32,12 +32,21 @@ class Present(NamedTuple):
 
     @property
     def values(self) -> dict[str, str]:
-        """The values in force by key."""
+        """The values of `section` by key."""
         return {key: value.text for key, value in self.section.values.items()}
 
     def get(self, key: str) -> str | None:
         """The value in force, or None."""
         return self.section.get(key)
+
+    @property
+    def held(self) -> Present:
+        """The same VM by the values in force now, without what is pending; it has no digest."""
+        if not self.config.has_pending:
+            return self
+        return _parsed(
+            self.vmid, self.node, _text({key: value.text for key, value in self.config.main.values.items()}), None
+        )
 
     @property
     def text(self) -> bytes:

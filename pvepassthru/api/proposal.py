@@ -61,7 +61,7 @@ def by_api(
 
     Raises ApiError when the cluster cannot be read.
     """
-    return _propose(wishes, lambda failed: _sites(client, wishes, here, failed), say)
+    return _propose(wishes, lambda failed: _sites(client, wishes, here, failed, say), say)
 
 
 def _propose(
@@ -97,10 +97,15 @@ def judge(place: Site, change: Change) -> Judgement:
 
 
 def _sites(
-    client: Client, wishes: Iterable[int], here: Host | None, failed: dict[int, PassthruError]
+    client: Client,
+    wishes: Iterable[int],
+    here: Host | None,
+    failed: dict[int, PassthruError],
+    say: Callable[[str], object],
 ) -> Iterator[Site]:
     """The nodes of these VMs, by the API. Raises ApiError when the cluster cannot be read."""
     known = survey.overview(client)
+    asked = False
     by_node: dict[str, list[int]] = {}
     for number in wishes:
         if number in known.vms:
@@ -112,6 +117,13 @@ def _sites(
                 failed[number] = error
     for node, numbers in sorted(by_node.items()):
         try:
-            yield site.of_api(client, known, node, numbers, here=here, failed=failed)
+            place = site.of_api(client, known, node, numbers, here=here, failed=failed)
+            if isinstance(place.host, mirror.Mirror) and not asked:  # a node's own files tell of all its VMs
+                asked = True
+                hidden = survey.unseen(client)
+                if hidden:
+                    say(f"{hidden.message}: a device that looks free may be theirs; {hidden.hint}")
         except PassthruError as error:
             failed.update(dict.fromkeys(numbers, error))
+        else:
+            yield place

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import cluster, hardware, mirror, present, survey
 from pvepassthru.host import vms
+from pvepassthru.host.overlay import Overlay
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.text import listed
 from pvepassthru.model.vmconfig import is_hostpci
@@ -82,21 +83,18 @@ def of_api(  # noqa: PLR0913 - what varies is by keyword
     if here is not None and here.node == node and all(_is_here(here, one) for one in wanted):
         return _local(here, wanted)
     functions = cluster.node_hardware(client, node)
-    others = survey.walk(client, known, [node], lambda vms: vms, matters=_passes)
+    others = survey.walk(client, known, [node], lambda vms: vms, matters=_passes, held=True)
     for lost in others.failures:
         if lost.vmid is None:
             raise lost.error
     own = {one.vmid for one in wanted}
     presents = [one for vms in others.found for one in vms.presents if one.vmid not in own]
-    host = mirror.host(
-        functions,
-        known.mappings,
-        [*wanted, *presents],
-        cluster=known.cluster,
-        running=frozenset(vm.vmid for vm in known.vms.values() if vm.node == node and vm.running),
-    )
+    every = [*wanted, *presents]
+    running = frozenset(vm.vmid for vm in known.vms.values() if vm.node == node and vm.may_run)
+    host = mirror.host(functions, known.mappings, every, cluster=known.cluster, running=running)
+    still = {one.vmid: one.held.text for one in every if one.vmid in running and one.config.has_pending}
     unread = tuple(lost.vmid for lost in others.failures if lost.vmid is not None)
-    return Site(functions, known.mappings, wanted, host, _taken(Surroundings(host)), unread)
+    return Site(functions, known.mappings, wanted, host, _taken(Surroundings(host), still), unread)
 
 
 def _passes(answer: Mapping[str, object]) -> bool:
@@ -121,18 +119,38 @@ def _wanted(
 
 def _local(host: Host, presents: tuple[Present, ...]) -> Site:
     around = Surroundings(host)
-    return Site(hardware.of_host(around), around.mappings_read[0], presents, host, _taken(around))
+    still = {}
+    for vmid in vms.vmids(host):
+        if around.running(vmid) is not None:
+            one = _own(host, vmid)
+            if one is not None and one.config.has_pending:
+                still[vmid] = one.held.text
+    return Site(hardware.of_host(around), around.mappings_read[0], presents, host, _taken(around, still))
+
+
+def _own(host: Host, vmid: int) -> Present | None:
+    """A VM by the host's own file, or None where that cannot be read."""
+    try:
+        return present.of_file(vmid, host.node, host.read(vms.config_path(vmid)))
+    except OSError:
+        return None
 
 
 def _is_here(host: Host, one: Present) -> bool:
     """Whether the host's own file of a VM is what the API tells of it."""
-    try:
-        data = host.read(vms.config_path(one.vmid))
-    except OSError:
-        return False
-    return present.of_file(one.vmid, host.node, data).digest == one.digest
+    own = _own(host, one.vmid)
+    return own is not None and own.digest == one.digest
 
 
-def _taken(around: Surroundings) -> dict[str, str]:
+def _taken(around: Surroundings, still: Mapping[int, bytes]) -> dict[str, str]:
+    """The functions that VMs surely take at their next start, and those that running ones surely have until they stop.
+
+    `still` has what is in force of the running VMs that have pending changes, each as a config's text.
+    """
+    taken: dict[str, str] = {}
+    if still:
+        files = {vms.config_path(vmid): text for vmid, text in still.items()}
+        now = Surroundings(Overlay(around.host, files)).once(demand).wanted
+        taken = {address: f"VM {wishes[0].vmid}" for address, wishes in now.items()}
     wanted = around.once(demand).wanted
-    return {address: f"VM {wishes[0].vmid}" for address, wishes in wanted.items()}
+    return taken | {address: f"VM {wishes[0].vmid}" for address, wishes in wanted.items()}

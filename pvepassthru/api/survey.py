@@ -63,17 +63,21 @@ class NodeVms(NamedTuple):
     presents: tuple[Present, ...]
     """By VMID."""
     running: frozenset[int]
+    """Those that run, and those of which PVE does not know it."""
 
 
 class Failure(NamedTuple):
     """What could not be looked at, and why."""
 
-    node: str
+    node: str | None
+    """None: it may be on any node."""
     vmid: int | None
     """None: the node as a whole, or what is left of it."""
     error: PassthruError
 
     def __str__(self) -> str:
+        if self.node is None:
+            return str(self.error)
         what = f"node {self.node}" if self.vmid is None else f"VM {self.vmid} on node {self.node}"
         return f"{what}: {self.error}"
 
@@ -87,6 +91,8 @@ class Survey(NamedTuple, Generic[Found]):
     """By node, then by VMID; the node's own first."""
     read: int
     """VMs whose configs were read."""
+    unread: dict[str, tuple[int, ...]]
+    """By node the VMs of which it is not known what they have there; none of nodes that failed as a whole."""
 
 
 def overview(client: Client) -> Overview:
@@ -130,6 +136,23 @@ def sees_all_mappings(client: Client) -> bool:
     return isinstance(has, dict) and any(has.get(word) for word in _ANY_MAPPING)
 
 
+def unseen(client: Client) -> ApiDeniedError | None:
+    """Why there may be VMs that this user does not see, since PVE leaves them out without a word; None: he sees all.
+
+    A path below /vms on which somebody took the privilege away is not noticed. Raises ApiError.
+    """
+    if client.is_root:
+        return None
+    told = client.get("access/permissions", path="/vms")
+    has = told.get("/vms") if isinstance(told, dict) else None
+    if isinstance(has, dict) and has.get("VM.Audit"):  # 0: not passed on to the VMs below
+        return None
+    return ApiDeniedError(
+        f"{client.user} may not see all VMs, and those that it does not see may have devices",
+        "seeing all VMs needs VM.Audit on /vms",
+    )
+
+
 def node_hardware(client: Client, node: str, parents: Callable[[NodeHardware], Iterable[str]]) -> NodeHardware:
     """A node's PCI functions, with the types of those that `parents` names of them. Raises ApiError."""
     functions = answers.rows(client, f"nodes/{node}/hardware/pci", **answers.ALL_CLASSES)
@@ -146,10 +169,14 @@ def walk(  # noqa: PLR0913 - what varies is by keyword
     visit: Callable[[NodeVms], Found],
     *,
     matters: Callable[[Answer], bool],
+    held: bool = False,
     jobs: int = JOBS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey[Found]:
     """What `visit` says of each of these nodes with those of its VMs that matter by their options.
+
+    With `held` the config of a VM that runs has what is in force and what is pending apart, since the VM has the former
+    until it stops; `matters` is told of the keys of both. Else it has the pending changes applied.
 
     `visit` is called in one of `jobs` threads, and may raise ApiError: then the node as a whole is a failure.
     `progress` is told, one thread at a time, how many VMs of how many were looked at. Raises UsageError for a number of
@@ -157,7 +184,7 @@ def walk(  # noqa: PLR0913 - what varies is by keyword
     """
     if not 1 <= jobs <= MOST_JOBS:
         raise UsageError(f"{jobs} requests at a time cannot be", f"give a number from 1 to {MOST_JOBS}")
-    return _Walk(client, visit, matters, progress).run(known, names, jobs)
+    return _Walk(client, visit, matters, progress, held=held).run(known, names, jobs)
 
 
 class _OnNode:
@@ -193,8 +220,11 @@ class _Walk(Generic[Found]):
         visit: Callable[[NodeVms], Found],
         matters: Callable[[Answer], bool],
         progress: Callable[[int, int], None] | None,
+        *,
+        held: bool,
     ) -> None:
         self.client = client
+        self.held = held
         self.visit = visit
         self.matters = matters
         self.progress = progress
@@ -225,11 +255,15 @@ class _Walk(Generic[Found]):
                     worker.result()
             finally:
                 self._work = iter(())  # so that after an error, or Ctrl-C, the others end
-        self._settle(nodes)
+        moved = self._settle(nodes)
         failures = [failure for node in nodes for failure in node.failed()]
-        failures.sort(key=lambda failure: (failure.node, failure.vmid or 0))
+        failures.sort(key=lambda failure: (failure.node or "", failure.vmid or 0))
         found = tuple(self.found[name] for name in sorted(self.found))
-        return Survey(found, tuple(failures), sum(node.read for node in nodes))
+        unread: dict[str, tuple[int, ...]] = {}
+        here = ((one.node, one.vmid) for one in failures if one.vmid is not None and one.vmid not in moved)
+        for name, vmid in sorted([*((node or "", vmid) for node, vmid in here), *((moved[one], one) for one in moved)]):
+            unread[name] = (*unread.get(name, ()), vmid)
+        return Survey(found, tuple(failures), sum(node.read for node in nodes), unread)
 
     # ---- in the threads
 
@@ -249,11 +283,10 @@ class _Walk(Generic[Found]):
         """Read one VM; who reads the last of a node hands the node over."""
         if node.down is None and self.lost is None:
             try:
-                options = answers.next_options(self.client, vm.vmid, vm.node)
+                kept = self._read(vm)
             except ApiError as error:
                 self._note(node, vm, error)
             else:
-                kept = [present.of_api(vm.vmid, vm.node, options)] if self.matters(options) else []
                 with node.lock:
                     node.read += 1
                     node.presents += kept
@@ -263,6 +296,16 @@ class _Walk(Generic[Found]):
             last = not node.left
         if last:
             self._finish(node)
+
+    def _read(self, vm: Vm) -> list[Present]:
+        """A VM that matters, by one request. Raises ApiError."""
+        if self.held and vm.may_run:
+            rows = answers.held_rows(self.client, vm.vmid, vm.node)
+            if not self.matters({str(row.get("key")): row.get("pending", row.get("value")) for row in rows}):
+                return []
+            return [present.of_api(vm.vmid, vm.node, {}, rows)]
+        options = answers.next_options(self.client, vm.vmid, vm.node)
+        return [present.of_api(vm.vmid, vm.node, options)] if self.matters(options) else []
 
     def _note(self, node: _OnNode, vm: Vm, error: ApiError) -> None:
         """What an error at a VM says: of the VM, of its node, or of the whole cluster."""
@@ -295,7 +338,7 @@ class _Walk(Generic[Found]):
         if node.down is not None:
             return
         node.presents.sort(key=lambda one: one.vmid)
-        running = frozenset(vm.vmid for vm in node.vms if vm.running)
+        running = frozenset(vm.vmid for vm in node.vms if vm.may_run)
         try:
             found = self.visit(NodeVms(node.name, tuple(node.presents), running))
         except ApiError as error:
@@ -313,11 +356,12 @@ class _Walk(Generic[Found]):
 
     # ---- afterwards
 
-    def _settle(self, nodes: list[_OnNode]) -> None:
-        """Tell VMs that were removed meanwhile, which are no failure, from those that went to another node."""
+    def _settle(self, nodes: list[_OnNode]) -> dict[int, str]:
+        """Tell VMs that were removed meanwhile, which are no failure, from those that went to another node: which."""
+        moved: dict[int, str] = {}
         gone = [(node, vm, error) for node in nodes for vm, error in node.gone]
         if not gone:
-            return
+            return moved
         try:
             now = answers.vms(self.client)
         except ApiError:
@@ -327,7 +371,9 @@ class _Walk(Generic[Found]):
             if here is None:
                 continue
             if here.node != vm.node:
+                moved[vm.vmid] = here.node
                 error = ApiConflictError(  # noqa: PLW2901 - a better word for it
                     f"it has gone to node {here.node} while it was looked at", "run this again"
                 )
             node.failures.append(Failure(vm.node, vm.vmid, error))
+        return moved

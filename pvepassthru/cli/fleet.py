@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pvepassthru.api import fleet
 from pvepassthru.cli import codes, connection, fleet_capacity, reach
 from pvepassthru.cli.progress import Bar
-from pvepassthru.cli.words import print_json
+from pvepassthru.cli.words import print_error, print_json
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
 from pvepassthru.model.text import counted, one_line
 
@@ -55,6 +55,8 @@ def _validate(args: argparse.Namespace) -> int:
     with connection.connect(args) as client, Bar("VMs", quiet=args.json) as bar:
         report = fleet.validate(client, args.nodes, jobs=args.jobs, progress=bar)
     reach.say_failures(report.failures)
+    for note in report.notes:
+        print_error(f"pvepassthru: note: {note}")
     kept = _wanted(report, wanted)
     if args.json:
         print_json(shape(kept))
@@ -83,6 +85,7 @@ def shape(report: Report) -> dict[str, Any]:
         ],
         "mappings": [{"node": of.node, "finding": of.finding._asdict()} for of in report.mappings],
         "failures": reach.failure_shapes(report.failures),
+        "notes": list(report.notes),
     }
 
 

@@ -2,7 +2,8 @@
 """What is free on each node: virtual functions, mediated devices, devices of mappings; or which node fits a VM.
 
 USED is what VMs that run have by their configs, FREE what is free now, CLAIMED what the other VMs of the node want, and
-LEFT what is free when all of them have started. Templates count for nothing.
+LEFT what is free when all of them have started. Templates count for nothing. `>=` and `<=` stand
+before numbers of nodes where it is not known what all VMs have.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import Any
 
-    from pvepassthru.api.capacity import Capacity, Fits
+    from pvepassthru.api.capacity import Capacity, Fits, Room
 
 _IDS = Pattern("[0-9a-fA-F]{4}:[0-9a-fA-F]{4}", ASCII)
 ROOMS = (
@@ -70,15 +71,22 @@ def _rooms(args: argparse.Namespace, wanted: Wanted, found: Capacity) -> int:
     if named and not found.rooms and not found.failures:
         raise ApiMissingError(f"no node has {named}", "see what there is: pvepassthru fleet capacity")
     if args.json:
-        shapes = [{**room._asdict(), "left": room.left} for room in found.rooms]
+        shapes = [room._asdict() for room in found.rooms]
         print_json({"rooms": shapes, "failures": reach.failure_shapes(found.failures)})
     elif found.rooms:
-        print_table(ROOMS, ([*map(_cell, room), str(room.left)] for room in found.rooms))
+        print_table(ROOMS, map(_cells, found.rooms))
     else:
         print("no node has virtual functions, mediated devices or devices of mappings")
     if found.failures:
         return found.failures[0].error.exit_code
     return EXIT_FINDINGS if named and not any(room.free > 0 for room in found.rooms) else EXIT_FINE
+
+
+def _cells(room: Room) -> list[str]:
+    """The cells of a room; what may be more or less is said so."""
+    least, most = ("", "") if room.sure else (">=", "<=")
+    counts = (f"{least}{room.used}", f"{most}{room.free}", f"{least}{room.claimed}", f"{most}{room.left}")
+    return [*map(_cell, (room.node, room.kind, room.name, room.where, room.total)), *counts]
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a field of a room
@@ -95,10 +103,10 @@ def _fits(args: argparse.Namespace, found: Fits) -> int:
         print_json({**shape, "failures": reach.failure_shapes(found.failures)})
     else:
         for fit in found.fits:
-            word = "fits" if fit.always else "fits now" if fit.now else "does not fit"
+            word = "does not fit" if fit.reasons else "fits" if fit.always else "fits now" if fit.now else "may fit"
             notes = f" ({listed(fit.notes)})" if fit.notes else ""
             print(one_line(f"node {fit.node} {word}{notes}"))
-            for reason in fit.reasons:
+            for reason in (*fit.reasons, *fit.unsure):
                 print(one_line(f"  {reason}"))
             for reason in fit.later:
                 if reason not in fit.reasons:

@@ -116,6 +116,23 @@ def room(gpus: Sequence[Gpu], kind: str) -> tuple[int, ...]:
     return tuple(_View(gpus, kind).rooms)
 
 
+def after(gpus: Sequence[Gpu], address: str, kind: str) -> tuple[Gpu, ...]:
+    """The GPUs once one more instance of a type is on a function of theirs, as far as the GPU's rule foretells that.
+
+    What is learned of the GPUs now is kept in their profiles, since a GPU tells less when something is on it.
+    """
+    view = _View(gpus, kind)
+    found = []
+    for at, gpu in enumerate(gpus):
+        profiles = {name: one._replace(most=view.most.get((at, name))) for name, one in gpu.profiles.items()}
+        known = gpu._replace(profiles=profiles)
+        if any(place.address == address for place in gpu.places):
+            places = tuple(Place(one.address, one.position, view.left_on(at, one, address)) for one in gpu.places)
+            known = known._replace(places=places, used={**gpu.used, kind: gpu.used.get(kind, 0) + 1})
+        found.append(known)
+    return tuple(found)
+
+
 def certain(gpus: Sequence[Gpu], kind: str) -> tuple[bool, ...]:
     """Of each GPU whether `room` is its driver's word, or what it has memory for.
 
@@ -195,22 +212,36 @@ class _View:
 
     def largest_after(self, at: int, count: int) -> int:
         """How many of the largest type a GPU still takes after so many of this one."""
-        gpu = self.gpus[at]
         largest, now = self.biggest[at]
+        return self.after(at, count, largest, now)
+
+    def after(self, at: int, count: int, name: str, now: int) -> int:
+        """How many of a type a GPU, or one function, still takes of `now` after so many of this one."""
+        gpu = self.gpus[at]
         if not count or not now:
             return now
-        if largest == self.kind:
+        if name == self.kind:
             return now - count
-        mine, other = gpu.profiles.get(self.kind), gpu.profiles.get(largest)
+        mine, other = gpu.profiles.get(self.kind), gpu.profiles.get(name)
         if gpu.rule == "exclusive" or mine is None or other is None:
             return 0
         if gpu.rule == "equal" and mine.framebuffer != other.framebuffer:
             return 0
         if gpu.rule == "slices" and (mine.slices, mine.framebuffer) != (other.slices, other.framebuffer):
             return now
-        share = self._share(at, largest)
+        share = self._share(at, name)
         parts = self.whole - self._load(at) - count * self._share(at, self.kind)
         return max(0, min(now, parts // share)) if share else max(0, now - count)
+
+    def left_on(self, at: int, place: Place, address: str) -> dict[str, int]:
+        """What a function of a GPU offers, by type, after one of this type on the function of that address."""
+        if place.address == address and len(self.gpus[at].places) > 1 and place.room.get(self.kind, 0) < 2:
+            return {}  # a virtual function has one instance
+        here = place.address == address
+        return {
+            name: now if name == self.kind and not here else self.after(at, 1, name, now)
+            for name, now in place.room.items()
+        }
 
     def _largest(self, at: int) -> tuple[str, int]:
         """The largest type of a GPU with how many more of it fit; an empty name if that cannot be told.

@@ -42,7 +42,19 @@ def test_nodes_and_vms(pve: FakePve) -> None:
         found = cluster.vms(client)
         assert found[100] == Vm(100, "pve1", running=True, template=False, lock=None)
         assert found[101].lock == "backup"
-        assert (found[102].node, found[102].running) == ("pve2", False)
+        assert (found[102].node, found[102].running, found[102].may_run) == ("pve2", False, True)
+
+
+def test_a_status_that_pve_does_not_know_may_be_running(pve: FakePve) -> None:
+    """An online node whose status service hangs: cluster/resources says unknown of its VMs."""
+    pve.state.stale.add("pve1")
+    with client_of(pve) as client:
+        assert cluster.nodes(client)["pve1"].online
+        found = cluster.vms(client)
+    assert [(vm.running, vm.unknown, vm.may_run) for vm in found.values()] == [
+        *[(False, True, True)] * 2,
+        (False, False, False),
+    ]
 
 
 def test_what_a_user_does_not_see(pve: FakePve) -> None:

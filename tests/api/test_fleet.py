@@ -412,7 +412,7 @@ def test_json(environment: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fleet", "validate", "--json"]) == 9
     out, err = capsys.readouterr()
     shape: Mapping[str, Any] = json.loads(out)
-    assert list(shape) == ["ok", "nodes", "checked", "vms", "mappings", "failures"]
+    assert list(shape) == ["ok", "nodes", "checked", "vms", "mappings", "failures", "notes"]
     assert (shape["ok"], shape["nodes"], shape["checked"]) == (False, ["pve1", "pve2", "pve3"], 8)
     first = shape["vms"][0]
     assert list(first) == ["vmid", "node", "running", "ok", "findings"]

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pvepassthru.api import capacity
+from pvepassthru.api import capacity, fleet, proposal, survey
 from pvepassthru.api.capacity import Room, Wanted
+from pvepassthru.api.wish import Device as WishedDevice
+from pvepassthru.api.wish import Wish
 from pvepassthru.cli.main import main
 from pvepassthru.model.errors import ApiMissingError, UsageError
 from tests.api.fake_client import client_of
 from tests.api.fake_pve import data
-from tests.api.fake_pve.data import PASSWORD, ROOT, Cluster, Device, MdevType
+from tests.api.fake_pve.data import PASSWORD, ROOT, Cluster, Device, MdevType, User
 from tests.api.fake_pve.server import FakePve
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from pvepassthru.api.placing import Fit
+    from tests.api.fake_pve.state import State
 
 CARD = Device("0000:81:00.0", "8086", "1592", group=100, class_="020000")
 VFS = [Device(f"0000:81:01.{n}", "8086", "1889", group=101 + n, class_="020000", physfn=CARD.id) for n in range(3)]
@@ -117,7 +120,7 @@ def test_what_takes_turns_is_claimed_once() -> None:
         103: "hostpci0: 81:01.1\n",
     }
     found = rooms(of(node(vms, [100])), device=IDS.upper())
-    assert found["pve1", IDS][4:] == (3, 1, 2, 1)
+    assert found["pve1", IDS][4:8] == (3, 1, 2, 1)
 
 
 def test_instances_of_a_type() -> None:
@@ -125,19 +128,125 @@ def test_instances_of_a_type() -> None:
     one = "hostpci0: mapping=p4,mdev=nvidia-63\n"
     vms = {100: one, 101: one, **{102 + number: "hostpci0: 41:00.0,mdev=nvidia-63\n" for number in range(7)}}
     found = rooms(of(node(vms, [100, 101], left=6), node({})), mdev="nvidia-63")
-    assert found["pve1", "nvidia-63"] == Room("pve1", "mdev", "nvidia-63", ("0000:41:00.0",), 8, 2, 6, 7)
+    assert found["pve1", "nvidia-63"] == Room("pve1", "mdev", "nvidia-63", ("0000:41:00.0",), 8, 2, 6, 7, -1)
     assert found["pve1", "nvidia-63"].left == -1
-    assert found["pve2", "nvidia-63"][4:] == (8, 0, 8, 0)
+    assert found["pve2", "nvidia-63"][4:8] == (8, 0, 8, 0)
 
 
 def test_vgpus_of_vfs() -> None:
     """A VF with a vGPU offers no other; the driver does not say how many a GPU takes."""
     vms = {100: "hostpci0: mapping=vgpu,mdev=nvidia-558\n", 101: "hostpci0: mapping=vgpu,mdev=nvidia-558\n"}
     found = rooms(of(node(vms, [100], vgpus=1)))
-    assert found["pve1", "nvidia-558"][3:] == (("0000:a1:00.0",), None, 1, 1, 1)
-    assert found["pve1", "vgpu"][4:] == (2, 1, 1, 1)
-    assert found["pve1", "10de:25b6"][4:] == (2, 1, 1, 1)
+    assert found["pve1", "nvidia-558"][3:8] == (("0000:a1:00.0",), None, 1, 1, 1)
+    assert found["pve1", "vgpu"][4:8] == (2, 1, 1, 1)
+    assert found["pve1", "10de:25b6"][4:8] == (2, 1, 1, 1)
     assert ("pve1", "p4") not in found, "its one device is for many VMs"
+
+
+def pending(main: str, later: str) -> str:
+    """A config with pending changes, as PVE keeps them."""
+    return f"{main}[PENDING]\n{later}"
+
+
+def test_what_is_pending_takes_nothing_away_from_who_runs() -> None:
+    """100 loses its VF, 101 changes another one's options, 102 gets one more: at their next starts. 103 reads nothing
+    of it, since it does not run: its pending changes count."""
+    vms = {
+        100: pending("hostpci0: 81:01.0\n", "delete: hostpci0\n"),
+        101: pending("hostpci0: mapping=p4,mdev=nvidia-63\n", "hostpci0: mapping=p4,mdev=nvidia-63,pcie=1\n"),
+        102: pending("hostpci0: mapping=vfs\n", "hostpci0: mapping=vfs,pcie=1\nhostpci1: mapping=vfs\n"),
+        103: pending("hostpci0: 81:01.0\n", "delete: hostpci0\n"),
+    }
+    cluster = of(node(vms, [100, 101, 102], left=7))
+    with FakePve(cluster) as pve, client_of(pve) as client:
+        found = {room.name: room for room in capacity.rooms(client).rooms}
+        asked = [entry.path.rpartition("/qemu/")[2] for entry in pve.state.log if "/qemu/" in entry.path]
+    assert sorted(asked) == ["100/pending", "101/pending", "102/pending", "103/config"], "one request a VM"
+    assert found[IDS][4:8] == (3, 2, 1, 1)
+    assert found["nvidia-63"][4:8] == (8, 1, 7, 0), "the same instance serves again"
+    other = {**vms, 104: "hostpci0: mapping=vfs\n", 105: TWO}
+    assert fits(of(node(other, [100, 101, 102])), 104)["pve1"].now
+    assert fits(of(node(other, [100, 101, 102])), 104)["pve1"].later == (
+        "hostpci0: all 3 devices of mapping vfs are wanted by VM 100, 102",
+    )
+    assert not fits(of(node(other, [100, 101, 102])), 105)["pve1"].now
+
+
+def test_who_may_run_has_its_devices() -> None:
+    """The status service of a node hangs: PVE says unknown of its VMs."""
+    with FakePve(of(node({100: "hostpci0: mapping=vfs\n"}))) as pve, client_of(pve) as client:
+        pve.state.stale.add("pve1")
+        (room,) = capacity.rooms(client, Wanted(device=IDS)).rooms
+    assert (room.used, room.free) == (1, 2)
+
+
+# ---- what is not known
+
+
+def test_a_vm_that_cannot_be_read_makes_its_node_unsure() -> None:
+    """It may have anything: no fits, and numbers that are bounds."""
+    cluster = of(node({100: "hostpci0: mapping=vfs\n", 101: "hostpci0: 81:01.0\n"}), node({200: "memory: 512\n"}))
+    with FakePve(cluster) as pve, client_of(pve) as client:
+        pve.faults.answer(500, "some trouble", path="/qemu/101/", times=None)
+        found = capacity.rooms(client, Wanted(device=IDS))
+        assert {room.node: room.sure for room in found.rooms} == {"pve1": False, "pve2": True}
+        first, second = capacity.fits(client, 100).fits
+        assert (first.now, first.always, first.reasons) == (False, False, ())
+        assert first.unsure == ("it is not known what VM 101 has there",)
+        assert (second.now, second.unsure) == (True, ())
+        pve.state.vm(100).running = True
+        assert capacity.fits(client, 100).fits[0].always, "it has its devices"
+
+
+def test_a_vm_that_moves_makes_its_new_node_unsure() -> None:
+    cluster = of(node({100: "hostpci0: mapping=vfs\n", 101: "hostpci0: 81:01.0\n"}), node({}))
+
+    def move(state: State) -> None:
+        state.vms[101].node = "pve2"
+
+    with FakePve(cluster) as pve, client_of(pve) as client:
+        pve.faults.meddle(move, path="/nodes/pve1/qemu/101/")
+        found = capacity.rooms(client, Wanted(device=IDS))
+    assert {room.node: room.sure for room in found.rooms} == {"pve1": True, "pve2": False}
+    assert [(one.node, one.vmid) for one in found.failures] == [("pve1", 101)]
+
+
+SEES = User("word", {"/": "PVEAuditor"})
+BLIND = User("word", {"/": "PVEAuditor", "/vms": "NoAccess", "/vms/100": "PVEAuditor"})
+
+
+def test_vms_that_are_not_to_be_seen_are_no_free_devices() -> None:
+    cluster = of(node({100: "hostpci0: mapping=vfs\n", 101: TWO}, [101]), users={"a@pve": SEES, "b@pve": BLIND})
+    with FakePve(cluster) as pve:
+        with client_of(pve, "a@pve", "word") as client:
+            found = capacity.rooms(client, Wanted(device=IDS))
+            assert (found.failures, found.rooms[0].sure, found.rooms[0].used) == ((), True, 2)
+            assert capacity.fits(client, 100).fits[0].now
+            assert fleet.validate(client).notes == ()
+        with client_of(pve, "b@pve", "word") as client:
+            found = capacity.rooms(client, Wanted(device=IDS))
+            assert [(one.node, one.error.exit_code) for one in found.failures] == [(None, 12)]
+            assert str(found.failures[0]).startswith("b@pve may not see all VMs")
+            assert (found.rooms[0].sure, found.rooms[0].used) == (False, 0)
+            fitting = capacity.fits(client, 100)
+            assert [(one.node, one.error.exit_code) for one in fitting.failures] == [(None, 12)]
+            assert fitting.fits[0].unsure == ("VMs that are not to be seen may have devices there",)
+            assert not fitting.fits[0].now
+            (note,) = fleet.validate(client).notes
+            assert note.endswith("which are not checked; seeing all VMs needs VM.Audit on /vms")
+            said: list[str] = []
+            proposal.by_api(client, {100: Wish((WishedDevice(addresses=("81:01.1",)),))}, said.append)
+            assert [words for words in said if "may not see all VMs" in words]
+
+
+@pytest.mark.parametrize("told", [b'{"data": {"/vms": {"VM.Audit": 0}}}', b'{"data": {}}'])
+def test_a_privilege_that_is_not_passed_on_shows_no_vm(told: bytes) -> None:
+    with FakePve(of(node({}), users={"a@pve": SEES})) as pve, client_of(pve, "a@pve", "word") as client:
+        pve.faults.not_json(told, path="/access/permissions")
+        assert survey.unseen(client) is not None
+
+
+# ---- one thing alone
 
 
 def test_one_thing_alone() -> None:
@@ -170,7 +279,7 @@ def test_all_entries_at_once() -> None:
 def test_where_it_runs_it_fits() -> None:
     vms = {100: "hostpci0: 81:01.0\n", 101: "hostpci0: 81:01.0\n", 102: "hostpci0: mapping=p4,mdev=nvidia-63\n"}
     found = fits(of(node(vms, [100, 102], left=0), node({})), 100)
-    assert found["pve1"] == ("pve1", (), (), ("it runs here",))
+    assert found["pve1"] == ("pve1", (), (), ("it runs here",), ())
     assert found["pve2"].reasons == ("hostpci0 names 81:01.0 of node pve1, which is another one there",)
     assert fits(of(node(vms, [100, 102], left=0), node({})), 102)["pve1"].always
     assert fits(of(node(vms, [100])), 101)["pve1"].reasons == ("hostpci0: 0000:81:01.0 is used by VM 100",)
@@ -195,6 +304,73 @@ def test_instances_of_mediated_devices() -> None:
         True,
         ("2 of nvidia-63 are free, and VM 200 wants 1 of them",),
     )
+
+
+SMALL, LARGE = "mapping=p4,mdev=nvidia-63\n", "mapping=p4,mdev=nvidia-64\n"
+BESIDE = "hostpci0: no GPU has a place for nvidia-63 beside what VM 200 wants there"
+
+
+def test_a_size_of_vgpu_excludes_the_others_of_its_gpu() -> None:
+    """By default the first one fixes the framebuffer's size for the whole GPU; VM 200 wants the larger one."""
+    cluster = of(node({100: f"hostpci0: {SMALL}"}), node({200: f"hostpci0: {LARGE}"}))
+    found = fits(cluster, 100)
+    assert found["pve1"].always
+    assert (found["pve2"].now, found["pve2"].later) == (True, (BESIDE,))
+    here = rooms(cluster, mdev="nvidia-63")
+    assert [here[name, "nvidia-63"][5:9] for name in NAMES] == [(0, 8, 1, 7), (0, 8, 0, 0)]
+    there = rooms(cluster, mdev="nvidia-64")
+    assert [there[name, "nvidia-64"][5:9] for name in NAMES] == [(0, 4, 0, 0), (0, 4, 1, 3)]
+
+
+def test_sizes_of_one_vm_exclude_each_other_too() -> None:
+    found = fits(of(node({100: f"hostpci0: {SMALL}hostpci1: {LARGE}"}), node({})), 100)
+    assert found["pve2"].reasons == ("hostpci1: no GPU has a place for nvidia-64 beside the VM's other entries",)
+
+
+def test_sizes_side_by_side_share_the_memory() -> None:
+    """A GPU in mixed-size mode offers the larger type beside a small one that runs: then the parts add up."""
+    vms = {200: f"hostpci0: {SMALL}", **{201 + number: f"hostpci0: {LARGE}" for number in range(3)}}
+    cluster = of(node({100: f"hostpci0: {SMALL}hostpci1: {SMALL}"}), node(vms, [200], left=7))
+    assert rooms(cluster, mdev="nvidia-63")["pve2", "nvidia-63"][5:9] == (1, 7, 0, 1)
+    found = fits(cluster, 100)["pve2"]
+    words = "hostpci1: no GPU has a place for nvidia-63 beside what VM 201, 202, 203 wants there"
+    assert (found.now, found.later) == (True, (words,))
+
+
+def test_sizes_on_virtual_functions() -> None:
+    """VM 200 and 201 want two sizes, which takes both GPUs; a third size has none left, the first one has."""
+    kinds = [MdevType(f"nvidia-{size}", 1, "", f"NVIDIA A16-{size}C") for size in (4, 8, 16)]
+    gpus = [Device(f"0000:a{n}:00.0", "10de", "25b6", group=60 + n, class_="030200", mdev=[]) for n in (1, 2)]
+    functions = [
+        Device(
+            gpu.id.replace("00.0", f"00.{number}"),
+            "10de",
+            "25b6",
+            group=10 * number + at,
+            class_="030200",
+            mdev=kinds,
+            physfn=gpu.id,
+        )
+        for at, gpu in enumerate(gpus)
+        for number in (4, 5)
+    ]
+    lines = [f"\tmap node=pve2,path={one.id},id=10de:25b6,iommugroup={one.group}\n" for one in functions]
+    mapping = f"both\n\tmdev 1\n{''.join(lines)}"
+    vms = {200: "hostpci0: mapping=both,mdev=nvidia-4\n", 201: "hostpci0: mapping=both,mdev=nvidia-8\n"}
+    for wanted, fitting in ((4, True), (8, True), (16, False)):
+        first = data.Node([], {100: f"hostpci0: mapping=both,mdev=nvidia-{wanted}\n"})
+        found = fits(of(first, data.Node([*gpus, *functions], vms), mappings=mapping), 100)["pve2"]
+        assert (found.now, found.always) == (True, fitting), (wanted, found)
+    both = "hostpci0: mapping=both,mdev=nvidia-4\nhostpci1: mapping=both,mdev=nvidia-2\n"
+    kinds.append(MdevType("nvidia-2", 1, "", "NVIDIA A16-4Q"))
+    mixed = fits(of(data.Node([], {100: both}), data.Node([*gpus, *functions]), mappings=mapping), 100)["pve2"]
+    assert mixed.always, "one size"
+    assert mixed.notes == (
+        "hostpci1 takes a vGPU NVIDIA A16-4Q beside NVIDIA A16-4C, of another board or series (PVP277)",
+    )
+    kinds.pop()
+    left = rooms(of(data.Node([]), data.Node([*gpus, *functions], vms), mappings=mapping))
+    assert [left["pve2", f"nvidia-{size}"].left for size in (4, 8, 16)] == [1, 1, 0]
 
 
 def test_vgpus_of_a_mapping() -> None:
@@ -288,12 +464,18 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         shape = json.loads(capsys.readouterr().out.partition("no model")[0])
         assert list(shape) == ["rooms", "failures"]
         assert list(shape["rooms"][0]) == [
-            *("node", "kind", "name", "where", "total", "used", "free", "claimed", "left"),
+            *("node", "kind", "name", "where", "total", "used", "free", "claimed", "left", "sure"),
         ]
         assert main(["fleet", "capacity", "--vm", "100", "--json"]) == 0
         shape = json.loads(capsys.readouterr().out)
         assert list(shape) == ["vmid", "node", "nodes", "failures"]
-        assert list(shape["nodes"][0]) == ["node", "reasons", "later", "notes", "now", "always"]
+        assert list(shape["nodes"][0]) == ["node", "reasons", "later", "notes", "unsure", "now", "always"]
+        pve.faults.answer(500, "some trouble", path="/qemu/101/", times=None)
+        assert main(["fleet", "capacity", "--device", IDS]) == 9
+        assert capsys.readouterr().out.splitlines()[1].split()[-5:] == ["3", ">=1", "<=2", ">=2", "<=0"]
+        assert main(["fleet", "capacity", "--vm", "100", "--node", "pve1"]) == 9
+        assert capsys.readouterr().out == "node pve1 may fit (it is here)\n  it is not known what VM 101 has there\n"
+        pve.faults.clear()
         pve.take_down("pve2")
         assert main(["fleet", "capacity"]) == 10
         out, err = capsys.readouterr()

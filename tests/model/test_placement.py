@@ -167,6 +167,28 @@ def test_as_good_as_the_best_of_all(strategy: str) -> None:
     assert 100 < full < 900
 
 
+def test_what_is_left_after_others() -> None:
+    """As the truth has it, of every type and after several of different ones."""
+    random_ = random.Random(20241)  # noqa: S311 - the same cases each time
+    compared = 0
+    for _ in range(500):
+        truth, _, _ = a_case(random_)
+        view = seen(truth, random_.choice([1, 16]))
+        owner = {place.address: at for at, gpu in enumerate(view) for place in gpu.places}
+        for _ in range(random_.randint(1, 5)):
+            kind = random_.choice(["nvidia-1", "nvidia-2", "nvidia-4", "nvidia-12"])
+            placed = plan(view, kind, 1, "order").placed
+            if not placed:
+                assert not any(gpu.room(kind) for gpu in truth)
+                continue
+            truth[owner[placed[0]]].instances.append(kind)
+            view = placement.after(view, placed[0], kind)
+            for other in ("nvidia-1", "nvidia-2", "nvidia-4", "nvidia-12"):
+                assert room(view, other) == tuple(gpu.room(other) for gpu in truth), (kind, other, view)
+                compared += 1
+    assert compared > 1000
+
+
 # ---- what sysfs shows of the rule
 
 

@@ -71,7 +71,7 @@ def resources(call: Call) -> Json:
         for number, vm in sorted(state.vms.items()):
             if not call.may(f"/vms/{number}", "VM.Audit"):
                 continue
-            if vm.node in state.down:
+            if vm.node in state.down or vm.node in state.stale:
                 row: dict[str, Json] = {"id": f"qemu/{number}", "vmid": number, "node": vm.node}
                 found.append({**row, "type": "qemu", "status": "unknown"})
             else:

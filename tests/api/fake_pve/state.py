@@ -140,6 +140,8 @@ class State:
         self.mapping_text = cluster.mappings
         self.down: dict[str, int] = {}
         """Nodes that cannot be reached, each with the status that requests to it get: 595 or 596."""
+        self.stale: set[str] = set()
+        """Nodes that are online and whose status service hangs, so that nobody knows the state of their VMs."""
         self.fingerprints: dict[str, str] = {}
         self.tickets: dict[str, Ticket] = {}
         self.challenges: dict[str, str] = {}
