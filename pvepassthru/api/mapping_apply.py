@@ -41,6 +41,8 @@ class Written(NamedTuple):
     """As PVE has it now."""
     note: str = ""
     """What is to be known of the way there; empty when the write was answered as it should be."""
+    ours: bool = True
+    """Whether it was this write that made it so; False when PVE refused it, and somebody else had done the same."""
 
 
 def apply(client: Client, plan: Plan) -> Written | None:
@@ -65,12 +67,13 @@ def apply(client: Client, plan: Plan) -> Written | None:
     return Written(stored or plan.after)
 
 
-def take_back(client: Client, plan: Plan) -> bool:
-    """Remove a mapping that `apply` made, if it is still just that; whether it was removed. Raises ApiError.
+def take_back(client: Client, plan: Plan, written: Written) -> bool:
+    """Remove a mapping that `apply` made, as it says, if it is still just that; whether it was removed.
 
-    PVE takes no digest for that, so whether somebody uses it by now is the caller's to look at just before.
+    PVE takes no digest for that, so whether somebody uses it by now is the caller's to look at just before. Raises
+    ApiError.
     """
-    if plan.before is not None or not plan.after.same(_read(client, plan.name)):
+    if plan.before is not None or not written.ours or not plan.after.same(_read(client, plan.name)):
         return False
     client.delete(f"{mappings.PATH}/{plan.name}")
     return True
@@ -112,7 +115,7 @@ def _looked_up(client: Client, plan: Plan, error: ApiError) -> Written:
         raise ApiUnsureError(message, f"look at it: pvesh get /{mappings.PATH}/{plan.name}") from error
     if plan.after.same(stored):
         why = "the answer was lost, and it is as planned" if unsure else "somebody else did the same meanwhile"
-        return Written(stored or plan.after, f"{why} ({error.message})")
+        return Written(stored or plan.after, f"{why} ({error.message})", ours=unsure)
     if not _as_before(plan, stored):
         message = f"mapping {plan.name} was not changed as planned: somebody else changed it meanwhile"
         raise ApiConflictError(message, "plan again") from error
@@ -120,7 +123,7 @@ def _looked_up(client: Client, plan: Plan, error: ApiError) -> Written:
         words = one_line(error.message)
         message = f"mapping {plan.name} was not changed: PVE gave no clear answer ({words}), and it is as it was"
         raise ApiUnreachableError(message, "run the same again") from error
-    raise _told(error, f"{error.message}; mapping {plan.name} is as it was") from error
+    raise told(error, f"{error.message}; mapping {plan.name} is as it was") from error
 
 
 def _settled(client: Client, plan: Plan, waits: Sequence[float]) -> Stored | None:
@@ -134,7 +137,7 @@ def _settled(client: Client, plan: Plan, waits: Sequence[float]) -> Stored | Non
     return stored
 
 
-def _told(error: ApiError, message: str) -> ApiError:
+def told(error: ApiError, message: str) -> ApiError:
     """The same error with another sentence."""
     return type(error)(message, error.hint, status=error.status, words=error.words, fields=error.fields)
 

@@ -90,6 +90,7 @@ def test_cut(pve: FakePve, moment: Moment) -> None:
             written = mapping_apply.apply(client, plan)
             assert written is not None
             assert "the answer was lost" in written.note
+            assert written.ours
             assert is_done(pve)
         else:
             with pytest.raises(ApiUnreachableError, match=r"mapping gpu was not changed: .* and it is as it was"):
@@ -174,6 +175,8 @@ def test_somebody_else_does_the_same(pve: FakePve) -> None:
         written = mapping_apply.apply(client, plan)
         assert written is not None
         assert "somebody else did the same" in written.note
+        assert not written.ours
+        assert not mapping_apply.take_back(client, plan, written)
     assert is_done(pve)
 
 
@@ -231,13 +234,14 @@ def test_the_privilege_is_checked_before_the_write(pve: FakePve, user: str, may:
 def test_taking_back_only_what_is_ours(pve: FakePve) -> None:
     with client_of(pve) as client:
         plan = planned(client)
-        mapping_apply.apply(client, plan)
-        assert mapping_apply.take_back(client, plan) is (plan.before is None)
+        written = mapping_apply.apply(client, plan)
+        assert written is not None
+        assert mapping_apply.take_back(client, plan, written) is (plan.before is None)
         assert ("gpu" in pve.state.mappings) is (plan.before is not None)
         if plan.before is None:
             mapping_apply.apply(client, plan)
             _meddle(pve.state, GPU_LINE2)
-            assert not mapping_apply.take_back(client, plan)
+            assert not mapping_apply.take_back(client, plan, written)
             assert pve.state.mappings["gpu"].map == [GPU_LINE2]
 
 
