@@ -18,11 +18,12 @@ from pvepassthru.model.errors import (
     ApiError,
     ApiUnreachableError,
     ApiUnsureError,
+    UsageError,
 )
-from pvepassthru.model.text import one_line
+from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.mapping_plan import Plan
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 MODIFY = "Mapping.Modify"
 ROLES = "root@pam, and the roles Administrator and PVEMappingAdmin, have it"
+OTHER_WAY = "take a profile with a token, over https to this node"
 SETTLE = (0.5, 1.0, 2.0, 3.0, 4.0)
 """Seconds between looks at a mapping whose write got no clear answer: PVE waits 10 s for the lock of its file."""
 
@@ -45,16 +47,24 @@ class Written(NamedTuple):
     """Whether it was this write that made it so; False when PVE refused it, and somebody else had done the same."""
 
 
+def check(client: Client, names: Iterable[str], hint: str = OTHER_WAY) -> None:
+    """Raise UsageError when this client cannot write these mappings at all: pvesh is given no lists (api/client.py)."""
+    if client.profile.local and (wanted := listed(names)):
+        message = f"mapping {wanted} cannot be written by pvesh, which {client.where} is asked by"
+        raise UsageError(f"{message}; nothing was changed", hint)
+
+
 def apply(client: Client, plan: Plan) -> Written | None:
     """Write what is planned, and read it back; None when there is nothing to change, and then nothing is asked.
 
-    Raises ApiDeniedError before anything is written without Mapping.Modify, ApiConflictError when somebody else has
-    changed the mappings since they were read, ApiUnreachableError when a write got no clear answer and was not done,
-    and ApiError for what else PVE refuses: the mapping is as it was then. Raises ApiUnsureError when not even reading
-    tells what came of it.
+    Raises before anything is written as `check`, and ApiDeniedError without Mapping.Modify; ApiConflictError when
+    somebody else has changed the mappings since they were read, ApiUnreachableError when a write got no clear answer
+    and was not done, and ApiError for what else PVE refuses: the mapping is as it was then. Raises ApiUnsureError when
+    not even reading tells what came of it.
     """
     if not plan.changed:
         return None
+    check(client, (plan.name,))
     _need_privilege(client, plan)
     try:
         _write(client, plan)

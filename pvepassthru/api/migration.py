@@ -7,6 +7,7 @@ resolves to is compared before and after (model/resolve.py) before anything is r
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import apply as vm_changes
@@ -110,14 +111,39 @@ def plan(
     return _Migrator(known, found, name).plan(presents, others)
 
 
+def check(client: Client, migration: Migration) -> None:
+    """Raise UsageError when this client cannot write the mappings that are needed; what can be done is in its hint."""
+    ways = [way for one in migration.plans for way in _ways(one)]
+    vms = " ".join(str(one.vmid) for one in migration.changes if one.keys)
+    hint = f"take a profile with root@pam's password, over https to this node, and migrate VM {vms} by that"
+    if all(ways):
+        steps = "; ".join(f"pvepassthru mapping apply {way}" for way in ways)
+        hint = (
+            f"with --profile and a profile that has a token: {steps}; then here: pvepassthru migrate-to-mapping {vms}"
+        )
+    mapping_apply.check(client, (one.name for one in migration.plans), hint)
+
+
+def _ways(plan_: Plan) -> list[str]:
+    """The words of `mapping apply` for each line that a mapping gets; empty where there are none for a line."""
+    entries = [line.entry for one in plan_.lines if one.new for line in (mappings.line(one.new),) if line.entry]
+    return [
+        f"{plan_.name} --device {shlex.quote(';'.join(entry.paths))} --only --node {entry.node}"
+        if len({pci.slot(path) for path in entry.paths}) == 1
+        else ""
+        for entry in entries
+    ]
+
+
 def apply(client: Client, migration: Migration, *, take_pending: bool = False) -> Outcome:
     """Make the mappings, then the VMs' changes, each as a whole or not at all; what stands in the way is said before.
 
     Mappings that were made for VMs whose change failed are removed again where nobody has them. Raises before the
-    first write as hindrance.check, for any of the VMs; what mapping_apply.apply raises, after which no VM is changed;
-    and what ends the program.
+    first write as `check`, and as hindrance.check for any of the VMs; what mapping_apply.apply raises, after which no
+    VM is changed; and what ends the program.
     """
     changes = [one for one in migration.changes if one.keys]
+    check(client, migration)
     for each in changes:
         hindrance.check(client, each, take_pending=take_pending)
     made: dict[str, Written] = {}

@@ -131,6 +131,7 @@ def _apply(args: argparse.Namespace, client: Client, plan: Plan) -> int:
         _show(args, plan)
     written = None
     if plan.changed:
+        mapping_apply.check(client, (plan.name,))
         if not consent.given(f"write mapping {plan.name}?", yes=args.yes):
             print_error("pvepassthru: nothing is changed, since the answer was no")
             return EXIT_FINDINGS
