@@ -378,7 +378,8 @@ class _Searcher:
         if named or (capable and not function.physfn):
             return ""
         why = Reach((), hardware, mapping.EMPTY, {}).why_not(function, (), self.sought.device.kind)
-        if why or not hardware.in_doubt(function) or self._is_own(hardware, function):
+        known = self._is_own(hardware, function) or self._is_excluded(hardware, (function.address,))
+        if why or known or not hardware.in_doubt(function):
             return why
         self.doubtful[hardware.node, function.address] = function
         return "the host may use it, which the API does not tell: name it by its address"

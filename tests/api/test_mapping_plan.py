@@ -150,6 +150,10 @@ def test_disks_and_network_cards_are_never_taken_by_class_or_model(
         scene.plan("some", word)
     assert all(f"{address} (" in error.value.message for address in addresses)
     assert f"--device {addresses[0]} --node" in error.value.hint
+    if len(addresses) > 1:
+        with pytest.raises(UsageError, match=addresses[1]) as error:
+            scene.plan("some", word, options=Options(exclude=(addresses[0],)))
+        assert addresses[0] not in str(error.value), "what is excluded is no candidate"
 
 
 def test_what_the_mapping_has_already_is_made_right(scene: Scene) -> None:
