@@ -134,6 +134,8 @@ def test_several_functions_of_one_kind(scene: Scene) -> None:
     scene.vm(103, "hostpci0: 03:00.0;03:00.1\n")
     ((text,),) = made(scene.read(103)).values()
     assert "path=0000:03:00.0;0000:03:00.1,id=8086:10fb" in text
+    scene.pve.state.mapping_text = mapping("ports", text)
+    assert mapping_cluster.faults(scene.pve, "ports") == {}, "they are in two groups, and PVE compares the first's"
 
 
 def test_what_a_mapping_cannot_hold(scene: Scene) -> None:
