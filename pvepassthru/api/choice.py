@@ -57,6 +57,8 @@ class Chooser:
         self._parents: set[str] = set()
         """The functions on which it takes mediated devices."""
         self._mediated = Mediated(reach.hardware, self.notes)
+        self._mapped: set[str] = set()
+        """The functions of mappings, where devices are chosen by these: who made them has named the addresses."""
 
     def choose(self, devices: Sequence[Device], *, by_mapping: bool) -> list[Choice]:
         """What serves each device, in their order.
@@ -65,6 +67,8 @@ class Chooser:
         DeviceError for what cannot be had.
         """
         found: dict[int, Choice] = {}
+        if by_mapping:
+            self._mapped = {address for name in self._right() for one in self.reach.pool(name) for address in one}
         ranked = sorted(range(len(devices)), key=lambda at: (_rank(devices[at]), -_demands(devices[at])))
         for as_it_is in (True, False):  # first the entries that need no change
             for at in ranked:
@@ -191,6 +195,12 @@ class Chooser:
             theirs = next((one.address for one in fitting if one.address in self.reach.taken), "")
             whys += f"; name its address ({theirs}) to have what another VM has too" if theirs else ""
             raise NotFoundError(message, whys or self._nearest(device))
+        doubtful = [one for one in free if self.hardware.in_doubt(one) and one.address not in self._mapped]
+        free = [one for one in free if one not in doubtful]
+        if not free:
+            message = f"the API does not tell which {what} node {node} uses itself, so none is chosen"
+            hint = f"name the one that is wanted by its address, such as {doubtful[0].address}"
+            raise UsageError(f"{message}: {listed(one.words for one in doubtful)}", f"{hint}, or do this on the node")
         physical = {one.physfn for one in free}
         vfs_of_one = len(physical) == 1 and None not in physical
         if len(free) > alike and not vfs_of_one:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 NODES = "/sys/devices/system/node"
 KINDS = {"gpu": "03", "nic": "02", "nvme": "0108"}
 """What a class of devices is called, and how its class code begins."""
+VITAL = ("01", "02")
+"""How the class codes of what a host lives on begin: storage controllers and network cards."""
 VENDOR_VGPU = "nvidia-"
 """How the types of NVIDIA's vendor interface are written in `mdev=`, before their number."""
 API_CANNOT_TELL = (
@@ -203,6 +205,13 @@ class NodeHardware(NamedTuple):
         """The functions that a selector means, as PVE takes it: a prefix of the full address."""
         wanted = pci.with_domain(selector)
         return tuple(self.functions[name] for name in self.in_slot(pci.slot(wanted)) if name.startswith(wanted))
+
+    def in_doubt(self, function: Function) -> bool:
+        """Whether the host may live on a function without that being told: a disk's or a network's, by the API.
+
+        Such a one is not to be chosen for anybody who has not named its address.
+        """
+        return bool(self.unknown) and not function.physfn and function.pci_class.startswith(VITAL)
 
     def mates(self, addresses: Iterable[str]) -> tuple[Function, ...]:
         """What else is in the IOMMU groups of these functions and is no bridge: PVE binds it to vfio-pci with them."""

@@ -18,11 +18,12 @@ from pvepassthru.model.errors import (
     ApiError,
     ApiUnreachableError,
     ApiUnsureError,
+    UsageError,
 )
-from pvepassthru.model.text import one_line
+from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.mapping_plan import Plan
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 MODIFY = "Mapping.Modify"
 ROLES = "root@pam, and the roles Administrator and PVEMappingAdmin, have it"
+OTHER_WAY = "take a profile with a token, over https to this node"
 SETTLE = (0.5, 1.0, 2.0, 3.0, 4.0)
 """Seconds between looks at a mapping whose write got no clear answer: PVE waits 10 s for the lock of its file."""
 
@@ -41,18 +43,28 @@ class Written(NamedTuple):
     """As PVE has it now."""
     note: str = ""
     """What is to be known of the way there; empty when the write was answered as it should be."""
+    ours: bool = True
+    """Whether it was this write that made it so; False when PVE refused it, and somebody else had done the same."""
+
+
+def check(client: Client, names: Iterable[str], hint: str = OTHER_WAY) -> None:
+    """Raise UsageError when this client cannot write these mappings at all: pvesh is given no lists (api/client.py)."""
+    if client.profile.local and (wanted := listed(names)):
+        message = f"mapping {wanted} cannot be written by pvesh, which {client.where} is asked by"
+        raise UsageError(f"{message}; nothing was changed", hint)
 
 
 def apply(client: Client, plan: Plan) -> Written | None:
     """Write what is planned, and read it back; None when there is nothing to change, and then nothing is asked.
 
-    Raises ApiDeniedError before anything is written without Mapping.Modify, ApiConflictError when somebody else has
-    changed the mappings since they were read, ApiUnreachableError when a write got no clear answer and was not done,
-    and ApiError for what else PVE refuses: the mapping is as it was then. Raises ApiUnsureError when not even reading
-    tells what came of it.
+    Raises before anything is written as `check`, and ApiDeniedError without Mapping.Modify; ApiConflictError when
+    somebody else has changed the mappings since they were read, ApiUnreachableError when a write got no clear answer
+    and was not done, and ApiError for what else PVE refuses: the mapping is as it was then. Raises ApiUnsureError when
+    not even reading tells what came of it.
     """
     if not plan.changed:
         return None
+    check(client, (plan.name,))
     _need_privilege(client, plan)
     try:
         _write(client, plan)
@@ -65,12 +77,13 @@ def apply(client: Client, plan: Plan) -> Written | None:
     return Written(stored or plan.after)
 
 
-def take_back(client: Client, plan: Plan) -> bool:
-    """Remove a mapping that `apply` made, if it is still just that; whether it was removed. Raises ApiError.
+def take_back(client: Client, plan: Plan, written: Written) -> bool:
+    """Remove a mapping that `apply` made, as it says, if it is still just that; whether it was removed.
 
-    PVE takes no digest for that, so whether somebody uses it by now is the caller's to look at just before.
+    PVE takes no digest for that, so whether somebody uses it by now is the caller's to look at just before. Raises
+    ApiError.
     """
-    if plan.before is not None or not plan.after.same(_read(client, plan.name)):
+    if plan.before is not None or not written.ours or not plan.after.same(_read(client, plan.name)):
         return False
     client.delete(f"{mappings.PATH}/{plan.name}")
     return True
@@ -112,7 +125,7 @@ def _looked_up(client: Client, plan: Plan, error: ApiError) -> Written:
         raise ApiUnsureError(message, f"look at it: pvesh get /{mappings.PATH}/{plan.name}") from error
     if plan.after.same(stored):
         why = "the answer was lost, and it is as planned" if unsure else "somebody else did the same meanwhile"
-        return Written(stored or plan.after, f"{why} ({error.message})")
+        return Written(stored or plan.after, f"{why} ({error.message})", ours=unsure)
     if not _as_before(plan, stored):
         message = f"mapping {plan.name} was not changed as planned: somebody else changed it meanwhile"
         raise ApiConflictError(message, "plan again") from error
@@ -120,7 +133,7 @@ def _looked_up(client: Client, plan: Plan, error: ApiError) -> Written:
         words = one_line(error.message)
         message = f"mapping {plan.name} was not changed: PVE gave no clear answer ({words}), and it is as it was"
         raise ApiUnreachableError(message, "run the same again") from error
-    raise _told(error, f"{error.message}; mapping {plan.name} is as it was") from error
+    raise told(error, f"{error.message}; mapping {plan.name} is as it was") from error
 
 
 def _settled(client: Client, plan: Plan, waits: Sequence[float]) -> Stored | None:
@@ -134,7 +147,7 @@ def _settled(client: Client, plan: Plan, waits: Sequence[float]) -> Stored | Non
     return stored
 
 
-def _told(error: ApiError, message: str) -> ApiError:
+def told(error: ApiError, message: str) -> ApiError:
     """The same error with another sentence."""
     return type(error)(message, error.hint, status=error.status, words=error.words, fields=error.fields)
 

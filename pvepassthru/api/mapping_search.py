@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import wish
+from pvepassthru.api import likeness, wish
 from pvepassthru.api.hardware import KINDS
+from pvepassthru.api.likeness import Likeness
 from pvepassthru.api.reach import Reach
 from pvepassthru.api.wish import Device
 from pvepassthru.model import mapped, mapping, pci
@@ -39,6 +40,10 @@ class Sought(NamedTuple):
     """`vendor:device` of the subsystem that they have; empty for any."""
     mdev: bool = False
     """Whether only those with mediated devices are meant."""
+    only: bool = False
+    """Whether only the device at the address is meant, and none of its kind elsewhere."""
+    own: tuple[tuple[str, str], ...] = ()
+    """Nodes and selectors of what the mapping has already; such devices count as named by their addresses."""
 
     @property
     def words(self) -> str:
@@ -68,17 +73,9 @@ class Search(NamedTuple):
     """What fits and was left out, and what else is to be known."""
 
 
-class _Model(NamedTuple):
-    """What one function of a device is."""
-
-    ids: str
-    subsystem: str | None
-    virtual: bool
-    number: str = ""
-    """The function's number in its slot, where that matters."""
-
-
-def of_arguments(device: str = "", vf_of: str = "", subsystem: str = "", *, mdev: bool = False) -> Sought:
+def of_arguments(
+    device: str = "", vf_of: str = "", subsystem: str = "", *, mdev: bool = False, only: bool = False
+) -> Sought:
     """What words of a command line mean. Raises UsageError."""
     if bool(device) == bool(vf_of):
         hint = "for example --device 10de:1b80, --device 0000:01:00, --device gpu or --vf-of 0000:03:00.0"
@@ -86,13 +83,17 @@ def of_arguments(device: str = "", vf_of: str = "", subsystem: str = "", *, mdev
     plain = subsystem.strip().lower()
     if plain and not _IDS.fullmatch(plain):
         raise UsageError(f"{shown(subsystem)} is no subsystem's id", "write vendor:device, such as 1462:3362")
+    if vf_of and only:
+        raise UsageError("--only is for the device at an address", "a VF has one too: --device 0000:03:10.0 --only")
     if vf_of:
         word = vf_of.strip().lower()
         return Sought(vf_of=word if _IDS.fullmatch(word) else wish.pf(vf_of), subsystem=plain, mdev=mdev)
     wanted = wish.device(device)
     if len({pci.slot(selector) for selector in wanted.addresses}) > 1:
         raise UsageError(f"{shown(device)} names functions of several slots", "a device of a mapping is of one slot")
-    return Sought(wanted, subsystem=plain, mdev=mdev)
+    if only and not wanted.addresses:
+        raise UsageError("--only is for the device at an address", "for example --device 0000:01:00 --only")
+    return Sought(wanted, subsystem=plain, mdev=mdev, only=only)
 
 
 def of_mapping(one: mapping.Mapping) -> Sought:
@@ -102,7 +103,9 @@ def of_mapping(one: mapping.Mapping) -> Sought:
         what = f"devices of {len(models)} models ({listed(models)})" if models else "no device"
         raise UsageError(f"mapping {one.name} has {what}", "say which devices are meant: --device or --vf-of")
     subsystems = {entry.subsystem_id.lower() if entry.subsystem_id else "" for entry in one.entries}
-    return Sought(Device(ids=next(iter(models))), subsystem=next(iter(subsystems)) if len(subsystems) == 1 else "")
+    own = tuple((entry.node, path) for entry in one.entries for path in entry.paths)
+    subsystem = next(iter(subsystems)) if len(subsystems) == 1 else ""
+    return Sought(Device(ids=next(iter(models))), subsystem=subsystem, own=own)
 
 
 def excluded(word: str) -> tuple[str, str]:
@@ -121,7 +124,8 @@ def excluded(word: str) -> tuple[str, str]:
 def search(sought: Sought, hardware: Mapping[str, NodeHardware], without: Sequence[tuple[str, str]] = ()) -> Search:
     """The devices of this kind on these nodes, `without` those that `excluded` tells of.
 
-    Raises UsageError when several kinds fit, NotFoundError when there is nothing that can be taken.
+    Raises UsageError when several kinds fit, or only what is to be named by its address since the host may use it;
+    NotFoundError when there is nothing that can be taken.
     """
     return _Searcher(sought, hardware, without).search()
 
@@ -173,16 +177,27 @@ class _Searcher:
         self.without = without
         self.notes: dict[str, None] = {}
         self.left_out: list[str] = []
+        self.doubtful: dict[tuple[str, str], Function] = {}
+        """By node and address what would be taken if it were known that the host does not use it."""
 
     def search(self) -> Search:
         found = {node: tuple(self._on(one)) for node, one in sorted(self.hardware.items())}
         there = {node: devices for node, devices in found.items() if devices}
         if not there:
-            where = f"on {listed(sorted(self.hardware))}"
-            message = f"there is no device that is {self.sought.words} {where}"
+            if self.doubtful and not self.sought.own:
+                raise self._in_doubt()
+            message = f"there is no device that is {self.sought.words} on {listed(sorted(self.hardware))}"
             hint = listed(self.left_out, 6) or "lspci -nn on a node lists its devices"
             raise NotFoundError(message + (" and can be taken" if self.left_out else ""), hint)
         return Search(there, (*(f"left out: {words}" for words in self.left_out), *self.notes))
+
+    def _in_doubt(self) -> UsageError:
+        """What to say when nothing is left but what hosts may use themselves."""
+        words = [f"{function.words} of node {node}" for (node, _), function in self.doubtful.items()]
+        node, address = next(iter(self.doubtful))
+        message = "the API does not tell what the nodes use themselves, so none is chosen that is"
+        hint = f"name what no node uses by its address, one after the other: --device {address} --node {node}"
+        return UsageError(f"{message} {self.sought.words}: {listed(words, 12)}", hint)
 
     def _on(self, hardware: NodeHardware) -> Iterator[Found]:
         for selectors in self._devices(hardware):
@@ -220,23 +235,23 @@ class _Searcher:
 
     # ---- VFs
 
-    def _pf(self) -> _Model:
+    def _pf(self) -> Likeness:
         """The model of the PF whose VFs are sought."""
         word = self.sought.vf_of
         if _IDS.fullmatch(word):
-            return _Model(word, None, virtual=False)
-        models: dict[tuple[_Model, ...], list[str]] = {}
+            return Likeness(word, None, virtual=False)
+        models: dict[tuple[Likeness, ...], list[str]] = {}
         for node, one in sorted(self.hardware.items()):
             function = one.functions.get(word)
             if function and not function.physfn:
-                models.setdefault((_model(function),), []).append(node)
+                models.setdefault((likeness.of(function),), []).append(node)
         return self._only(models, word)[0]
 
-    def _vfs(self, hardware: NodeHardware, model: _Model) -> Iterator[tuple[str, ...]]:
+    def _vfs(self, hardware: NodeHardware, model: Likeness) -> Iterator[tuple[str, ...]]:
         fitting = [
             one
             for one in hardware.functions.values()
-            if one.ids == model.ids and not one.physfn and model.subsystem in {None, _model(one).subsystem}
+            if one.ids == model.ids and not one.physfn and model.subsystem in {None, likeness.of(one).subsystem}
         ]
         for physical in fitting:
             vfs = [one for one in hardware.functions.values() if one.physfn == physical.address]
@@ -248,41 +263,47 @@ class _Searcher:
 
     # ---- by address
 
-    def _shape(self) -> tuple[_Model, ...]:
+    def _shape(self) -> tuple[Likeness, ...]:
         """What the device at the address is, function by function."""
         selectors = self.sought.device.addresses
-        shapes: dict[tuple[_Model, ...], list[str]] = {}
+        shapes: dict[tuple[Likeness, ...], list[str]] = {}
         for node, one in sorted(self.hardware.items()):
             matching = [one.matching(selector) for selector in selectors]
             functions = [function for found in matching for function in found]
             if all(matching) and functions:
                 alone = len(functions) == 1
-                shape = tuple(_model(function, numbered=not alone) for function in functions)
+                shape = tuple(likeness.of(function, numbered=not alone) for function in functions)
                 shapes.setdefault(shape, []).append(node)
         return self._only(shapes, ";".join(selectors))
 
-    def _shaped(self, hardware: NodeHardware, shape: tuple[_Model, ...]) -> Iterator[tuple[str, ...]]:
+    def _shaped(self, hardware: NodeHardware, shape: tuple[Likeness, ...]) -> Iterator[tuple[str, ...]]:
         if len(shape) == 1:
             selector = self.sought.device.addresses[0]
             for one in hardware.functions.values():
-                if _model(one) == shape[0] and self._wanted(hardware, one, named=one.address.startswith(selector)):
+                if self.sought.only and not one.address.startswith(selector):
+                    continue
+                if likeness.of(one) == shape[0] and self._wanted(hardware, one, named=one.address.startswith(selector)):
                     yield (one.address,)
-                elif one.ids == shape[0].ids and _model(one) != shape[0] and bool(one.physfn) == shape[0].virtual:
+                elif one.ids == shape[0].ids and likeness.of(one) != shape[0] and bool(one.physfn) == shape[0].virtual:
                     self._say_subsystem(hardware, one)
             return
         whole = all("." not in selector for selector in self.sought.device.addresses)
         for slot, addresses in sorted(hardware.slots.items()):
             functions = [hardware.functions[address] for address in addresses]
-            by_number = {one.number: one for one in (_model(function, numbered=True) for function in functions)}
+            by_number = {one.number: one for one in (likeness.of(function, numbered=True) for function in functions)}
             if any(by_number.get(one.number) != one for one in shape) or (whole and len(functions) != len(shape)):
                 continue
             named = slot == pci.slot(self.sought.device.addresses[0])
+            if self.sought.only and not named:
+                continue
             members = [hardware.functions[f"{slot}.{one.number}"] for one in shape]
             if all(self._wanted(hardware, one, named=named) for one in members):
                 yield (slot,) if whole else tuple(one.address for one in members)
 
     def _say_subsystem(self, hardware: NodeHardware, function: Function) -> None:
-        words = f"{function.words} of node {hardware.node} has subsystem {_model(function).subsystem or 'ids of none'}"
+        words = (
+            f"{function.words} of node {hardware.node} has subsystem {likeness.of(function).subsystem or 'ids of none'}"
+        )
         self.left_out.append(f"{words}; --device {function.ids} takes it as well")
 
     # ---- by ids or class
@@ -294,7 +315,7 @@ class _Searcher:
             reach = Reach((), hardware, mapping.EMPTY, {})
             fits = reach.is_of_ids(one, ids) if self.sought.mdev else one.ids == ids
             if fits and self._is_of_class(one) and self._wanted(hardware, one):
-                subsystems[_model(one).subsystem] = one
+                subsystems[likeness.of(one).subsystem] = one
                 yield self._card(hardware, one)
         if len(subsystems) > 1:
             words = listed(sorted(name or "none" for name in subsystems))
@@ -346,8 +367,8 @@ class _Searcher:
         return not why
 
     def _why_not(self, hardware: NodeHardware, function: Function, *, named: bool = False) -> str:
-        subsystem = _model(function).subsystem
-        if self.sought.subsystem and subsystem != self.sought.subsystem:
+        subsystem = likeness.of(function).subsystem
+        if self.sought.subsystem not in {"", subsystem}:
             return f"its subsystem is {subsystem or 'not told'}"
         capable = is_mdev_capable(hardware, function.address)
         if self.sought.mdev and not capable:
@@ -356,28 +377,24 @@ class _Searcher:
             return "a bridge"
         if named or (capable and not function.physfn):
             return ""
-        return Reach((), hardware, mapping.EMPTY, {}).why_not(function, (), self.sought.device.kind)
+        why = Reach((), hardware, mapping.EMPTY, {}).why_not(function, (), self.sought.device.kind)
+        known = self._is_own(hardware, function) or self._is_excluded(hardware, (function.address,))
+        if why or known or not hardware.in_doubt(function):
+            return why
+        self.doubtful[hardware.node, function.address] = function
+        return "the host may use it, which the API does not tell: name it by its address"
 
-    def _only(self, kinds: Mapping[tuple[_Model, ...], list[str]], word: str) -> tuple[_Model, ...]:
+    def _is_own(self, hardware: NodeHardware, function: Function) -> bool:
+        return any(node == hardware.node and function.address.startswith(path) for node, path in self.sought.own)
+
+    def _only(self, kinds: Mapping[tuple[Likeness, ...], list[str]], word: str) -> tuple[Likeness, ...]:
         """The only kind of device at an address. Raises NotFoundError and UsageError."""
         if not kinds:
             what = "a physical function at" if self.sought.vf_of else "a device at"
             message = f"none of {listed(sorted(self.hardware))} has {what} {word}"
             raise NotFoundError(message, "lspci -D on a node lists its devices; name them by vendor:device")
         if len(kinds) > 1:
-            words = listed(f"{_words(kind)} on {listed(nodes, 4)}" for kind, nodes in kinds.items())
+            words = listed(f"{likeness.words(kind)} on {listed(nodes, 4)}" for kind, nodes in kinds.items())
             hint = f"name the model, such as {next(iter(kinds))[0].ids}, or the node: --node"
             raise UsageError(f"{word} is not the same device on all nodes: {words}", hint)
         return next(iter(kinds))
-
-
-def _model(function: Function, *, numbered: bool = False) -> _Model:
-    texts = [function.attributes.get(name) for name in ("subsystem_vendor", "subsystem_device")]
-    known = [text.removeprefix("0x") for text in texts if text is not None]
-    subsystem = ":".join(known) if len(known) == len(texts) else None
-    return _Model(function.ids, subsystem, bool(function.physfn), function.address[-1] if numbered else "")
-
-
-def _words(shape: tuple[_Model, ...]) -> str:
-    words = [f"{one.ids} (subsystem {one.subsystem})" if one.subsystem else one.ids for one in shape]
-    return " with ".join(words)

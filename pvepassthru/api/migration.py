@@ -7,10 +7,22 @@ resolves to is compared before and after (model/resolve.py) before anything is r
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import apply as vm_changes
-from pvepassthru.api import cluster, hindrance, mapping_apply, mapping_plan, mapping_search, mappings, nodes, wish
+from pvepassthru.api import (
+    capacity,
+    cluster,
+    hindrance,
+    mapping_apply,
+    mapping_plan,
+    mapping_search,
+    mappings,
+    nodes,
+    survey,
+    wish,
+)
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.mapping_search import Found
 from pvepassthru.api.reach import Reach
@@ -33,6 +45,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.change import Change
     from pvepassthru.api.client import Client
     from pvepassthru.api.hardware import NodeHardware
+    from pvepassthru.api.mapping_apply import Written
     from pvepassthru.api.mapping_plan import Plan
     from pvepassthru.api.mappings import Stored
     from pvepassthru.api.nodes import Nodes
@@ -98,53 +111,121 @@ def plan(
     return _Migrator(known, found, name).plan(presents, others)
 
 
+def check(client: Client, migration: Migration) -> None:
+    """Raise UsageError when this client cannot write the mappings that are needed; what can be done is in its hint."""
+    ways = [way for one in migration.plans for way in _ways(one)]
+    vms = " ".join(str(one.vmid) for one in migration.changes if one.keys)
+    hint = f"take a profile with root@pam's password, over https to this node, and migrate VM {vms} by that"
+    if all(ways):
+        steps = "; ".join(f"pvepassthru mapping apply {way}" for way in ways)
+        hint = (
+            f"with --profile and a profile that has a token: {steps}; then here: pvepassthru migrate-to-mapping {vms}"
+        )
+    mapping_apply.check(client, (one.name for one in migration.plans), hint)
+
+
+def _ways(plan_: Plan) -> list[str]:
+    """The words of `mapping apply` for each line that a mapping gets; empty where there are none for a line."""
+    entries = [line.entry for one in plan_.lines if one.new for line in (mappings.line(one.new),) if line.entry]
+    return [
+        f"{plan_.name} --device {shlex.quote(';'.join(entry.paths))} --only --node {entry.node}"
+        if len({pci.slot(path) for path in entry.paths}) == 1
+        else ""
+        for entry in entries
+    ]
+
+
 def apply(client: Client, migration: Migration, *, take_pending: bool = False) -> Outcome:
     """Make the mappings, then the VMs' changes, each as a whole or not at all; what stands in the way is said before.
 
     Mappings that were made for VMs whose change failed are removed again where nobody has them. Raises before the
-    first write as hindrance.check, for any of the VMs; what mapping_apply.apply raises, after which no VM is changed;
-    and what ends the program.
+    first write as `check`, and as hindrance.check for any of the VMs; what mapping_apply.apply raises, after which no
+    VM is changed; and what ends the program.
     """
     changes = [one for one in migration.changes if one.keys]
+    check(client, migration)
     for each in changes:
         hindrance.check(client, each, take_pending=take_pending)
-    made: list[Plan] = []
+    made: dict[str, Written] = {}
     notes: list[str] = []
     results: list[Result] = []
+    left: list[str] = []
     try:
         for plan_ in migration.plans:
             written = mapping_apply.apply(client, plan_)
-            made.append(plan_)
-            notes += [f"mapping {plan_.name}: {written.note}"] if written and written.note else []
+            if written:
+                made[plan_.name] = written
+                notes += [f"mapping {plan_.name}: {written.note}"] if written.note else []
         results.extend(vm_changes.apply_all(client, changes, take_pending=take_pending))
-    finally:
-        done = {result.change.vmid for result in results if result.applied}
-        failed = [change for change in changes if change.vmid not in done]
-        removed = _take_back(client, made) if failed else ()
-    notes += [f"mapping {name} was removed again, since no VM has it" for name in removed]
-    return Outcome(tuple(results), tuple(notes))
+    except ApiError as error:
+        left += _take_back(client, migration.plans, made, ())
+        if not left:
+            raise
+        raise mapping_apply.told(error, "; ".join((error.message, *left))) from error
+    except BaseException:
+        _take_back(client, migration.plans, made, [result.change for result in results if result.applied])
+        raise
+    done = [result.change for result in results if result.applied]
+    if len(done) < len(changes):
+        left += _take_back(client, migration.plans, made, done)
+    return Outcome(tuple(results), (*notes, *left))
 
 
-def _take_back(client: Client, made: Iterable[Plan]) -> tuple[str, ...]:
-    """Remove the new mappings that no VM has; their names. What fails at it is not worth another error."""
-    removed = []
-    for one in made:
-        try:
-            if one.before is None and not _is_used(client, one.name) and mapping_apply.take_back(client, one):
-                removed.append(one.name)
-        except ApiError:
+def _take_back(client: Client, plans: Iterable[Plan], made: Mapping[str, Written], done: Iterable[Change]) -> list[str]:
+    """Remove the new mappings that no VM has; what was removed, and what stays without need, in sentences.
+
+    `done` are the changes that were made. What fails at it is not worth another error.
+    """
+    needed = {(entry.mapping, one.node) for one in done for entry in one.after.section.entries.values()}
+    notes, new = [], []
+    for plan_ in plans:
+        if plan_.name not in made:
             continue
-    return tuple(removed)
+        nodes_ = list(dict.fromkeys(line.node for line in plan_.lines if line.new))
+        idle = [node for node in nodes_ if (plan_.name, node) not in needed]
+        if not plan_.before and idle == nodes_:
+            new.append(plan_)
+        elif idle:
+            notes.append(f"mapping {plan_.name} keeps what it got for {listed(idle)}, though no VM of these has it now")
+    try:
+        used = _used(client) if any(made[one.name].ours for one in new) else {}
+    except ApiError as error:
+        why = f"whether a VM has it cannot be told ({error.message})"
+        return [*notes, *(f"the new mapping {one.name} stays: {why}" for one in new)]
+    for one in new:
+        if one.name in used:
+            notes.append(f"the new mapping {one.name} stays: VM {used[one.name]} has it by now")
+        else:
+            notes.append(_removed(client, one, made[one.name]))
+    return notes
 
 
-def _is_used(client: Client, name: str) -> bool:
-    """Whether any VM has a mapping, or will have it. Raises ApiError when that cannot be told."""
-    for vm in cluster.vms(client).values():
-        present = cluster.config(client, vm.vmid, vm.node)
-        entries = (*present.section.entries.values(), *present.config.main.entries.values())
-        if any(entry.mapping == name for entry in entries):
-            return True
-    return False
+def _removed(client: Client, plan_: Plan, written: Written) -> str:
+    """Remove a mapping that no VM has; what came of it."""
+    try:
+        if mapping_apply.take_back(client, plan_, written):
+            return f"mapping {plan_.name} was removed again, since no VM has it"
+    except ApiError as error:
+        return f"the new mapping {plan_.name} stays, though no VM has it: {error.message}"
+    whose = "changed" if written.ours else "made"
+    return f"mapping {plan_.name} stays, since somebody else {whose} it meanwhile"
+
+
+def _used(client: Client) -> dict[str, int]:
+    """The mappings that VMs have, or will have, each with one of the VMs. Raises ApiError when that cannot be told."""
+    known = survey.overview(client)
+    places = {vm.node for vm in known.vms.values()}
+    names = [name for name in known.nodes if name in places]
+    walked = survey.walk(client, known, names, lambda vms: vms.presents, matters=capacity.matters)
+    if walked.failures:
+        raise ApiError(str(walked.failures[0]))
+    return {
+        entry.mapping: present.vmid
+        for presents in walked.found
+        for present in presents
+        for entry in (*present.section.entries.values(), *present.config.main.entries.values())
+        if entry.mapping
+    }
 
 
 class _Migrator:

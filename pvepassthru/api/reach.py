@@ -153,6 +153,8 @@ class Reach:
             yield f"the display of the server's management controller ({_BMC[function.vendor]})"
         used = (mate for mate in self.hardware.mates((address,)) if mate.use)
         yield from (f"it shares its IOMMU group with {mate.address}: {mate.use}" for mate in used)
+        doubts = (mate for mate in self.hardware.mates((address,)) if self.hardware.in_doubt(mate))
+        yield from (f"it shares its IOMMU group with {mate.words}, which the host may use itself" for mate in doubts)
 
     def _owners(self, address: str) -> Iterator[str]:
         """Words for the VM's own entries that have a function, or may take it, and for others that have it."""

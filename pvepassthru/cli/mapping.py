@@ -56,6 +56,9 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         help="an address (0000:01:00.0, or 01:00 for all its functions), whose kind is taken on all nodes; "
         "vendor:device; or gpu, nic, nvme",
     )
+    which.add_argument(
+        "--only", action="store_true", help="just the device at that address, none of its kind elsewhere"
+    )
     one.add_argument("--vf-of", metavar="PF", help="the VFs of a PF's model, by its address or vendor:device")
     which.add_argument("--subsystem", metavar="IDS", default="", help="only those of this subsystem, vendor:device")
     which.add_argument("--mdev", action="store_true", help="only those that have mediated devices")
@@ -108,8 +111,10 @@ def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is th
 
 def _plan(args: argparse.Namespace, client: Client) -> Plan:
     sought = None
-    if args.device or args.vf_of or args.subsystem or args.mdev:
-        sought = mapping_search.of_arguments(args.device or "", args.vf_of or "", args.subsystem, mdev=args.mdev)
+    if args.device or args.vf_of or args.subsystem or args.mdev or args.only:
+        sought = mapping_search.of_arguments(
+            args.device or "", args.vf_of or "", args.subsystem, mdev=args.mdev, only=args.only
+        )
     options = Options(args.order, args.live_migration, args.prune, tuple(args.exclude))
     return mapping_plan.plan(args.name, mappings.read(client), nodes.read(client, args.nodes), sought, options)
 
@@ -126,6 +131,7 @@ def _apply(args: argparse.Namespace, client: Client, plan: Plan) -> int:
         _show(args, plan)
     written = None
     if plan.changed:
+        mapping_apply.check(client, (plan.name,))
         if not consent.given(f"write mapping {plan.name}?", yes=args.yes):
             print_error("pvepassthru: nothing is changed, since the answer was no")
             return EXIT_FINDINGS

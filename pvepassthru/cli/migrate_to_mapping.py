@@ -54,6 +54,7 @@ def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is th
             _show(planned)
         outcome = None
         if args.apply and any(one.keys for one in planned.changes):
+            migration.check(client, planned)
             names = listed(one.vmid for one in planned.changes if one.keys)
             if not consent.given(f"Change VM {names} so?", yes=args.yes):
                 print_error("pvepassthru: nothing is changed, since the answer was no")

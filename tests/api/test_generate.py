@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pvepassthru.api.hardware import NodeHardware
 
 API = node.by_api()
+KNOWN = API._replace(unknown="")
+"""The same, where it is known that the host uses nothing of it."""
 MAPPINGS = hardware.mappings_of_api(node.MAPPINGS)
 DISK = "scsi0: local-lvm:vm-100-disk-0,size=32G\n"
 GPU = Device(addresses=("0000:01:00",))
@@ -51,7 +53,7 @@ def refused(text: str, asked: Wish, error: type[PassthruError], message: str, on
 
 def test_the_only_one_of_a_class() -> None:
     """Of the network cards one has VFs; of the GPUs one is the server's own display, which does not count."""
-    assert values(change("", words(devices=["nic"]))) == {"hostpci0": "0000:06:00.0"}
+    assert values(change("", words(devices=["nic"]), KNOWN)) == {"hostpci0": "0000:06:00.0"}
     assert values(change("", words(devices=["10de:1b80"]))) == {"hostpci0": "0000:01:00,pcie=1", "machine": "q35"}
 
 
@@ -60,25 +62,60 @@ def test_what_is_ambiguous_names_the_candidates() -> None:
     for address in ("0000:00:02.0", "0000:01:00.0", "0000:41:00.0"):
         assert address in error.message
     assert "0000:02:00.0" not in error.message
-    error = refused("", words(devices=["nvme"]), UsageError, "more than one NVMe drive is free")
+    error = refused("", words(devices=["nvme"]), UsageError, "more than one NVMe drive is free", KNOWN)
     assert "name the one that is wanted by its address, such as 0000:04:00.0" in error.hint
 
 
+@pytest.mark.parametrize("word", ["nvme", "nic", "144d:a808", "8086:10fb", "8086:1533"])
+def test_what_the_host_may_use_is_chosen_by_address_only(word: str) -> None:
+    """The API does not tell what the host lives on: a class or a model never takes its disk or network."""
+    functions = [one._replace(vfs=()) for one in API.functions.values()]
+    on = hardware.build(node.NODE, functions)._replace(unknown=API.unknown)
+    found = [one for one in functions if word in {one.kind, one.ids} and not one.physfn]
+    error = refused("", words(devices=[word]), UsageError, "the API does not tell which", on)
+    assert all(one.address in error.message for one in found)
+    assert f"by its address, such as {found[0].address}" in error.hint
+    named = change("", words(devices=[found[0].address]), on)
+    assert values(named) == {"hostpci0": found[0].address}
+    assert values(change("", words(devices=[word] * len(found)), on._replace(unknown="")))
+
+
+def test_what_the_host_may_use_is_taken_by_the_mapping_that_names_it() -> None:
+    assert values(change("", words(devices=["144d:a808"], by_mapping=True))) == {"hostpci0": "mapping=nvme"}
+    refused("", words(devices=["nic"], by_mapping=True), UsageError, "the API does not tell which network card")
+
+
+def test_vfs_and_gpus_are_chosen_as_before() -> None:
+    assert values(change("", words(devices=["8086:10ed"]))) == {"hostpci0": "0000:03:10.0"}
+    assert values(change("", words(vf_of=["03:00.0"]))) == {"hostpci0": "0000:03:10.0"}
+    assert values(change("", words(devices=["10de:1b80"])))["hostpci0"] == "0000:01:00,pcie=1"
+
+
+def test_a_group_with_what_the_host_may_use_is_chosen_by_address_only() -> None:
+    card = API.functions["0000:06:00.0"]._replace(group=API.group("0000:01:00.0"))
+    on = hardware.build(node.NODE, {**API.functions, card.address: card}.values())
+    assert values(change("", words(devices=["10de:1b80"]), on))["hostpci0"] == "0000:01:00,pcie=1"
+    on = on._replace(unknown=API.unknown)
+    error = refused("", words(devices=["10de:1b80"]), NotFoundError, "that is free", on)
+    assert "shares its IOMMU group with 0000:06:00.0" in error.hint
+    assert values(change("", words(devices=["01:00"]), on))["hostpci0"] == "0000:01:00,pcie=1"
+
+
 def test_as_many_as_there_are() -> None:
-    assert values(change("", words(devices=["nvme", "nvme"]))) == {
+    assert values(change("", words(devices=["nvme", "nvme"]), KNOWN)) == {
         "hostpci0": "0000:04:00.0",
         "hostpci1": "10000:e1:00.0",
     }
-    assert values(change("", words(devices=["nvme", "10000:e1:00.0"]))) == {
+    assert values(change("", words(devices=["nvme", "10000:e1:00.0"]), KNOWN)) == {
         "hostpci0": "0000:04:00.0",
         "hostpci1": "10000:e1:00.0",
     }
-    refused("", words(devices=["nvme"] * 3), NotFoundError, "there is no NVMe drive on node pve1 that is free")
+    refused("", words(devices=["nvme"] * 3), NotFoundError, "there is no NVMe drive on node pve1 that is free", KNOWN)
 
 
 def test_what_others_have_is_not_chosen() -> None:
     taken = {"0000:04:00.0": "VM 101"}
-    assert values(change("", words(devices=["nvme"]), taken=taken)) == {"hostpci0": "10000:e1:00.0"}
+    assert values(change("", words(devices=["nvme"]), KNOWN, taken=taken)) == {"hostpci0": "10000:e1:00.0"}
     named = change("", words(devices=["04:00.0"]), taken=taken)
     assert any("0000:04:00.0 is also of VM 101" in note for note in named.notes)
 
@@ -280,7 +317,7 @@ def test_by_a_mapping_of_devices_that_all_serve() -> None:
 
 def test_the_hardware_of_another_node() -> None:
     with pytest.raises(UsageError, match="VM 100 is on node pve2, and the hardware is that of pve1"):
-        generate(present.of_file(100, "pve2", b""), words(devices=["nic"]), API, MAPPINGS)
+        generate(present.of_file(100, "pve2", b""), words(devices=["06:00.0"]), API, MAPPINGS)
 
 
 def test_an_entry_becomes_one_by_mapping() -> None:
@@ -399,7 +436,12 @@ def test_an_entry_with_pcie_is_put_right_by_any_change() -> None:
 
 def test_arm_has_no_q35() -> None:
     assert values(change("arch: aarch64\n", words(devices=["01:00"]))) == {"hostpci0": "0000:01:00"}
-    refused("arch: aarch64\n", Wish((Device(kind="nic", pcie=True),)), UsageError, "which arch: aarch64 does not have")
+    refused(
+        "arch: aarch64\n",
+        Wish((Device(addresses=("0000:06:00.0",), pcie=True),)),
+        UsageError,
+        "which arch: aarch64 does not have",
+    )
 
 
 # ---- display and firmware
@@ -425,7 +467,7 @@ def test_the_firmware_of_an_installed_guest_stays() -> None:
     wanted = change(DISK, asked)
     assert values(wanted)["efidisk0"] == "local-lvm:1,efitype=4m,pre-enrolled-keys=0"
     assert any("may not boot under ovmf" in note for note in wanted.notes)
-    back = change("bios: ovmf\nefidisk0: a:b\n", words(devices=["nic"])._replace(bios="seabios"))
+    back = change("bios: ovmf\nefidisk0: a:b\n", words(devices=["06:00.0"])._replace(bios="seabios"))
     assert values(back)["bios"] is None
 
 
@@ -458,14 +500,14 @@ def test_a_serial_console_may_stay() -> None:
         ("", words(devices=["04:00.0"], primary_gpu=True), "none of the VM's devices is a GPU with outputs"),
         ("", words(devices=["41:00.0"], primary_gpu=True), "none of the VM's devices is a GPU with outputs"),
         ("", words(mdev_type="nvidia-63", primary_gpu=True), "none of the VM's devices is a GPU with outputs"),
-        ("", Wish((Device(kind="nic", primary=True),)), "a nic is no GPU with outputs"),
+        ("", Wish((Device(addresses=("0000:06:00.0",), primary=True),)), "0000:06:00.0 is no GPU with outputs"),
         ("", words(devices=["01:00", "02:00.0"], primary_gpu=True), "several of the VM's devices are GPUs"),
         (
             "hostpci0: 02:00.0,x-vga=1\n",
             words(devices=["01:00"], primary_gpu=True),
             "hostpci0 is the primary GPU already",
         ),
-        ("", words(devices=["nic", "04:00.0"], rom_file="x.rom"), "the ROM file x.rom is for one device"),
+        ("", words(devices=["06:00.0", "04:00.0"], rom_file="x.rom"), "the ROM file x.rom is for one device"),
         ("", words(mdev_type="nvidia-63", rom_file="x.rom"), "no device is passed whole"),
     ],
 )
@@ -479,7 +521,7 @@ def test_a_rom_for_the_gpu_or_the_only_device() -> None:
     }
     both = values(change("", words(devices=["06:00.0", "01:00"], rom_file="x.rom")))
     assert both["hostpci1"] == "0000:01:00,pcie=1,romfile=x.rom"
-    own = Wish((Device(kind="nic", rom="n.rom"), GPU._replace(rom="g.rom")))
+    own = Wish((Device(addresses=("0000:06:00.0",), rom="n.rom"), GPU._replace(rom="g.rom")))
     assert [value for key, value in values(change("", own)).items() if key.startswith("hostpci")] == [
         "0000:06:00.0,pcie=1,romfile=n.rom",
         "0000:01:00,pcie=1,romfile=g.rom",
@@ -547,7 +589,7 @@ def test_no_intel_gpu() -> None:
     ],
 )
 def test_the_balloon(text: str, balloon: str | None) -> None:
-    assert values(change(text, words(devices=["nic"]))).get("balloon") == balloon
+    assert values(change(text, words(devices=["06:00.0"]))).get("balloon") == balloon
 
 
 def test_cpu_for_large_bars(tmp_path: Path) -> None:
@@ -567,7 +609,7 @@ def test_cpu_for_large_bars(tmp_path: Path) -> None:
 
 
 def test_hidden() -> None:
-    asked = words(devices=["nic"])._replace(hidden=True)
+    asked = words(devices=["06:00.0"])._replace(hidden=True)
     assert values(change("", asked))["cpu"] == "kvm64,hidden=1"
     assert values(change("cpu: host,flags=+aes;-x\n", asked))["cpu"] == "host,flags=+aes;-x,hidden=1"
     assert "cpu" not in values(change("cpu: host,hidden=on\n", asked))
@@ -589,7 +631,7 @@ def test_numa(tmp_path: Path) -> None:
 
 
 def test_hookscript() -> None:
-    asked = words(devices=["nic"])._replace(hookscript="local:snippets/pvepassthru")
+    asked = words(devices=["06:00.0"])._replace(hookscript="local:snippets/pvepassthru")
     assert values(change("", asked))["hookscript"] == "local:snippets/pvepassthru"
     refused(
         "hookscript: local:snippets/mine.sh\n",
@@ -602,11 +644,13 @@ def test_hookscript() -> None:
 
 
 def test_templates() -> None:
-    assert any("PVE passes no device to it" in note for note in change("template: 1\n", words(devices=["nic"])).notes)
+    assert any(
+        "PVE passes no device to it" in note for note in change("template: 1\n", words(devices=["06:00.0"])).notes
+    )
 
 
 def test_what_pve_would_drop_is_an_error() -> None:
-    refused("", Wish((Device(kind="nic", rom="a,b"),)), UsageError, "PVE would drop hostpci0")
+    refused("", Wish((Device(addresses=("0000:06:00.0",), rom="a,b"),)), UsageError, "PVE would drop hostpci0")
 
 
 # ---- several VMs
@@ -619,7 +663,7 @@ def test_vms_do_not_get_the_same_device() -> None:
         101: words(devices=["10000:e1:00.0"], vf_of=["03:00.0"]),
         102: words(vf_of=["03:00.0"]),
     }
-    found = generate_all(presents, wishes, API, MAPPINGS)
+    found = generate_all(presents, wishes, KNOWN, MAPPINGS)
     assert [values(one) for one in found] == [
         {"hostpci0": "0000:04:00.0"},
         {"hostpci0": "10000:e1:00.0", "hostpci1": "0000:03:10.0"},

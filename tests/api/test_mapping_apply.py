@@ -21,6 +21,7 @@ from pvepassthru.model.errors import (
     ApiError,
     ApiUnreachableError,
     ApiUnsureError,
+    UsageError,
 )
 from tests.api import mapping_cluster
 from tests.api.fake_pve.faults import Moment
@@ -90,6 +91,7 @@ def test_cut(pve: FakePve, moment: Moment) -> None:
             written = mapping_apply.apply(client, plan)
             assert written is not None
             assert "the answer was lost" in written.note
+            assert written.ours
             assert is_done(pve)
         else:
             with pytest.raises(ApiUnreachableError, match=r"mapping gpu was not changed: .* and it is as it was"):
@@ -174,6 +176,8 @@ def test_somebody_else_does_the_same(pve: FakePve) -> None:
         written = mapping_apply.apply(client, plan)
         assert written is not None
         assert "somebody else did the same" in written.note
+        assert not written.ours
+        assert not mapping_apply.take_back(client, plan, written)
     assert is_done(pve)
 
 
@@ -231,13 +235,14 @@ def test_the_privilege_is_checked_before_the_write(pve: FakePve, user: str, may:
 def test_taking_back_only_what_is_ours(pve: FakePve) -> None:
     with client_of(pve) as client:
         plan = planned(client)
-        mapping_apply.apply(client, plan)
-        assert mapping_apply.take_back(client, plan) is (plan.before is None)
+        written = mapping_apply.apply(client, plan)
+        assert written is not None
+        assert mapping_apply.take_back(client, plan, written) is (plan.before is None)
         assert ("gpu" in pve.state.mappings) is (plan.before is not None)
         if plan.before is None:
             mapping_apply.apply(client, plan)
             _meddle(pve.state, GPU_LINE2)
-            assert not mapping_apply.take_back(client, plan)
+            assert not mapping_apply.take_back(client, plan, written)
             assert pve.state.mappings["gpu"].map == [GPU_LINE2]
 
 
@@ -253,9 +258,9 @@ def test_pvesh_is_never_given_a_list(pve: FakePve, tmp_path: Path, monkeypatch: 
     program.write_text(f"#!/bin/sh\necho $1 >>{tmp_path}/calls\necho '{json.dumps(granted)}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with (
-        connect(Profile("this node", local=True, timeout=10.0)) as client,
-        pytest.raises(ApiError, match=r"cannot send the list map of .* through pvesh"),
-    ):
-        mapping_apply.apply(client, plan)
-    assert set((tmp_path / "calls").read_text().split()) == {"get"}
+    with connect(Profile("this node", local=True, timeout=10.0)) as client:
+        with pytest.raises(ApiError, match=r"cannot send the list map of .* through pvesh"):
+            client.post(mappings.PATH, id="gpu", map=[GPU_LINE])
+        with pytest.raises(UsageError, match="mapping gpu cannot be written by pvesh"):
+            mapping_apply.apply(client, plan)
+    assert not (tmp_path / "calls").exists()

@@ -101,8 +101,72 @@ def test_cards_of_other_makers_too_and_said(scene: Scene) -> None:
 
 
 def test_an_address_means_its_kind(scene: Scene) -> None:
+    assert paths(scene.plan("vf", "0000:03:10.0"), "pve1") == [f"0000:03:10.{at}" for at in range(6)]
+    assert texts(scene.plan("gpu", "0000:81:00")) == [GPU_LINE, GPU_LINE2]
+
+
+def test_an_address_and_nothing_else_of_its_kind(scene: Scene) -> None:
+    def only(word: str) -> Sought:
+        return mapping_search.of_arguments(word, only=True)
+
+    assert paths(scene.plan("vf", only("0000:03:10.0")), "pve1") == ["0000:03:10.0"]
+    assert texts(scene.plan("gpu", only("0000:81:00"))) == [GPU_LINE2]
+    assert texts(scene.plan("gpu", only("0000:01:00.0;0000:01:00.1"), nodes=["pve1"])) == [GPU_LINE]
+    for device, pf in (("gpu", ""), ("10de:1b80", ""), ("", "0000:03:00.0")):
+        with pytest.raises(UsageError, match="--only is for the device at an address"):
+            mapping_search.of_arguments(device, pf, only=True)
+
+
+# ---- what hosts may live on
+
+
+def test_a_disk_is_taken_by_its_address_only(scene: Scene) -> None:
     plan = scene.plan("nvme", "0000:04:00.0")
-    assert texts(plan) == [NVME1, NVME2, NVME3, VMD]
+    assert texts(plan) == [NVME1]
+    assert any("0000:06:00.0" in note and "name it by its address" in note for note in plan.notes)
+    scene.store(mapping("nvme", *texts(plan)))
+    assert texts(scene.plan("nvme", "0000:07:00.0")) == [NVME1, NVME3], "one after the other"
+
+
+def test_a_port_is_taken_by_its_address_only(scene: Scene) -> None:
+    assert texts(scene.plan("ports", "0000:08:00.0"))[0].startswith("node=pve3,path=0000:08:00.0")
+    pair = scene.plan("ports", "0000:03:00.0;0000:03:00.1", nodes=["pve1"])
+    assert paths(pair, "pve1") == ["0000:03:00.0;0000:03:00.1"]
+
+
+@pytest.mark.parametrize(
+    "word, addresses",
+    [
+        ("nvme", ["0000:04:00.0", "0000:06:00.0", "0000:07:00.0", "10000:e1:00.0"]),
+        ("144d:a808", ["0000:04:00.0", "0000:06:00.0", "0000:07:00.0", "10000:e1:00.0"]),
+        ("nic", ["0000:08:00.0"]),
+        ("8086:10fb", ["0000:08:00.0"]),
+    ],
+)
+def test_disks_and_network_cards_are_never_taken_by_class_or_model(
+    scene: Scene, word: str, addresses: list[str]
+) -> None:
+    with pytest.raises(UsageError, match="the API does not tell what the nodes use themselves") as error:
+        scene.plan("some", word)
+    assert all(f"{address} (" in error.value.message for address in addresses)
+    assert f"--device {addresses[0]} --node" in error.value.hint
+    if len(addresses) > 1:
+        with pytest.raises(UsageError, match=addresses[1]) as error:
+            scene.plan("some", word, options=Options(exclude=(addresses[0],)))
+        assert addresses[0] not in str(error.value), "what is excluded is no candidate"
+
+
+def test_what_the_mapping_has_already_is_made_right(scene: Scene) -> None:
+    """Its own devices were named by their addresses once; others of the model are not taken."""
+    scene.store(mapping("nvme", NVME1.replace("=15", "=99"), NVME3))
+    plan = scene.plan("nvme")
+    assert texts(plan) == [NVME1, NVME3]
+    assert any("0000:06:00.0" in note and "name it by its address" in note for note in plan.notes)
+    scene.store(mapping("nvme", NVME1.replace("04:00.0", "77:00.0")))
+    assert not scene.plan("nvme").changed, "and where it has none any more, that is no error"
+
+
+# ---- more that is found
 
 
 def test_an_address_that_is_another_device_elsewhere(scene: Scene) -> None:
@@ -138,15 +202,19 @@ def test_functions_of_several_slots_are_refused(scene: Scene) -> None:
 
 
 def test_a_class_of_one_model(scene: Scene) -> None:
-    assert len(scene.plan("nvme", "nvme").after.lines) == 4
+    assert texts(scene.plan("gpu", "gpu", nodes=["pve2"], options=Options(exclude=("82:00",)))) == [GPU_LINE2]
     with pytest.raises(UsageError, match=r"3 models of GPU: 8086:5912.*10de:1b80.*10de:2204"):
         scene.plan("gpu", "gpu")
 
 
-def test_a_pf_with_vfs_is_not_taken_by_its_class(scene: Scene) -> None:
-    plan = scene.plan("nic", "nic")
-    assert [entry.paths for entry in plan.after.mapping.entries] == [("0000:08:00.0",)]
-    assert sum("VFs, which would vanish" in note for note in plan.notes) == 3
+def test_where_the_hosts_use_is_known_classes_are_taken(scene: Scene) -> None:
+    told = places.read(scene.client).hardware
+    known = {node: hardware._replace(unknown="") for node, hardware in told.items()}
+    found = mapping_search.search(mapping_search.of_arguments("nvme"), known)
+    assert [len(devices) for devices in found.found.values()] == [1, 3]
+    nics = mapping_search.search(mapping_search.of_arguments("nic"), known)
+    assert [one.functions for one in nics.found["pve3"]] == [("0000:08:00.0",)]
+    assert sum("VFs, which would vanish" in note for note in nics.notes) == 3
 
 
 @pytest.mark.parametrize("pf", ["8086:10fb", "0000:05:00.0"])
@@ -181,13 +249,15 @@ def test_what_nobody_has(scene: Scene, sought: Sought | str) -> None:
 
 
 def test_excluded_devices(scene: Scene) -> None:
-    plan = scene.plan("nvme", "nvme", options=Options(exclude=("06:00.0", "pve2:0000:07:00.0", "pve1:06:00")))
-    assert texts(plan) == [NVME1, VMD]
+    exclude = ("03:10.2", "pve1:0000:03:10.4", "pve2:03:10", "pve2:05:10.0")
+    plan = scene.plan("vfs", vfs_of("8086:10fb"), options=Options(exclude=exclude))
+    assert [path[-1] for path in paths(plan, "pve1")] == ["0", "1", "3", "5"]
+    assert paths(plan, "pve2") == ["0000:05:10.2"]
     with pytest.raises(UsageError, match="is no device"):
         scene.plan("nvme", "nvme", options=Options(exclude=("pve2:x",)))
     with pytest.raises(ApiMissingError, match="the cluster has no node pve22"):
         scene.plan("nvme", "nvme", options=Options(exclude=("pve22:07:00",)))
-    assert scene.plan("nvme", "nvme", Options(exclude=("pve2:07:00",)), ["pve1"]).changed, "of a node not asked"
+    assert scene.plan("gpu", MSI, Options(exclude=("pve2:07:00",)), ["pve1"]).changed, "of a node not asked"
 
 
 @pytest.mark.parametrize("name", ["g", "1gpu", "a b", ""])
@@ -206,7 +276,7 @@ def test_bridges_are_never_taken(scene: Scene) -> None:
 
 def test_planning_twice_changes_nothing(scene: Scene) -> None:
     scene.store(mapping("nvme", NVME1, NVME2, NVME3, VMD))
-    plan = scene.plan("nvme", "nvme")
+    plan = scene.plan("nvme", "10000:e1:00.0")
     assert (plan.changed, plan.lines, plan.stale) == (False, (), ())
     assert not scene.plan("nvme").changed, "nor what it has already, sought by its own model"
 
@@ -216,7 +286,7 @@ def test_hand_written_entries_that_fit_stay_as_they_are(scene: Scene) -> None:
     scene.store(mapping("gpu", own, description=1))
     plan = scene.plan("gpu", MSI)
     assert texts(plan) == [own, GPU_LINE2]
-    assert scene.plan("gpu", "nvme").after.lines[0].text == own, "of another model, too"
+    assert scene.plan("gpu", "0000:04:00.0").after.lines[0].text == own, "of another model, too"
 
 
 def test_entries_of_other_nodes_are_never_dropped(scene: Scene) -> None:
@@ -367,7 +437,8 @@ def test_pack_and_spread(scene: Scene) -> None:
 
 
 def test_order_of_whole_devices_says_that_it_changes_nothing(scene: Scene) -> None:
-    plan = scene.plan("nvme", "nvme", options=Options("spread"))
+    scene.store(mapping("nvme", NVME1, NVME2, NVME3, VMD))
+    plan = scene.plan("nvme", options=Options("spread"))
     assert texts(plan) == [NVME1, NVME2, NVME3, VMD]
     assert any("spread changes nothing, since each is a card of its own" in note for note in plan.notes)
 

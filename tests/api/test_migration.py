@@ -22,6 +22,7 @@ from pvepassthru.model.errors import (
 from tests.api import mapping_cluster
 from tests.api.fake_pve.data import Token, User
 from tests.api.fake_pve.faults import Moment
+from tests.api.fake_pve.mappingtext import Mapping
 from tests.api.fake_pve.server import FakePve
 from tests.api.fake_pve.state import Vm
 from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, client_of, mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.migration import Migration
+    from tests.api.fake_pve.state import State
 
 VF0 = "node=pve1,path=0000:03:10.0,id=8086:10ed,subsystem-id=8086:7a11,iommugroup=20"
 VF1 = "node=pve1,path=0000:03:10.1,id=8086:10ed,subsystem-id=8086:7a11,iommugroup=21"
@@ -132,6 +134,8 @@ def test_several_functions_of_one_kind(scene: Scene) -> None:
     scene.vm(103, "hostpci0: 03:00.0;03:00.1\n")
     ((text,),) = made(scene.read(103)).values()
     assert "path=0000:03:00.0;0000:03:00.1,id=8086:10fb" in text
+    scene.pve.state.mapping_text = mapping("ports", text)
+    assert mapping_cluster.faults(scene.pve, "ports") == {}, "they are in two groups, and PVE compares the first's"
 
 
 def test_what_a_mapping_cannot_hold(scene: Scene) -> None:
@@ -293,3 +297,75 @@ def test_a_mapping_that_somebody_took_meanwhile_stays(scene: Scene) -> None:
     )
     migration.apply(scene.client, found)
     assert list(scene.pve.state.mappings) == ["gpu-pve1-01-00-0"]
+
+
+def _made_by_another(state: State, name: str, line: str) -> None:
+    found = state.mappings
+    found[name] = Mapping([line])
+    state.write_mappings(found)
+
+
+def test_an_equal_mapping_that_somebody_else_made_stays(scene: Scene) -> None:
+    found = scene.read(100)
+    scene.pve.faults.meddle(lambda state: _made_by_another(state, "gpu-pve1-01-00", GPU_LINE), write=1)
+    scene.pve.faults.answer(403, path="/qemu/100/config", write=1, times=None)
+    outcome = migration.apply(scene.client, found)
+    assert [bool(result.error) for result in outcome.results] == [True]
+    assert list(scene.pve.state.mappings) == ["gpu-pve1-01-00"]
+    assert [entry.method for entry in scene.pve.state.writes if entry.method == "DELETE"] == []
+    assert outcome.notes[-1] == "mapping gpu-pve1-01-00 stays, since somebody else made it meanwhile"
+
+
+def test_what_a_mapping_got_for_a_vm_that_failed_is_told(scene: Scene) -> None:
+    scene.pve.state.mapping_text = mapping("card", GPU_LINE2)
+    scene.pve.faults.answer(403, path="/qemu/100/config", write=1, times=None)
+    outcome = migration.apply(scene.client, scene.read(100, name="card"))
+    assert scene.pve.state.mappings["card"].map == [GPU_LINE2, GPU_LINE]
+    assert outcome.notes == ("mapping card keeps what it got for pve1, though no VM of these has it now",)
+
+
+def test_a_new_mapping_of_which_one_node_has_no_vm_after_all(scene: Scene) -> None:
+    scene.vm(201, "hostpci0: 81:00\n", "pve2")
+    scene.pve.faults.answer(403, path="/qemu/201/config", write=1, times=None)
+    outcome = migration.apply(scene.client, scene.read(100, 201, name="card"))
+    assert scene.pve.state.mappings["card"].map == [GPU_LINE, GPU_LINE2]
+    assert outcome.notes == ("mapping card keeps what it got for pve2, though no VM of these has it now",)
+
+
+def test_new_mappings_that_stay_are_told(scene: Scene) -> None:
+    scene.vm(300, "memory: 512\n", "pve3")
+    found = scene.read(101)
+    scene.pve.faults.answer(403, path="/qemu/101/config", write=1, times=None)
+    scene.pve.faults.answer(500, path="/qemu/300/config", times=None)
+    outcome = migration.apply(scene.client, found)
+    names = ["nic-pve1-03-10-0", "nic-pve1-03-10-1"]
+    assert sorted(scene.pve.state.mappings) == names
+    for name, note in zip(names, outcome.notes, strict=True):
+        assert note.startswith(f"the new mapping {name} stays: whether a VM has it cannot be told (VM 300 on node pve3")
+
+
+def test_what_stays_is_told_with_the_error_of_a_mapping(scene: Scene) -> None:
+    found = scene.read(101)
+    scene.pve.faults.answer(500, path="/mapping/pci", write=2, times=None)
+    with pytest.raises(ApiError, match=r"is as it was; the new mapping nic-pve1-03-10-0 stays, though no VM has it"):
+        migration.apply(scene.client, found)
+    assert list(scene.pve.state.mappings) == ["nic-pve1-03-10-0"]
+
+
+def test_a_node_without_vms_that_is_down_keeps_no_mapping(scene: Scene) -> None:
+    found = scene.read(100)
+    scene.pve.take_down("pve3")
+    scene.pve.faults.answer(403, path="/qemu/100/config", write=1, times=None)
+    outcome = migration.apply(scene.client, found)
+    assert outcome.notes == ("mapping gpu-pve1-01-00 was removed again, since no VM has it",)
+
+
+def test_vms_are_read_once_however_many_mappings_there_are(scene: Scene) -> None:
+    found = scene.read(101)
+    scene.pve.faults.answer(403, path="/qemu/101/config", write=1, times=None)
+    before = len(scene.pve.state.log)
+    outcome = migration.apply(scene.client, found)
+    assert [note.endswith("was removed again, since no VM has it") for note in outcome.notes] == [True, True]
+    asked = [entry.path for entry in list(scene.pve.state.log)[before:]]
+    for vmid in (100, 102):
+        assert [path for path in asked if f"/qemu/{vmid}/" in path] == [f"/nodes/pve1/qemu/{vmid}/config"]

@@ -6,20 +6,25 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shlex
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvepassthru.api import client, mapping_apply, reading
+from pvepassthru.cli import connection
 from pvepassthru.cli.main import main
 from tests.api import mapping_cluster
 from tests.api.fake_pve.data import PASSWORD
 from tests.api.fake_pve.server import FakePve
+from tests.api.fake_pve.state import Vm
 from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 GPU = ("--device", "10de:1b80", "--subsystem", "1462:3362")
@@ -226,3 +231,68 @@ def test_migration_of_what_is_not_there(pve: FakePve, capsys: Capture) -> None:
     assert main(["migrate-to-mapping", "999"]) == 3
     assert "sees no VM 999" in capsys.readouterr().err
     assert pve.state.writes == []
+
+
+# ---- on a node, by pvesh
+
+
+@pytest.fixture
+def by_pvesh(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the next client one that asks by pvesh; what it reads is the same."""
+
+    def asking() -> None:
+        made = mapping_cluster.client_of(pve)
+        made.profile = replace(made.profile, local=True)
+        monkeypatch.setattr(connection, "connect", lambda _: made)
+
+    return asking
+
+
+@pytest.mark.parametrize("yes", [[], ["--yes"]])
+def test_by_pvesh_no_mapping_is_written_and_nothing_asked(
+    pve: FakePve, capsys: Capture, by_pvesh: Callable[[], None], yes: list[str]
+) -> None:
+    by_pvesh()
+    assert main(["mapping", "apply", "gpu", *GPU, *yes]) == 2
+    err = capsys.readouterr().err
+    assert "mapping gpu cannot be written by pvesh" in err
+    assert "a profile with a token" in err
+    assert "terminal" not in err
+    by_pvesh()
+    assert main(["migrate-to-mapping", "100", "--apply", *yes]) == 2
+    assert "mapping gpu-pve1-01-00 cannot be written by pvesh" in capsys.readouterr().err
+    assert pve.state.writes == []
+
+
+def test_the_two_steps_that_are_told_by_pvesh_do_it(
+    pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch, by_pvesh: Callable[[], None]
+) -> None:
+    """VM 101 has two VFs of one PF, each of which becomes a mapping of its own."""
+    by_pvesh()
+    assert main(["migrate-to-mapping", "101", "100", "--apply", "--yes"]) == 2
+    err = capsys.readouterr().err
+    steps = [shlex.split(step)[1:] for step in re.findall(r"pvepassthru (?:mapping|migrate)[^;\n]*", err)]
+    assert [step[0] for step in steps] == ["mapping", "mapping", "mapping", "migrate-to-mapping"]
+    monkeypatch.setattr(connection, "connect", lambda _: mapping_cluster.client_of(pve, "mapper@pve", "word"))
+    for step in steps[:3]:
+        assert main([*step, "--yes"]) == 0
+    by_pvesh()
+    assert main([*steps[3], "--apply", "--yes"]) == 0
+    assert pve.state.vm(101).config.main["hostpci3"] == "mapping=nic-pve1-03-10-1,rombar=0"
+    assert pve.state.vm(100).config.main["hostpci0"] == "mapping=gpu-pve1-01-00,pcie=1,x-vga=1"
+
+
+def test_a_device_of_several_slots_needs_the_password(
+    pve: FakePve, capsys: Capture, by_pvesh: Callable[[], None]
+) -> None:
+    pve.state.vms[201] = Vm("pve2", "hostpci0: 06:00.0;07:00.0\n")
+    by_pvesh()
+    assert main(["migrate-to-mapping", "201", "--apply", "--yes"]) == 2
+    assert "a profile with root@pam's password" in capsys.readouterr().err
+
+
+def test_by_pvesh_a_mapping_that_is_there_is_taken(pve: FakePve, by_pvesh: Callable[[], None]) -> None:
+    pve.state.mapping_text = mapping("card", GPU_LINE)
+    by_pvesh()
+    assert main(["migrate-to-mapping", "100", "--apply", "--yes"]) == 0
+    assert pve.state.vm(100).config.main["hostpci0"].startswith("mapping=card")

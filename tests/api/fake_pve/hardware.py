@@ -101,22 +101,23 @@ def faults(state: State, node: str, name: str) -> list[tuple[str, str]]:
     if not entries:
         return [("warning", f"{name} has no device on {node}")]
     for entry in entries:
-        for path in entry["path"].split(";"):
+        for number, path in enumerate(entry["path"].split(";")):
             device = state.device(node, path)
             if device is None:
                 return [("error", f"{path} is not there")]
-            if text := _differs(mapping, entry, device):
+            if text := _differs(mapping, entry, device, first=not number):
                 return [("error", f"{name}: {text}")]
     return []
 
 
-def _differs(mapping: Mapping, entry: dict[str, str], device: Device) -> str | None:
+def _differs(mapping: Mapping, entry: dict[str, str], device: Device, *, first: bool) -> str | None:
+    """What does not fit; PVE compares the group of an entry's first path only."""
     expected = {"id": f"{device.vendor}:{device.device}"}
     if device.subsystem:
         expected["subsystem-id"] = device.subsystem
     if device.group >= 0:
         expected["iommugroup"] = str(device.group)
-    for key in ("id", "subsystem-id", "iommugroup"):
+    for key in ("id", "subsystem-id", *(("iommugroup",) if first else ())):
         if entry.get(key) != expected.get(key):
             return f"{key} of {device.id} is {expected.get(key)}, not {entry.get(key)}"
     flag = mapping.options.get("mdev", "0") == "1"
