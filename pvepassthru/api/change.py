@@ -79,6 +79,8 @@ class Write(NamedTuple):
 
     set: dict[str, str]
     delete: tuple[str, ...]
+    revert: tuple[str, ...] = ()
+    """Keys of which nothing is to wait any more; what is in force stays. Only the way back has such."""
 
 
 class Change(NamedTuple):
