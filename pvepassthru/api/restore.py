@@ -46,7 +46,7 @@ class Undone(NamedTuple):
     """Whether `now` was read after all that was sent; else nothing could be read any more."""
 
 
-SETTLING = 5.0
+SETTLING = sum(reading.SETTLING)
 """Seconds in which a write without an answer shows itself, or never will."""
 
 

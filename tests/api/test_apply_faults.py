@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pvepassthru.api import reading, restore
+from pvepassthru.api import mapping_apply, reading, restore
 from pvepassthru.api.apply import apply
 from pvepassthru.model.errors import (
     ApiCertificateError,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from tests.api.fake_pve.faults import Fault
     from tests.api.fake_pve.state import State
 
+TOLD = (restore.SETTLING, mapping_apply.SETTLE)
+"""As they are without these tests."""
 FIRST_READS = 1
 """Requests to the VM's node before the first write: the reading of its config."""
 TWO_KEYS = 2
@@ -587,6 +589,12 @@ def test_a_write_that_is_done_after_its_sender_gave_up(pve: FakePve, monkeypatch
         threads[0].join()
     assert len(pve.state.writes) == 2, "the late one, and its undoing"
     assert held(pve) == before
+
+
+def test_what_may_come_late_is_awaited_longer_than_pve_waits() -> None:
+    """PVE waits 10 s for a lock; what it does after that has been given up."""
+    assert (sum(reading.SETTLING), reading.SETTLING) == TOLD
+    assert sum(reading.SETTLING) > 11
 
 
 def test_a_refusal_is_not_waited_for(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:
