@@ -47,6 +47,8 @@ class KeyChange(NamedTuple):
     """None deletes the key."""
     reason: str
     """One sentence."""
+    in_force: str | None = None
+    """What a running VM has, which PVE asks permission for, too; None if it is not set, or not known apart."""
 
     @property
     def allocates(self) -> bool:
@@ -58,14 +60,14 @@ class KeyChange(NamedTuple):
         """Whether only root@pam may make it, and by no token."""
         if not is_hostpci(self.key):
             return self.key not in PRIVILEGES
-        return any(_names_host(text) for text in (self.old, self.new) if text is not None)
+        return any(_names_host(text) for text in self._values if text is not None)
 
     def needs(self, vmid: int) -> tuple[Need, ...]:
         """The privileges of a user other than root@pam; none if no other user may make it."""
         if self.root_only:
             return ()
         if is_hostpci(self.key):
-            names = {name for text in (self.old, self.new) if (name := _mapping(text))}
+            names = {name for text in self._values if (name := _mapping(text))}
             uses = (Need(f"/mapping/pci/{name}", "Mapping.Use") for name in sorted(names))
             return (*uses, Need(f"/vms/{vmid}", "VM.Config.HWType"))
         needs = (Need(f"/vms/{vmid}", PRIVILEGES[self.key]),)
@@ -73,12 +75,19 @@ class KeyChange(NamedTuple):
             return (*needs, Need(f"/storage/{self.new.partition(':')[0]}", "Datastore.AllocateSpace"))
         return needs
 
+    @property
+    def _values(self) -> tuple[str | None, ...]:
+        """What its user must be allowed: PVE looks at what is in force, and the old value may have to return."""
+        return self.in_force, self.old, self.new
+
 
 class Write(NamedTuple):
     """What one request to PVE sets and deletes."""
 
     set: dict[str, str]
     delete: tuple[str, ...]
+    revert: tuple[str, ...] = ()
+    """Keys of which nothing is to wait any more; what is in force stays. Only the way back has such."""
 
 
 class Change(NamedTuple):

@@ -80,6 +80,8 @@ class Draft:
         ordered = sorted(
             self._new, key=lambda key: (not is_hostpci(key), int(key.removeprefix("hostpci")) if is_hostpci(key) else 0)
         )
-        keys = tuple(KeyChange(key, self.before.get(key), *self._new[key]) for key in ordered)
+        keys = tuple(
+            KeyChange(key, self.before.get(key), *self._new[key], self.before.config.main.get(key)) for key in ordered
+        )
         after = self.before.changed({change.key: change.new for change in keys})
         return Change(self.before, after, keys, tuple(self._notes), functions)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mappings, permission
+from pvepassthru.api import mappings, permission, reading
 from pvepassthru.model.errors import (
     ApiConflictError,
     ApiDeniedError,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 MODIFY = "Mapping.Modify"
 ROLES = "root@pam, and the roles Administrator and PVEMappingAdmin, have it"
 OTHER_WAY = "take a profile with a token, over https to this node"
-SETTLE = (0.5, 1.0, 2.0, 3.0, 4.0)
-"""Seconds between looks at a mapping whose write got no clear answer: PVE waits 10 s for the lock of its file."""
+SETTLE = reading.SETTLING
+"""Seconds between looks at a mapping whose write got no clear answer."""
 
 
 class Written(NamedTuple):

@@ -30,7 +30,7 @@ def failure(change: Change, former: Reading, undone: Undone, cause: BaseExceptio
     the class of `cause`, of which it is known by then that nothing is left.
     """
     if undone.left:
-        return _left(change, undone, cause)
+        return _left(change, former, undone, cause)
     doubt = "one of its writes got no clear answer, and it was read: " if isinstance(cause, ApiUnsureError) else ""
     words = [f"{_where(undone.now)} is as it was: {doubt}{_words(cause)}", *_besides(change, former, undone)]
     message = "; ".join(words)
@@ -52,11 +52,14 @@ def interrupted(change: Change, writes: Iterable[Write], error: BaseException) -
     return type(error)(f"interrupted on the way back: {listed(keys)} of VM {change.vmid} may have their new values")
 
 
-def _left(change: Change, undone: Undone, cause: BaseException) -> ApiError:
+def _left(change: Change, former: Reading, undone: Undone, cause: BaseException) -> ApiError:
     now = undone.now
+    theirs = [key for key in undone.left if restore.is_over_theirs(former, now, key)]
     why = undone.why.message if undone.why else "they do not stay as they are written"
     finish = permission.qm_set(change.vmid, {one.key: one.new for one in change.keys if one.new != now.value(one.key)})
-    undo = permission.qm_set(change.vmid, {one.key: one.old for one in change.keys if one.key in undone.left})
+    ours = set(undone.left).difference(theirs)
+    undo = permission.qm_set(change.vmid, {one.key: one.old for one in change.keys if one.key in ours})
+    undo += f" --revert {','.join(theirs)}" if theirs else ""
     states = "; ".join(_state(one, now) for one in change.keys if one.key in undone.left)
     look = f"see how it is (qm pending {change.vmid}, as root on node {now.node})"
     hint = f"{look}; to undo it: {undo}; to finish it: {finish}"

@@ -28,6 +28,8 @@ class Proposal(NamedTuple):
     change: Change | None
     judged: Judgement
     error: PassthruError | None
+    mirrored: bool = False
+    """Whether the rules judged it by what the API tells, without the node's policy and what only the node knows."""
 
     @property
     def refused(self) -> bool:
@@ -78,7 +80,7 @@ def _propose(
         made = generate.generate_all(place.presents, wishes, place.hardware, place.mappings, place.taken, failed=failed)
         for change in made:
             try:
-                found[change.vmid] = Proposal(change.vmid, change, judge(place, change), None)
+                found[change.vmid] = Proposal(change.vmid, change, judge(place, change), None, _is_mirror(place))
             except PassthruError as error:
                 failed[change.vmid] = error
     return tuple(
@@ -91,9 +93,13 @@ def judge(place: Site, change: Change) -> Judgement:
     if not change.keys:
         return _NO_FINDINGS
     judged = judgement.judge(place.host, change)
-    if not isinstance(place.host, mirror.Mirror):
+    if not _is_mirror(place):
         return judged
     return Judgement(*(tuple(mirror.plain(finding) for finding in findings) for findings in judged))
+
+
+def _is_mirror(place: Site) -> bool:
+    return isinstance(place.host, mirror.Mirror)
 
 
 def _sites(

@@ -2,7 +2,7 @@
 """pvesh on the node itself: run with a limit, and its answers. proxmoxer's local backend makes the command.
 
 proxmoxer takes everything on pvesh's standard error for a failure, where PVE also tells of locks and tasks; what counts
-here is the exit code. Source: PVE's pvesh, proxmoxer's issue 146.
+here is the exit code. Source: PVE's pvesh (its proxy_handler, for other nodes), proxmoxer's issue 146.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.api.transport import CutError
 from pvepassthru.model.errors import ApiError, ApiUnreachableError
+from pvepassthru.model.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 WRITE_TIMEOUT = 60.0
 """Seconds that a change may take at least: pvesh runs a task to its end."""
 STATUS = re.compile(r"(\d{3}) (\S.*)")
+CUT_OFF = re.compile(r"failed: (?:exit code 255|got signal \d+|received interrupt)")
+"""How pvesh tells that its ssh to another node was cut off: 255 is ssh's own, and nobody knows what that node did."""
+PROXY = "proxy handler failed"
 UPID = re.compile(r"UPID:[^\s\"]+")
+
+
+SSH_HINT = "see whether root reaches that node by ssh (pvecm updatecerts repairs its keys)"
 
 
 class RefusedError(Exception):
@@ -40,7 +47,8 @@ def run(command: Sequence[str], timeout: float) -> str:
     """What pvesh prints; `timeout` in seconds.
 
     Raises RefusedError when it fails, CutError when it cannot be run or is late: a read is then ended, a change left at
-    work, since nobody knows what it has done.
+    work, since nobody knows what it has done. CutError too when a change was to be done on another node, where pvesh
+    goes by ssh, and that broke off.
     """
     reading = command[1] == "get"
     limit = timeout if reading else max(timeout, WRITE_TIMEOUT)
@@ -69,6 +77,11 @@ def run(command: Sequence[str], timeout: float) -> str:
         words = f"pvesh (pid {process.pid}) has not answered within {limit:g} s"
         raise CutError(ApiUnreachableError(words, "see whether the cluster's file system works"), sent=True) from error
     if process.returncode:
+        if not reading and CUT_OFF.search(complaints):
+            words = one_line(" ".join(complaints.split()))
+            raise CutError(
+                ApiUnreachableError(f"pvesh could not hear the other node out: {words}", SSH_HINT), sent=True
+            )
         raise _refused(complaints or printed, process.returncode)
     return printed
 
@@ -93,6 +106,7 @@ def _refused(complaints: str, code: int) -> RefusedError:
     lines = [line.strip() for line in complaints.splitlines()]
     usage = next((at for at, line in enumerate(lines) if line.startswith("pvesh ")), len(lines))
     lines = [line for line in lines[:usage] if line]
+    lines = [line for line in lines if not line.startswith(PROXY)] or lines  # the other node's own words come before
     for at, line in enumerate(lines):
         found = STATUS.fullmatch(line)
         if found:

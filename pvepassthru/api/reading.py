@@ -21,6 +21,8 @@ PATIENCE = 20.0
 """Seconds for which the state is asked for again after something went wrong; PVE waits 10 s for a VM's lock."""
 PAUSES = (0.5, 1.0, 2.0, 3.0)
 """Seconds between these questions; the last for all further ones."""
+SETTLING = (0.5, 1.0, 2.0, 3.0, 3.0, 2.5)
+"""Seconds between looks at what a write without a clear answer has done; 12 s, since PVE waits 10 s for its lock."""
 NO_SETTINGS = frozenset({"description", "digest"})
 """What is no setting of the VM."""
 UNUSED = "unused"

@@ -3,7 +3,10 @@
 
 What is to be done is decided anew from each reading, so it does not matter how far a write came that was refused,
 cut off or lost. A former value that is written again takes back what waits for the next start: PVE keeps nothing
-pending that equals what is in force, and deleting a key that is only pending forgets it.
+pending that equals what is in force, and deleting a key that is only pending forgets it. Where somebody else has put
+another value in force meanwhile, only what we left waiting is dropped, by PVE's `revert`, and their value stays.
+
+Source: PVE::API2::Qemu's update of a config, and PVE::QemuConfig's pending section.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import reading
 from pvepassthru.api.change import ALLOCATING, Write
-from pvepassthru.model.errors import ApiError
+from pvepassthru.model.errors import ApiError, ApiUnsureError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
@@ -43,7 +46,7 @@ class Undone(NamedTuple):
     """Whether `now` was read after all that was sent; else nothing could be read any more."""
 
 
-SETTLING = 5.0
+SETTLING = sum(reading.SETTLING)
 """Seconds in which a write without an answer shows itself, or never will."""
 
 
@@ -66,6 +69,7 @@ def undo(  # noqa: PLR0913 - what is known of the writes, by keyword
     if not writes:
         return _told(former, last, writes, None)
     own: set[str] = set()
+    dropped: set[str] = set()
     deadline: float | None = None
     sent = failed = waited = 0
     settled = time.monotonic() + SETTLING
@@ -74,29 +78,41 @@ def undo(  # noqa: PLR0913 - what is known of the writes, by keyword
     while True:
         try:
             now = reading.read_surely(client, now.vmid, now.node)
-        except ApiError as error:
-            return Undone(now, tuple(_keys(writes)), (), {}, error, fresh=False)
+        except ApiError as unread:
+            return Undone(now, tuple(_keys(writes)), (), {}, unread, fresh=False)
         deadline = deadline or time.monotonic() + reading.PATIENCE
         own.update(_allocated(now, writes) if allocated else ())
-        write = step(former, now, writes, own)
+        write = step(former, now, writes, own, dropped)
         if write is None:
             if sent or now.digest != awaited or not _paused(waited, settled):
-                return _told(former, now, writes, None)
+                return _told(former, now, writes, None, dropped)
             waited += 1
             continue
         if sent > MOST * len(writes):
             why = ApiError(f"{', '.join(keys(write))} does not stay as it is written")
         if sent > MOST * len(writes) or (failed and time.monotonic() >= deadline):
-            return _told(former, now, writes, why)
-        try:
-            client.put(path(now), digest=now.digest, **parameters(write))
+            return _told(former, now, writes, why, dropped)
+        error = _send(client, now, write, dropped)
+        if error is None:
             sent += 1
-        except ApiError as error:
-            if _only_volume(write):
-                return _told(former, now, writes, error)
-            why = error
-            reading.pause(failed, deadline)
-            failed += 1
+            continue
+        if _only_volume(write):
+            return _told(former, now, writes, error, dropped)
+        why = error
+        reading.pause(failed, deadline)
+        failed += 1
+
+
+def _send(client: Client, now: Reading, write: Write, dropped: set[str]) -> ApiError | None:
+    """Send a request of the way back; returns why it has failed, if it has. What it may have reverted is noted."""
+    error: ApiError | None = None
+    try:
+        client.put(path(now), digest=now.digest, **parameters(write))
+    except ApiError as failed:
+        error = failed
+    if error is None or isinstance(error, ApiUnsureError):
+        dropped.update(write.revert)
+    return error
 
 
 def _paused(turn: int, deadline: float) -> bool:
@@ -107,15 +123,23 @@ def _paused(turn: int, deadline: float) -> bool:
     return True
 
 
-def step(former: Reading, now: Reading, writes: Sequence[Write], made: Container[str]) -> Write | None:
-    """The next request on the way back; None when nothing is left to do."""
+def step(
+    former: Reading, now: Reading, writes: Sequence[Write], made: Container[str], dropped: Container[str] = ()
+) -> Write | None:
+    """The next request on the way back; None when nothing is left to do.
+
+    `made` has the volumes that are ours to remove, `dropped` the keys whose waiting values have been dropped before:
+    what they have in force is somebody else's, even if it is what we wrote.
+    """
     for write in reversed(writes):
-        todo = [key for key in keys(write) if not as_before(former, now, key) and is_placed(write, key, now)]
+        todo = [key for key in keys(write) if _is_ours(former, now, write, key, dropped)]
         if todo:
-            values = {key: former.value(key) for key in todo}
+            revert = tuple(key for key in todo if is_over_theirs(former, now, key))
+            values = {key: former.value(key) for key in todo if key not in revert}
             return Write(
                 {key: text for key, text in values.items() if text is not None},
                 tuple(key for key, text in values.items() if text is None),
+                revert,
             )
     unused = [key for key, text in _new_volumes(former, now).items() if volume(text) in made]
     return Write({}, (unused[0],)) if unused else None
@@ -124,9 +148,21 @@ def step(former: Reading, now: Reading, writes: Sequence[Write], made: Container
 # ---- what a reading says of a write
 
 
+def _is_ours(former: Reading, now: Reading, write: Write, key: str, dropped: Container[str]) -> bool:
+    """Whether a key has what we wrote and not what it had, and it is not somebody else who put it in force."""
+    if as_before(former, now, key) or not is_placed(write, key, now):
+        return False
+    return now.waits(key) or key not in dropped
+
+
+def is_over_theirs(former: Reading, now: Reading, key: str) -> bool:
+    """Whether ours only waits, over a value that somebody else has put in force; what waited before comes back."""
+    return now.waits(key) and not former.waits(key) and now.main.get(key) != former.main.get(key)
+
+
 def keys(write: Write) -> tuple[str, ...]:
     """All keys of a write."""
-    return (*write.set, *write.delete)
+    return (*write.set, *write.delete, *write.revert)
 
 
 def is_placed(write: Write, key: str, now: Reading) -> bool:
@@ -167,19 +203,22 @@ def path(now: Reading) -> str:
 
 def parameters(write: Write) -> dict[str, str]:
     """The parameters of the request that a write is, without the digest."""
-    return write.set | ({"delete": ",".join(write.delete)} if write.delete else {})
+    lists = {"delete": write.delete, "revert": write.revert}
+    return write.set | {name: ",".join(listed) for name, listed in lists.items() if listed}
 
 
 # ---- how it ended
 
 
-def _told(former: Reading, now: Reading, writes: Sequence[Write], why: ApiError | None) -> Undone:
+def _told(
+    former: Reading, now: Reading, writes: Sequence[Write], why: ApiError | None, dropped: Container[str] = ()
+) -> Undone:
     left: list[str] = []
     others: list[str] = []
     for write in writes:
         for key in keys(write):
             if not as_before(former, now, key):
-                (left if is_placed(write, key, now) else others).append(key)
+                (left if _is_ours(former, now, write, key, dropped) else others).append(key)
     allocated = any(ALLOCATING in write.set for write in writes)
     return Undone(now, tuple(left), tuple(others), _new_volumes(former, now) if allocated else {}, why)
 

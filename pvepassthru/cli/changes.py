@@ -79,9 +79,14 @@ def _show(form: str, one: Proposal) -> None:
 
 def _refusal(one: Proposal) -> str:
     codes = {finding.code for finding in one.judged.new if finding.severity == "error" and finding.silenced is None}
+    silence = "silence it in the policy with a reason"
+    if one.mirrored and one.change:
+        silence = (
+            f"if its policy silences that, run this on node {one.change.node}: the API does not tell of the policy"
+        )
     return (
-        f"the change of VM {one.vmid} is refused: it brings {listed(sorted(codes))}; put that right, or silence it in "
-        f"the policy with a reason (pvepassthru explain {min(codes)} says what it means)"
+        f"the change of VM {one.vmid} is refused: it brings {listed(sorted(codes))}; put that right, or {silence} "
+        f"(pvepassthru explain {min(codes)} says what it means)"
     )
 
 

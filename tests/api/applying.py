@@ -93,7 +93,9 @@ def client_by_ca(
 def change_of(client: Client, values: Mapping[str, str | None], vmid: int = 100) -> Change:
     """The change that gives keys these values, as generate would make it of the config as it is."""
     now = cluster.config(client, vmid, cluster.vm(client, vmid).node)
-    keys = [KeyChange(key, now.get(key), new, f"{key} is wanted") for key, new in values.items()]
+    keys = [
+        KeyChange(key, now.get(key), new, f"{key} is wanted", now.config.main.get(key)) for key, new in values.items()
+    ]
     changed = tuple(one for one in keys if one.old != one.new)
     return Change(now, now.changed({one.key: one.new for one in changed}), changed, (), ())
 

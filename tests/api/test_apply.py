@@ -234,6 +234,17 @@ def test_a_node_that_is_down(root: Client, pve: FakePve) -> None:
     assert not pve.state.writes
 
 
+def test_what_is_in_force_needs_permission_too(pve: FakePve) -> None:
+    """A mapping that waits hides nothing: PVE looks at the address that it is to replace."""
+    vm = pve.state.vm(100)
+    vm.running = True
+    vm.text = f"{TEXT}\n[PENDING]\nhostpci3: mapping=nic\n"
+    with client_by_ca(pve, "op@pve", ("all", "s3cret")) as client:
+        for new in (None, "mapping=nic,pcie=1"):
+            error = refused(pve, client, {"machine": "q35", "hostpci3": new}, ApiDeniedError)
+            assert "hostpci3 can be set by root@pam" in error.message
+
+
 # ---- pending values of others
 
 PENDING = "\n[PENDING]\ncores: 4\ndelete: name\nvga: qxl\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from pvepassthru.api import reading, restore
+from pvepassthru.api import mapping_apply, reading, restore
 from pvepassthru.api.apply import apply
 from pvepassthru.model.errors import (
     ApiCertificateError,
@@ -25,7 +25,7 @@ from pvepassthru.model.errors import (
     EndedError,
     PassthruError,
 )
-from tests.api.applying import BY_MAPPING, EFI, PART, TEXT, change_of, client_by_ca, fake_cluster, held
+from tests.api.applying import BY_MAPPING, EFI, PART, TEXT, WANTED, change_of, client_by_ca, fake_cluster, held
 from tests.api.fake_pve.change import take_effect
 from tests.api.fake_pve.server import FakePve
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from tests.api.fake_pve.faults import Fault
     from tests.api.fake_pve.state import State
 
+TOLD = (restore.SETTLING, mapping_apply.SETTLE)
+"""As they are without these tests."""
 FIRST_READS = 1
 """Requests to the VM's node before the first write: the reading of its config."""
 TWO_KEYS = 2
@@ -357,12 +359,62 @@ def test_what_somebody_else_writes_meanwhile_stays(pve: FakePve) -> None:
     now = held(pve)
     assert now.main["tags"] == "theirs"
     assert now.main["hostpci0"] == "mapping=nic"
-    if pve.state.vm(100).running:  # ours waits there, and is taken back
-        assert now.pending == {}
-    else:
-        assert "somebody else has set hostpci0 meanwhile, which stays" in error.message
+    assert now.effective["hostpci0"] == "mapping=nic", "ours, where it waits, is dropped, and theirs is not deleted"
+    assert (now.pending, now.deletes) == ({}, [])
+    assert "somebody else has set hostpci0 meanwhile, which stays" in error.message
     for key in ("machine", "vga", "balloon", "efidisk0"):
         assert now.main.get(key) == before.main.get(key)
+
+
+OVER: dict[str, str | None] = {"machine": "pc-q35-9.0", "hostpci3": None, "efidisk0": WANTED["efidisk0"], "cpu": "host"}
+"""A value over another, a deletion, a volume, and one more write, at which it is given up."""
+
+
+@pytest.mark.parametrize("theirs", ["pc-q35-8.1", "pc-q35-9.0", None])
+def test_theirs_in_force_under_ours_that_waits(pve: FakePve, theirs: str | None) -> None:
+    """Whatever somebody else puts in force under it by hand stays, even what we wrote, even its deletion."""
+    vm = pve.state.vm(100)
+    vm.running = True
+    before = held(pve)
+    hand: dict[str, str | None] = {"machine": theirs, "hostpci3": "mapping=nic", "cpu": "kvm64"}
+    with client_with(pve) as client:
+        change = change_of(client, OVER)
+        pve.faults.meddle(lambda state: state.vm(100).change(**hand), path="/config", write=4)
+        error = failed(client, change, ApiConflictError)
+    now = held(pve)
+    left = {key: text for key, text in (before.main | hand).items() if text is not None}
+    assert {key: text for key, text in now.main.items() if not key.startswith("unused")} == left
+    assert now.effective == now.main
+    assert (now.pending, now.deletes) == ({}, [])
+    assert "is as it was" in error.message
+    for key in ("machine", "hostpci3"):
+        assert re.search(rf"somebody else has set .*\b{key}\b.* meanwhile, which stays", error.message)
+    reverted = [word for entry in pve.state.writes for word in ",".join(entry.params.get("revert", [])).split(",")]
+    assert {"machine", "hostpci3"} <= set(reverted)
+
+
+def test_what_waited_before_comes_back_over_theirs(pve: FakePve) -> None:
+    """Without us it would wait there still."""
+    vm = pve.state.vm(100)
+    vm.running = True
+    vm.text = f"{TEXT}\n[PENDING]\nmachine: pc\n"
+    with client_with(pve) as client:
+        change = change_of(client, {"machine": "q35", "cpu": "host"})
+        pve.faults.meddle(lambda state: state.vm(100).change(machine="pc-q35-8.1"), write=2)
+        failed(client, change, ApiConflictError)
+    now = held(pve)
+    assert (now.main["machine"], now.pending) == ("pc-q35-8.1", {"machine": "pc"})
+
+
+def test_how_to_drop_ours_over_theirs_by_hand(pve: FakePve) -> None:
+    """The command that is told does not destroy theirs either."""
+    vm = pve.state.vm(100)
+    vm.running = True
+    with client_with(pve) as client:
+        change = change_of(client, PART)
+        pve.faults.meddle(lambda state: state.vm(100).change(hostpci0="mapping=nic", lock="backup"), write=2)
+        error = failed(client, change, ApiPartialError)
+    assert "to undo it: qm set 100 --revert hostpci0; to finish it" in error.hint
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -537,6 +589,12 @@ def test_a_write_that_is_done_after_its_sender_gave_up(pve: FakePve, monkeypatch
         threads[0].join()
     assert len(pve.state.writes) == 2, "the late one, and its undoing"
     assert held(pve) == before
+
+
+def test_what_may_come_late_is_awaited_longer_than_pve_waits() -> None:
+    """PVE waits 10 s for a lock; what it does after that has been given up."""
+    assert (sum(reading.SETTLING), reading.SETTLING) == TOLD
+    assert sum(reading.SETTLING) > 11
 
 
 def test_a_refusal_is_not_waited_for(pve: FakePve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,19 @@ def test_who_may_make_it(key: str, old: str | None, new: str | None, needs: tupl
     assert change.needs(100) == (needs or ())
 
 
+@pytest.mark.parametrize(
+    "in_force,needs",
+    [
+        ("01:00", ()),
+        ("mapping=a1", (Need("/mapping/pci/a1", "Mapping.Use"), Need("/mapping/pci/gpu", "Mapping.Use"), VM)),
+    ],
+)
+def test_what_is_in_force_counts_too(in_force: str, needs: tuple[Need, ...]) -> None:
+    change = KeyChange("hostpci0", "mapping=gpu", None, "x", in_force)
+    assert change.root_only == (needs == ())
+    assert change.needs(100) == needs
+
+
 def test_the_order_of_writes() -> None:
     """First what is refused most, each on its own; each request needs one privilege; a new volume last."""
     now = present.of_file(100, "pve1", b"")

