@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pvepassthru.api.hardware import KIND_WORDS
 from pvepassthru.api.mediated import Mediated
 from pvepassthru.api.wish import BEST, IGD, Device
 from pvepassthru.model import mapped, pci
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pvepassthru.api.hardware import Function
     from pvepassthru.api.reach import Reach, Taken
     from pvepassthru.model.hostpci import HostpciEntry
-
-_WORDS = {"gpu": "GPU", "nic": "network card", "nvme": "NVMe drive"}
 
 
 class Choice(NamedTuple):
@@ -187,7 +186,7 @@ class Chooser:
         occupied = self._wanted | self._parents
         reasons = {one.address: self.reach.why_not(one, occupied, device.kind) for one in fitting}
         free = [one for one in fitting if not reasons[one.address]]
-        what, node = _WORDS.get(device.kind, f"device {device.ids}"), self.hardware.node
+        what, node = KIND_WORDS.get(device.kind, f"device {device.ids}"), self.hardware.node
         what += " with outputs" if _shows(device) else ""
         if not free:
             whys = listed((f"{one.words}: {reasons[one.address]}" for one in fitting), 6)

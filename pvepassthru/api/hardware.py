@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 NODES = "/sys/devices/system/node"
 KINDS = {"gpu": "03", "nic": "02", "nvme": "0108"}
 """What a class of devices is called, and how its class code begins."""
+KIND_WORDS = {"gpu": "GPU", "nic": "network card", "nvme": "NVMe drive"}
+"""The kinds in messages."""
 VITAL = ("01", "02")
 """How the class codes of what a host lives on begin: storage controllers and network cards."""
 VENDOR_VGPU = "nvidia-"

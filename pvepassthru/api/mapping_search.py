@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import likeness, wish
-from pvepassthru.api.hardware import KINDS
+from pvepassthru.api.hardware import KIND_WORDS, KINDS
 from pvepassthru.api.likeness import Likeness
 from pvepassthru.api.reach import Reach
 from pvepassthru.api.wish import Device
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pvepassthru.api.hardware import Function, NodeHardware
 
 _IDS = Pattern(r"[0-9a-f]{4}:[0-9a-f]{4}", ASCII)
-_WORDS = {"gpu": "GPU", "nic": "network card", "nvme": "NVMe drive"}
 
 
 class Sought(NamedTuple):
@@ -333,7 +332,7 @@ class _Searcher:
                     models.setdefault(one.ids, []).append(words)
         if len(models) > 1:
             words = listed(f"{ids} ({listed(places, 3)})" for ids, places in models.items())
-            what = _WORDS[self.sought.device.kind]
+            what = KIND_WORDS[self.sought.device.kind]
             hint = f"name one of them, such as --device {next(iter(models))}"
             raise UsageError(f"the nodes have {len(models)} models of {what}: {words}", hint)
         return next(iter(models), "")

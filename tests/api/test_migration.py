@@ -41,6 +41,7 @@ VF1 = "node=pve1,path=0000:03:10.1,id=8086:10ed,subsystem-id=8086:7a11,iommugrou
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mapping_apply, "SETTLE", (0.01,))
+    monkeypatch.setattr(restore, "SETTLING", 0.03)
     monkeypatch.setattr(reading, "PAUSES", (0.01,))
     monkeypatch.setattr(reading, "PATIENCE", 0.1)
 
