@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from pvepassthru.api import mapping_apply, mapping_search, migration, nodes, reading
+from pvepassthru.api import mapping_apply, mapping_search, migration, nodes, reading, restore
 from pvepassthru.model import hostpci
 from pvepassthru.model.errors import (
     ApiConflictError,
