@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pvepassthru.api import nodes as places
 from pvepassthru.api import placing, survey
 from pvepassthru.api.occupancy import Occupancy
 from pvepassthru.model import placement
@@ -100,7 +101,7 @@ def rooms(
     """
     known = survey.overview(client)
     hidden = survey.unseen(client)
-    names = survey.chosen(known, nodes)
+    names = places.chosen(known.nodes, nodes)
     if wanted.mapping is not None and wanted.mapping not in known.mappings.by_name:
         there = listed(sorted(known.mappings.by_name)) or "none that this user sees"
         raise ApiMissingError(f"the cluster has no mapping {wanted.mapping}", f"its mappings are {there}")
@@ -134,7 +135,7 @@ def fits(
     """
     known = survey.overview(client)
     hidden = survey.unseen(client)
-    names = survey.chosen(known, nodes)
+    names = places.chosen(known.nodes, nodes)
     if vmid not in known.vms:
         raise ApiMissingError(f"{client.user} sees no VM {vmid} in the cluster", "seeing a VM needs VM.Audit on it")
     vm = known.vms[vmid]

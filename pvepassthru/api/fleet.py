@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import hardware, mirror, survey
+from pvepassthru.api import nodes as places
 from pvepassthru.host import vms as vms_of_host
 from pvepassthru.model.errors import ApiDeniedError
 from pvepassthru.model.finding import Finding
@@ -83,7 +84,7 @@ def validate(
     """
     known = survey.overview(client)
     hidden = survey.unseen(client)
-    names = survey.chosen(known, nodes)
+    names = places.chosen(known.nodes, nodes)
     judge = _Judge(client, known)
     found = survey.walk(client, known, names, judge.node, matters=matters, jobs=jobs, progress=progress)
     everywhere = [OfMappings(None, finding) for finding in _of_mappings(judge.bare, only=False)]

@@ -57,7 +57,7 @@ def read(client: Client, names: Sequence[str] = ()) -> Nodes:
     return Nodes(tuple(known), asked, hardware, unread)
 
 
-def chosen(known: Iterable[str], names: Sequence[str]) -> tuple[str, ...]:
+def chosen(known: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
     """The nodes that are named, or all; sorted. Raises ApiMissingError for one that is not known."""
     every = sorted(known)
     for name in names:

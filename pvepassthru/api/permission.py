@@ -58,9 +58,14 @@ def lacks(client: Client, change: Change) -> tuple[Lack, ...]:
 
 def privileges(client: Client, path: str) -> frozenset[str]:
     """What the client's user may do on a path such as /vms/100. Raises ApiError."""
+    return frozenset(granted(client, path))
+
+
+def granted(client: Client, path: str) -> dict[str, object]:
+    """The privileges on a path, each with whether it is passed on to what lies below: 1, or 0. Raises ApiError."""
     answer = client.get("access/permissions", path=path)
     here = answer.get(path) if isinstance(answer, dict) else None
-    return frozenset(here) if isinstance(here, dict) else frozenset()
+    return here if isinstance(here, dict) else {}
 
 
 def refusal(client: Client, change: Change, found: tuple[Lack, ...]) -> ApiDeniedError:

@@ -138,15 +138,6 @@ def load(name: str | None = None, environ: Mapping[str, str] | None = None) -> P
     )
 
 
-def names(environ: Mapping[str, str] | None = None) -> list[str]:
-    """The names of all profiles in the files. Raises as `load`."""
-    found: dict[str, None] = {}
-    for path in files(os.environ if environ is None else environ):
-        document = _document(path)
-        found.update(dict.fromkeys(document.value["profiles"] if document else ()))
-    return list(found)
-
-
 def files(environ: Mapping[str, str]) -> list[str]:
     """The paths of the files, the user's first."""
     home = environ.get("HOME")

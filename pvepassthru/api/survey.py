@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from pvepassthru.api import cluster as answers
-from pvepassthru.api import hardware, mirror, present
+from pvepassthru.api import hardware, mirror, permission, present
 from pvepassthru.api.transport import CONNECTIONS
 from pvepassthru.model.errors import (
     ApiConflictError,
@@ -22,7 +22,7 @@ from pvepassthru.model.errors import (
     ApiUnreachableError,
     UsageError,
 )
-from pvepassthru.model.text import counted, listed
+from pvepassthru.model.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -117,23 +117,10 @@ def _rows(client: Client, path: str, *, other_release: bool = False) -> Sequence
         raise
 
 
-def chosen(known: Overview, names: Iterable[str]) -> tuple[str, ...]:
-    """The nodes of these names, or all, sorted. Raises ApiMissingError."""
-    wanted = sorted(set(names)) or sorted(known.nodes)
-    unknown = [name for name in wanted if name not in known.nodes]
-    if unknown:
-        raise ApiMissingError(
-            f"the cluster has no node {listed(unknown)}", f"its nodes are {listed(sorted(known.nodes))}"
-        )
-    return tuple(wanted)
-
-
 def sees_all_mappings(client: Client) -> bool:
     """Whether this user sees every mapping; PVE leaves out those that he may not, without a word. Raises ApiError."""
-    path = "/mapping/pci"
-    told = client.get("access/permissions", path=path)
-    has = told.get(path) if isinstance(told, dict) else None
-    return isinstance(has, dict) and any(has.get(word) for word in _ANY_MAPPING)
+    has = permission.granted(client, "/mapping/pci")
+    return any(has.get(word) for word in _ANY_MAPPING)
 
 
 def unseen(client: Client) -> ApiDeniedError | None:
@@ -143,9 +130,7 @@ def unseen(client: Client) -> ApiDeniedError | None:
     """
     if client.is_root:
         return None
-    told = client.get("access/permissions", path="/vms")
-    has = told.get("/vms") if isinstance(told, dict) else None
-    if isinstance(has, dict) and has.get("VM.Audit"):  # 0: not passed on to the VMs below
+    if permission.granted(client, "/vms").get("VM.Audit"):  # 0: not passed on to the VMs below
         return None
     return ApiDeniedError(
         f"{client.user} may not see all VMs, and those that it does not see may have devices",
