@@ -62,6 +62,11 @@ class KeyChange(NamedTuple):
             return self.key not in PRIVILEGES
         return any(_names_host(text) for text in self._values if text is not None)
 
+    @property
+    def replaces_host(self) -> bool:
+        """Whether it is root@pam's alone for what the key has now, and not for what it is to have."""
+        return self.root_only and is_hostpci(self.key) and not (self.new is not None and _names_host(self.new))
+
     def needs(self, vmid: int) -> tuple[Need, ...]:
         """The privileges of a user other than root@pam; none if no other user may make it."""
         if self.root_only:

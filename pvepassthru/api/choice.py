@@ -239,8 +239,8 @@ class Chooser:
         else:
             functions = self.hardware.functions.values()
             parents = tuple(one.address for one in functions if self._is_one(device, one))
-        usable = [one for one in parents if not self._blocked(one)]
-        if parents and not usable:
+        usable = [one for one in parents if not self._blocked(one)] or list(parents)
+        if parents and self._blocked(usable[0]) and any(self.hardware.functions[one].offers() for one in parents):
             hint = f"{listed(parents, 6)} are taken, or passed whole; a mapping with more devices may help"
             raise DeviceError(f"nothing on node {self.hardware.node} is free for {device.words}", hint)
         parent, kind = self._mediated.choose(device, usable, self.reach.mdevs())

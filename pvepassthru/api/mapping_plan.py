@@ -35,7 +35,7 @@ class Options(NamedTuple):
     live_migration: bool = False
     """Whether the mapping says that its devices can be migrated live; else that stays as it is."""
     prune: bool = False
-    """Whether lines that fit their node no more are removed."""
+    """Whether lines that fit their node no more are removed, and those of devices that are excluded."""
     exclude: tuple[str, ...] = ()
     """Devices that are not to be taken: addresses or slots, with `NODE:` before where one node's is meant."""
 
@@ -102,7 +102,7 @@ def plan(
         if not own:
             raise
         found = mapping_search.Search({}, (str(error),))  # what it has is looked at all the same
-    planner = _Planner(name, before, seen, options, mdev=_flag(name, before, found, sought))
+    planner = _Planner(name, before, seen, options, mdev=_flag(name, before, found, sought), without=without)
     made = planner.plan(found, known)
     new = any(change.old is None for change in made.lines)
     return made._replace(notes=(*made.notes, API_CANNOT_TELL)) if new else made
@@ -128,8 +128,18 @@ def _flag(name: str, before: Stored | None, found: Search, sought: Sought) -> bo
 class _Planner:
     """One mapping on its way."""
 
-    def __init__(self, name: str, before: Stored | None, seen: Nodes, options: Options, *, mdev: bool) -> None:
+    def __init__(  # noqa: PLR0913 - what varies is by keyword
+        self,
+        name: str,
+        before: Stored | None,
+        seen: Nodes,
+        options: Options,
+        *,
+        mdev: bool,
+        without: Sequence[tuple[str, str]] = (),
+    ) -> None:
         self.name = name
+        self.without = without
         self.before = before
         self.seen = seen
         self.options = options
@@ -142,6 +152,7 @@ class _Planner:
     def plan(self, search: Search, known: Mapping[str, Stored]) -> Plan:
         self.notes |= dict.fromkeys(search.notes)
         self._check_flag()
+        self._check_class(search)
         lines = self.before.lines if self.before else ()
         rows = {node: [line for line in lines if line.node == node] for node in self.seen.hardware}
         new = {
@@ -183,6 +194,26 @@ class _Planner:
             raise UsageError(message, hint)
         self.notes[f"mapping {self.name} says mdev {int(self.empty.mdev)} from now on, as its devices are"] = None
 
+    def _check_class(self, search: Search) -> None:
+        """Raise UsageError when all that was found is of another class than what the mapping has."""
+        has: dict[str, str] = {}
+        for line in self.before.lines if self.before else ():
+            hardware = self.seen.hardware.get(line.node or "")
+            if hardware is not None:
+                for address in _functions(hardware, line)[:1]:
+                    has.setdefault(hardware.functions[address].pci_class[:2], hardware.functions[address].words)
+        found = {
+            self.seen.hardware[node].functions[one.functions[0]].pci_class[:2]: one.functions[0]
+            for node, devices in search.found.items()
+            for one in devices
+        }
+        if has and found and has.keys().isdisjoint(found):
+            new, old = next(iter(found.values())), next(iter(has.values()))
+            message = f"mapping {self.name} has {old}, and {new} is a device of another class"
+            raise UsageError(
+                message, "make another mapping for it, since a VM with a mapping may get any of its devices"
+            )
+
     # ---- the lines of one node that answered
 
     def _of_node(self, hardware: NodeHardware, lines: Sequence[Line], found: Sequence[Found]) -> list[Line]:
@@ -199,6 +230,12 @@ class _Planner:
         free = [one for one in devices if taken.isdisjoint(one.functions)]
         result: list[Line] = []
         for line in lines:
+            if _is_excluded(hardware, line, self.without):
+                if self.options.prune:
+                    self.changes.append(LineChange(hardware.node, line.text, None, "it is excluded"))
+                    continue
+                words = f"{_first(hardware, line)} of node {hardware.node} is excluded and in the mapping already"
+                self.notes[f"{words}: it stays, unless --prune removes it"] = None
             if line in fitting:
                 result.append(line)
                 continue
@@ -299,6 +336,15 @@ class _Planner:
 def _functions(hardware: NodeHardware, line: Line) -> list[str]:
     paths = line.entry.paths if line.entry else ()
     return [function.address for path in paths for function in hardware.matching(path)]
+
+
+def _is_excluded(hardware: NodeHardware, line: Line, without: Sequence[tuple[str, str]]) -> bool:
+    """Whether a device that is not to be taken has a line already."""
+    return any(
+        node in {"", hardware.node} and address.startswith(selector)
+        for node, selector in without
+        for address in _functions(hardware, line)
+    )
 
 
 def _first(hardware: NodeHardware, line: Line) -> str:

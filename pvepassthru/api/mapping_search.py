@@ -185,9 +185,9 @@ class _Searcher:
         if not there:
             if self.doubtful and not self.sought.own:
                 raise self._in_doubt()
-            message = f"there is no device that is {self.sought.words} on {listed(sorted(self.hardware))}"
+            message = f"no node of {listed(sorted(self.hardware))} has {self.sought.words}"
             hint = listed(self.left_out, 6) or "lspci -nn on a node lists its devices"
-            raise NotFoundError(message + (" and can be taken" if self.left_out else ""), hint)
+            raise NotFoundError(message + (" that can be taken" if self.left_out else ""), hint)
         return Search(there, (*(f"left out: {words}" for words in self.left_out), *self.notes))
 
     def _in_doubt(self) -> UsageError:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from pvepassthru.model.mapping import Mappings
 
 
+MIGRATE = "pvepassthru migrate-to-mapping"
+"""What makes mappings for the addresses that a VM's entries have."""
+
+
 class Lack(NamedTuple):
     """A key that the user may not change."""
 
@@ -74,13 +78,19 @@ def refusal(client: Client, change: Change, found: tuple[Lack, ...]) -> ApiDenie
     ways = []
     roots = [lack.key for lack in found if not lack.needs]
     if roots:
-        parts.append(f"{listed(roots)} can be set by root@pam with its password only, by no token")
-        offered = offers(change, _mappings(client))
+        former = [one.key for one in change.keys if one.key in roots and one.replaces_host]
+        why = f" ({listed(former)}: for the address or ROM file that it has now)" if former else ""
+        parts.append(f"{listed(roots)} can be set by root@pam with its password only, by no token{why}")
+        known = _mappings(client)
         ways += [
             f"mapping {' or '.join(names)} has the device of {key}: require it by that (--by-mapping)"
-            for key, names in offered.items()
+            for key, names in offers(change, known).items()
         ]
-        ways.append(f"as root on node {change.node}: {command(change)}")
+        absent = sorted(name for one in change.keys if (name := _new_mapping(one)) and name not in known.by_name)
+        if absent:
+            ways.append(f"as root@pam, which makes {listed(absent)} first: {MIGRATE} {change.vmid} --apply")
+        else:
+            ways.append(f"as root on node {change.node}: {command(change)}")
     for lack in found:
         if lack.needs:
             needs = (f"{need.privilege} on {need.path}" for need in lack.needs)
@@ -119,6 +129,12 @@ def offers(change: Change, mappings: Mappings) -> dict[str, tuple[str, ...]]:
         if names and entry.romfile is None:
             found[one.key] = tuple(names)
     return found
+
+
+def _new_mapping(one: KeyChange) -> str | None:
+    """The mapping that a key is to name, or None."""
+    entry = _entry(one)
+    return entry.mapping if entry else None
 
 
 def _entry(one: KeyChange) -> HostpciEntry | None:

@@ -122,7 +122,10 @@ class Guest:
         if node != self.vm.node:
             for _, entry in sorted(self.present.section.entries.items()):
                 if entry.host and not entry.mapping:
-                    reasons.append(f"{entry.key} names {entry.host} of node {self.vm.node}, which is another one there")
+                    reasons.append(
+                        f"{entry.key} names {entry.host}, which is meant on node {self.vm.node} "
+                        "(migrate-to-mapping makes it a mapping)"
+                    )
         if reasons:
             return reasons, ()
         solved = resolve.resolve(self.present.section, self.known.mappings, found.hardware, node, self.vm.vmid)

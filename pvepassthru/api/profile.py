@@ -165,7 +165,16 @@ def _from_environment(environ: Mapping[str, str]) -> Profile:
     for slip in profile_file.slips_of_profile(said):
         key = variables.get(str(slip.path[0]), "PVE_HOST") if slip.path else "PVE_HOST"
         raise InputError(f"{key} of the environment {slip.message}", slip.hint)
-    return _built("the environment", os.getcwd(), said, "the environment")
+    try:
+        return _built("the environment", os.getcwd(), said, "the environment")
+    except InputError as error:  # it names keys of a file
+        raise InputError(_as_variables(error.message), _as_variables(error.hint)) from None
+
+
+def _as_variables(text: str) -> str:
+    """A message with variables of the environment in the place of a profile's keys."""
+    variables = {key: name for name, key in ENVIRONMENT.items() if "_" in key} | {"hosts": "PVE_HOST"}
+    return re.sub(rf"\b({'|'.join(variables)})\b", lambda found: variables[found[0]], text)
 
 
 def _document(path: str) -> profile_file.Checked | None:
@@ -298,8 +307,8 @@ def _read(path: str, what: str) -> bytes | None:
         if foreign or mode & 0o177:
             way = f"run this as that user (sudo keeps HOME on some systems), or chown it: {path}" if foreign else ""
             raise UnsafeError(
-                f"{path} (user {info.st_uid}, mode {mode:04o}) is not its reader's or root's alone, so {what} in it "
-                "are refused",
+                f"{path} (user {info.st_uid}, mode {mode:04o}) is not its reader's or root's alone, so it is "
+                f"refused ({what})",
                 way or f"chmod 600 {path}; if others could read it, make new secrets",
             )
         with os.fdopen(handle, "rb", closefd=False) as file:

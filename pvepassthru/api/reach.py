@@ -85,9 +85,12 @@ class Reach:
             with_vfs = [one.address for one in self.hardware.functions.values() if one.vfs]
             hint = f"PFs with VFs are: {listed(with_vfs)}" if with_vfs else "no function of that node has VFs"
             raise NotFoundError(f"there is no PCI device {address} on node {self.hardware.node}", hint)
+        if function.physfn:
+            message = f"{function.words} is itself a VF"
+            raise DeviceError(message, f"its PF is {function.physfn}; to pass this one, name it as a device")
         vfs = tuple(vf for vf in function.vfs if vf in self.hardware.functions)
         if not vfs:
-            hint = f"on the node: pvepassthru sriov set {address} N"
+            hint = f"if it can have some, on the node: pvepassthru sriov set {address} N"
             raise DeviceError(f"{function.words} has no VFs on node {self.hardware.node}", hint)
         return vfs
 

@@ -95,7 +95,7 @@ def firmware(draft: Draft, wish: Wish, display: Choice | None) -> None:
         if _disks(draft):
             draft.note(
                 "SeaBIOS stays, since a guest that was installed with it does not boot under OVMF: the GPU's ROM needs "
-                "a legacy image then; bios: ovmf changes it"
+                "a legacy image then; OVMF has to be asked for (--bios ovmf, in a file bios: ovmf)"
             )
         else:
             draft.set("bios", FIRMWARE[0], "the GPUs of today are started by UEFI, and the VM has no disk yet")
@@ -135,7 +135,10 @@ def _storage(draft: Draft) -> str:
     if len(storages) == 1:
         return storages.pop()
     where = f"its disks are on {listed(sorted(storages))}" if storages else "it has no disk that would tell"
-    raise UsageError(f"VM {draft.before.vmid} needs an EFI disk, and {where}", "say the storage for it")
+    raise UsageError(
+        f"VM {draft.before.vmid} needs an EFI disk, and {where}",
+        "say the storage for it (--efi-storage, in a file storage:)",
+    )
 
 
 # ---- display and memory

@@ -49,8 +49,8 @@ GOT = re.compile(r"\bgot \"(?:b')?([0-9a-f]{64})", re.IGNORECASE)
 DEEPEST = 12
 CUT_SHORT = "the connection was cut in the middle of it"
 CERTIFICATE_HINT = (
-    "give the CA as ca_file (a cluster's own: /etc/pve/pve-root-ca.pem), or pin the certificate by its fingerprint "
-    "(on the node: pvenode cert info); a host must have the name that its certificate has"
+    "give the CA as ca_file or PVE_CA_FILE (a cluster's own: /etc/pve/pve-root-ca.pem), or pin the certificate by its "
+    "fingerprint (on the node: pvenode cert info); a host must have the name that its certificate has"
 )
 
 

@@ -78,7 +78,9 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "(default: as they are)",
     )
     parser.add_argument("--live-migration", action="store_true", help="say that the devices can be migrated live")
-    parser.add_argument("--prune", action="store_true", help="remove entries that fit their node no more")
+    parser.add_argument(
+        "--prune", action="store_true", help="remove entries that fit their node no more, or are excluded"
+    )
     _add_common(parser)
 
 

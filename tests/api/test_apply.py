@@ -167,6 +167,14 @@ def test_what_is_roots_alone(pve: FakePve, who: tuple[str, tuple[str, str] | Non
     assert "qm set 100 --hostpci0 0000:01:00,pcie=1 --hookscript local:snippets/pvepassthru --machine q35" in error.hint
 
 
+def test_an_address_that_is_replaced_is_roots_too(pve: FakePve) -> None:
+    pve.state.vm(100).change(hostpci0="0000:04:00.0")
+    with client_by_ca(pve, "op@pve") as client:
+        error = refused(pve, client, {"hostpci0": "mapping=gpu"}, ApiDeniedError)
+    assert "by no token (hostpci0: for the address or ROM file that it has now)" in error.message
+    assert error.hint.startswith("as root on node pve1: qm set 100 --hostpci0 mapping=gpu")
+
+
 def test_no_mapping_is_offered_where_none_helps(pve: FakePve) -> None:
     with client_by_ca(pve, "op@pve") as client:
         error = refused(pve, client, {"hostpci3": "0000:02:00.0", "hostpci4": "0000:01:00.0"}, ApiDeniedError)

@@ -280,7 +280,9 @@ def test_where_it_runs_it_fits() -> None:
     vms = {100: "hostpci0: 81:01.0\n", 101: "hostpci0: 81:01.0\n", 102: "hostpci0: mapping=p4,mdev=nvidia-63\n"}
     found = fits(of(node(vms, [100, 102], left=0), node({})), 100)
     assert found["pve1"] == ("pve1", (), (), ("it runs here",), ())
-    assert found["pve2"].reasons == ("hostpci0 names 81:01.0 of node pve1, which is another one there",)
+    assert found["pve2"].reasons == (
+        "hostpci0 names 81:01.0, which is meant on node pve1 (migrate-to-mapping makes it a mapping)",
+    )
     assert fits(of(node(vms, [100, 102], left=0), node({})), 102)["pve1"].always
     assert fits(of(node(vms, [100])), 101)["pve1"].reasons == ("hostpci0: 0000:81:01.0 is used by VM 100",)
 

@@ -177,7 +177,7 @@ def test_vfs() -> None:
     error = refused("", words(vf_of=["03:00.0"] * 3), DeviceError, "no VF of 0000:03:00.0 is free on node pve1")
     assert "0000:03:10.0: the VM gets it already" in error.hint
     error = refused("", words(vf_of=["06:00.0"]), DeviceError, "has no VFs on node pve1")
-    assert error.hint == "on the node: pvepassthru sriov set 0000:06:00.0 N"
+    assert error.hint == "if it can have some, on the node: pvepassthru sriov set 0000:06:00.0 N"
     error = refused("", words(vf_of=["77:00.0"]), NotFoundError, "there is no PCI device 0000:77:00.0")
     assert error.hint == "PFs with VFs are: 0000:03:00.0, 0000:a1:00.0"
 

@@ -237,8 +237,13 @@ def test_a_new_mapping_for_two_nodes_is_made_at_once(scene: Scene) -> None:
 def test_only_root_may(scene: Scene, user: str, token: tuple[str, str] | None) -> None:
     scene.pve.state.users["root@pam"] = User(tokens={"full": Token("secret", separate=False)})
     scene.pve.state.users["admin@pve"] = User("word", {"/": "Administrator"})
-    with client_of(scene.pve, user, "word", token) as client, pytest.raises(ApiDeniedError, match="root@pam"):
-        migration.apply(client, migration.read(client, [100]))
+    with (
+        client_of(scene.pve, user, "word", token) as client,
+        pytest.raises(ApiDeniedError, match="for the address or ROM file that it has now") as info,
+    ):
+        migration.apply(client, migration.read(client, [100], name="card"))
+    assert "as root@pam, which makes card first: pvepassthru migrate-to-mapping 100 --apply" in info.value.hint
+    assert "qm set" not in info.value.hint, "a mapping is named that is not there"
     assert scene.pve.state.writes == []
 
 

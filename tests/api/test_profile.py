@@ -393,7 +393,7 @@ def test_key_without_its_blank_shows_no_secret(home: dict[str, str], user_file: 
         ({"PVE_PORT": "0"}, "PVE_PORT of the environment is 0"),
         ({"PVE_HOST": ","}, "PVE_HOST of the environment is empty"),
         ({"PVE_HOST": "a b"}, "the environment has the host a b, which is none"),
-        ({"PVE_TOKEN_VALUE": ""}, "the environment has no secret"),
+        ({"PVE_TOKEN_VALUE": ""}, "the environment has no secret; add PVE_TOKEN_NAME and PVE_TOKEN_VALUE"),
         ({"PVE_PASSWORD": "x"}, "the environment has a token and a password"),
         ({"PVE_TOKEN_NAME": f"a={TOKEN}"}, "PVE_TOKEN_NAME of the environment is not what is allowed"),
     ],

@@ -125,7 +125,7 @@ def test_apply_as_json(pve: FakePve, capsys: Capture) -> None:
         (["plan", "gpu", "--device", "gpu", "--subsystem", "x"], 2, "is no subsystem's id"),
         (["plan", "gpu"], 3, "there is no mapping gpu"),
         (["plan", "gpu", "--device", "gpu", "--node", "pve9"], 3, "the cluster has no node pve9"),
-        (["plan", "gpu", "--device", "dead:beef"], 3, "there is no device that is dead:beef"),
+        (["plan", "gpu", "--device", "dead:beef"], 3, "no node of pve1, pve2, pve3 has dead:beef"),
         (["check", "gpu"], 3, "there is no mapping gpu"),
     ],
 )
