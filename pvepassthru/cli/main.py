@@ -6,7 +6,6 @@ Exit codes: 0 fine, 1 findings, 2 wrong usage, 3 and up by error class (model/er
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import io
@@ -14,6 +13,7 @@ import os
 import sys
 
 import pvepassthru
+from pvepassthru.cli.parser import Parser
 from pvepassthru.cli.words import drop, print_error, scratch
 from pvepassthru.host.host import open_host
 from pvepassthru.lifecycle.hook import open_streams
@@ -23,6 +23,7 @@ from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Container, Iterator, Sequence
     from typing import Any, TextIO
 
@@ -63,21 +64,23 @@ PACKAGES = {
 """Python module to the Debian package that has it."""
 
 
-def build_parser(only: Container[str] = COMMANDS) -> argparse.ArgumentParser:
+def build_parser(only: Container[str] = COMMANDS) -> Parser:
     """The parser; with `only`, that of these commands, which spares loading the others."""
-    parser = argparse.ArgumentParser(prog="pvepassthru", description=pvepassthru.__doc__, allow_abbrev=False)
+    parser = Parser(prog="pvepassthru", description=pvepassthru.__doc__)
     parser.add_argument("--version", action="version", version=f"pvepassthru {pvepassthru.__version__}")
     root = "the host's files, or a snapshot of a host (default: PVEPASSTHRU_ROOT of the environment, or /)"
     parser.add_argument("--root", default=os.environ.get("PVEPASSTHRU_ROOT") or "/", metavar="DIR|FILE", help=root)
     node = "whose entries of the cluster's mappings count (default: the host name of that root)"
     parser.add_argument("--node", metavar="NAME", help=node)
+    profile = "of the commands that ask the API, here or behind the command: a profile of api.yaml"
+    parser.add_argument("--profile", metavar="NAME", help=profile)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         if name not in only:
             commands.add_parser(name, help=summary)
             continue
         module = importlib.import_module(_module(name))
-        module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False))
+        module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
     return parser
 
 
@@ -111,6 +114,9 @@ def run(words: Sequence[str]) -> int:
     except SystemExit:  # --help and --version have printed
         sys.stdout.flush()
         raise
+    if args.profile is not None and not getattr(args, "asks_api", False):
+        asking = "config, mapping, migrate-to-mapping and fleet do"
+        raise UsageError(f"--profile says which API is asked, and {args.command} asks none", asking)
     if os.path.isfile(args.root):
         return _run_on_snapshot(args)
     if not os.path.isdir(args.root):

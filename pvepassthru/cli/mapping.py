@@ -32,14 +32,12 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    plan = actions.add_parser("plan", help="show what a mapping is to hold on every node", allow_abbrev=False)
+    plan = actions.add_parser("plan", help="show what a mapping is to hold on every node")
     _add_plan(plan)
-    apply = actions.add_parser("apply", help="show the same, ask, and write it", allow_abbrev=False)
+    apply = actions.add_parser("apply", help="show the same, ask, and write it")
     _add_plan(apply)
     apply.add_argument("--yes", action="store_true", help="do not ask")
-    check = actions.add_parser(
-        "check", help="whether the mappings still describe the hardware, and VMs can use them", allow_abbrev=False
-    )
+    check = actions.add_parser("check", help="whether the mappings still describe the hardware, and VMs can use them")
     check.add_argument("name", nargs="*", metavar="NAME", help="a mapping (default: all)")
     _add_nodes(check, "look at this node only; may be given several times (default: all nodes)")
     check.add_argument("--no-vms", action="store_true", help="do not read the configs of the VMs: one request each")
