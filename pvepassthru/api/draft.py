@@ -13,7 +13,7 @@ from pvepassthru.model.text import shown
 from pvepassthru.model.vmconfig import is_hostpci
 
 if TYPE_CHECKING:
-    from pvepassthru.api.choice import Choice
+    from pvepassthru.api.chosen import Choice
     from pvepassthru.api.hardware import Function, NodeHardware
     from pvepassthru.api.present import Present
     from pvepassthru.model.hostpci import HostpciEntry

@@ -12,7 +12,7 @@ from pvepassthru.model.property_string import write as property_text
 from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
-    from pvepassthru.api.choice import Choice
+    from pvepassthru.api.chosen import Choice
     from pvepassthru.api.draft import Draft
     from pvepassthru.model.hostpci import HostpciEntry
 

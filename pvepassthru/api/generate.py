@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pvepassthru.api.change import Change
-    from pvepassthru.api.choice import Choice
+    from pvepassthru.api.chosen import Choice
     from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.api.present import Present
     from pvepassthru.api.wish import Device, Wish

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mapping_order, mapping_search, mappings, wish
+from pvepassthru.api import mapping_order, mapping_search, mapping_wish, mappings, wish
 from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import API_CANNOT_TELL
 from pvepassthru.api.mappings import Line, Stored
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pvepassthru.api.hardware import NodeHardware
-    from pvepassthru.api.mapping_search import Found, Search, Sought
+    from pvepassthru.api.mapping_search import Found, Search
+    from pvepassthru.api.mapping_wish import Sought
     from pvepassthru.api.nodes import Nodes
 
 
@@ -93,8 +94,8 @@ def plan(
     own = sought is None
     if sought is None:
         mappings.need(known, name)
-        sought = mapping_search.of_mapping(known[name].mapping)
-    without = [mapping_search.excluded(word) for word in options.exclude]
+        sought = mapping_wish.of_mapping(known[name].mapping)
+    without = [mapping_wish.excluded(word) for word in options.exclude]
     places.chosen(seen.known, [node for node, _ in without if node])
     try:
         found = mapping_search.search(sought, seen.hardware, without)

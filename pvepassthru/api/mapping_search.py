@@ -8,48 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import likeness, wish
+from pvepassthru.api import likeness, mapping_entry
 from pvepassthru.api.hardware import KIND_WORDS, KINDS
 from pvepassthru.api.likeness import Likeness
+from pvepassthru.api.mapping_wish import IDS
 from pvepassthru.api.reach import Reach
-from pvepassthru.api.wish import Device
-from pvepassthru.model import mapped, mapping, pci
+from pvepassthru.model import mapping, pci
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
-from pvepassthru.model.mapping import NODE_NAME, MapEntry
-from pvepassthru.model.pattern import ASCII, Pattern
-from pvepassthru.model.problem import is_mdev_capable, plain_id
-from pvepassthru.model.text import counted, listed, shown
+from pvepassthru.model.mapping import MapEntry
+from pvepassthru.model.problem import is_mdev_capable
+from pvepassthru.model.text import counted, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pvepassthru.api.hardware import Function, NodeHardware
-
-_IDS = Pattern(r"[0-9a-f]{4}:[0-9a-f]{4}", ASCII)
-
-
-class Sought(NamedTuple):
-    """Which devices a mapping is to hold; one of the first two says it."""
-
-    device: Device = Device()
-    """By addresses, ids or class."""
-    vf_of: str = ""
-    """The address of a PF, or `vendor:device` of its model."""
-    subsystem: str = ""
-    """`vendor:device` of the subsystem that they have; empty for any."""
-    mdev: bool = False
-    """Whether only those with mediated devices are meant."""
-    only: bool = False
-    """Whether only the device at the address is meant, and none of its kind elsewhere."""
-    own: tuple[tuple[str, str], ...] = ()
-    """Nodes and selectors of what the mapping has already; such devices count as named by their addresses."""
-
-    @property
-    def words(self) -> str:
-        """What is sought, in words."""
-        which = f"VFs of {self.vf_of}" if self.vf_of else self.device.words
-        more = f" with subsystem {self.subsystem}" if self.subsystem else ""
-        return f"{which}{more}" + (" with mediated devices" if self.mdev else "")
+    from pvepassthru.api.mapping_wish import Sought
+    from pvepassthru.model.mapping import MapEntry
 
 
 class Found(NamedTuple):
@@ -72,97 +47,13 @@ class Search(NamedTuple):
     """What fits and was left out, and what else is to be known."""
 
 
-def of_arguments(
-    device: str = "", vf_of: str = "", subsystem: str = "", *, mdev: bool = False, only: bool = False
-) -> Sought:
-    """What words of a command line mean. Raises UsageError."""
-    if bool(device) == bool(vf_of):
-        hint = "for example --device 10de:1b80, --device 0000:01:00, --device gpu or --vf-of 0000:03:00.0"
-        raise UsageError("one of --device and --vf-of says what the mapping is to hold", hint)
-    plain = subsystem.strip().lower()
-    if plain and not _IDS.fullmatch(plain):
-        raise UsageError(f"{shown(subsystem)} is no subsystem's id", "write vendor:device, such as 1462:3362")
-    if vf_of and only:
-        raise UsageError("--only is for the device at an address", "a VF has one too: --device 0000:03:10.0 --only")
-    if vf_of:
-        word = vf_of.strip().lower()
-        return Sought(vf_of=word if _IDS.fullmatch(word) else wish.pf(vf_of), subsystem=plain, mdev=mdev)
-    wanted = wish.device(device)
-    if len({pci.slot(selector) for selector in wanted.addresses}) > 1:
-        raise UsageError(f"{shown(device)} names functions of several slots", "a device of a mapping is of one slot")
-    if only and not wanted.addresses:
-        raise UsageError("--only is for the device at an address", "for example --device 0000:01:00 --only")
-    return Sought(wanted, subsystem=plain, mdev=mdev, only=only)
-
-
-def of_mapping(one: mapping.Mapping) -> Sought:
-    """What a mapping holds already. Raises UsageError when that is nothing, or of several models."""
-    models = dict.fromkeys(entry.id.lower() for entry in one.entries)
-    if len(models) != 1:
-        what = f"devices of {len(models)} models ({listed(models)})" if models else "no device"
-        raise UsageError(f"mapping {one.name} has {what}", "say which devices are meant: --device or --vf-of")
-    subsystems = {entry.subsystem_id.lower() if entry.subsystem_id else "" for entry in one.entries}
-    own = tuple((entry.node, path) for entry in one.entries for path in entry.paths)
-    subsystem = next(iter(subsystems)) if len(subsystems) == 1 else ""
-    return Sought(Device(ids=next(iter(models))), subsystem=subsystem, own=own)
-
-
-def excluded(word: str) -> tuple[str, str]:
-    """The node, empty for all, and the selector of a device that is not to be taken. Raises UsageError."""
-    plain = word.strip()
-    node, _, rest = plain.partition(":")
-    whole, part = (pci.with_domain(text.lower()) for text in (plain, rest))
-    if pci.is_selector(whole):
-        return "", whole
-    if not NODE_NAME.fullmatch(node) or not pci.is_selector(part):
-        hint = "write an address or a slot, such as 0000:03:00.0, or with its node pve1:0000:03:00.0"
-        raise UsageError(f"{shown(word)} is no device", hint)
-    return node, part
-
-
 def search(sought: Sought, hardware: Mapping[str, NodeHardware], without: Sequence[tuple[str, str]] = ()) -> Search:
-    """The devices of this kind on these nodes, `without` those that `excluded` tells of.
+    """The devices of this kind on these nodes, `without` those that `mapping_wish.excluded` tells of.
 
     Raises UsageError when several kinds fit, or only what is to be named by its address since the host may use it;
     NotFoundError when there is nothing that can be taken.
     """
     return _Searcher(sought, hardware, without).search()
-
-
-def entry_for(hardware: NodeHardware, selectors: Sequence[str]) -> tuple[MapEntry, tuple[str, ...]]:
-    """How a mapping holds these functions of a node as one device, with all that PVE compares, and the functions.
-
-    PVE compares the ids of every function that is named, so different ones must be the whole slot. Raises NotFoundError
-    for what is not there, DeviceError when PVE would not take it.
-    """
-    functions = Reach((), hardware, mapping.EMPTY, {}).present(tuple(selectors))
-    slots = dict.fromkeys(pci.slot(address) for address in functions)
-    ways = [tuple(selectors)]
-    if functions == tuple(address for slot in slots for address in hardware.in_slot(slot)):
-        ways.append(tuple(slots))
-    problems = []
-    for paths in dict.fromkeys(ways):
-        entry = _entry(hardware, paths)
-        whole = mapping.Mapping("", 0, is_mdev_capable(hardware, functions[0]), (entry,))
-        problems = mapped.check(whole, entry, hardware, "", None)
-        if not problems:
-            return entry, functions
-    words = problems[0].message.partition(": ")[2]
-    message = f"a mapping cannot hold {listed(functions)} of node {hardware.node} as one device: {words}"
-    raise DeviceError(message, "PVE compares the ids of every function that is named; map them one by one")
-
-
-def _entry(hardware: NodeHardware, paths: tuple[str, ...]) -> MapEntry:
-    first = paths[0] if "." in paths[0] else f"{paths[0]}.0"
-    group = hardware.group(first)
-    return MapEntry(
-        0,
-        hardware.node,
-        paths,
-        plain_id(hardware, first, "vendor", "device") or "",
-        plain_id(hardware, first, "subsystem_vendor", "subsystem_device"),
-        None if group is None else str(group),
-    )
 
 
 class _Searcher:
@@ -203,7 +94,7 @@ class _Searcher:
             if self._is_excluded(hardware, selectors):
                 continue
             try:
-                entry, functions = entry_for(hardware, selectors)
+                entry, functions = mapping_entry.entry_for(hardware, selectors)
             except DeviceError as error:
                 self.left_out.append(f"{selectors[0]} of node {hardware.node}: {error.message}")
                 continue
@@ -237,7 +128,7 @@ class _Searcher:
     def _pf(self) -> Likeness:
         """The model of the PF whose VFs are sought."""
         word = self.sought.vf_of
-        if _IDS.fullmatch(word):
+        if IDS.fullmatch(word):
             return Likeness(word, None, virtual=False)
         models: dict[tuple[Likeness, ...], list[str]] = {}
         for node, one in sorted(self.hardware.items()):

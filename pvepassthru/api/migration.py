@@ -16,8 +16,8 @@ from pvepassthru.api import (
     cluster,
     hindrance,
     mapping_apply,
+    mapping_entry,
     mapping_plan,
-    mapping_search,
     mappings,
     nodes,
     survey,
@@ -276,7 +276,7 @@ class _Migrator:
 
     def _found(self, hardware: NodeHardware, entry: HostpciEntry) -> Found:
         selectors = [pci.with_domain(selector) for selector in (entry.host or "").split(";")]
-        line, functions = mapping_search.entry_for(hardware, selectors)
+        line, functions = mapping_entry.entry_for(hardware, selectors)
         words = hardware.functions[functions[0]].words
         return Found(line, functions, is_mdev_capable(hardware, functions[0]), words)
 

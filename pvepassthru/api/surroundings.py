@@ -16,7 +16,7 @@ from pvepassthru.model.property_string import Key, PropertyError
 from pvepassthru.model.text import listed, number, shown
 
 if TYPE_CHECKING:
-    from pvepassthru.api.choice import Choice
+    from pvepassthru.api.chosen import Choice
     from pvepassthru.api.draft import Draft
     from pvepassthru.api.wish import Wish
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import mapping_apply, mapping_check, mapping_plan, mapping_render, mapping_search, mappings, nodes
+from pvepassthru.api import mapping_apply, mapping_check, mapping_plan, mapping_render, mapping_wish, mappings, nodes
 from pvepassthru.api.mapping_check import SEVERITIES
 from pvepassthru.api.mapping_order import ORDERS
 from pvepassthru.api.mapping_plan import Options
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is th
 def _plan(args: argparse.Namespace, client: Client) -> Plan:
     sought = None
     if args.device or args.vf_of or args.subsystem or args.mdev or args.only:
-        sought = mapping_search.of_arguments(
+        sought = mapping_wish.of_arguments(
             args.device or "", args.vf_of or "", args.subsystem, mdev=args.mdev, only=args.only
         )
     options = Options(args.order, args.live_migration, args.prune, tuple(args.exclude))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from pvepassthru.api import mapping_apply, mapping_plan, mapping_search, mappings, nodes
+from pvepassthru.api import mapping_apply, mapping_plan, mapping_wish, mappings, nodes
 from pvepassthru.api.client import connect
 from pvepassthru.api.mapping_plan import Options
 from pvepassthru.api.profile import Profile
@@ -53,7 +53,7 @@ def pve(request: pytest.FixtureRequest) -> Iterator[FakePve]:
 
 
 def planned(client: Client, options: Options = mapping_plan.AS_IT_IS) -> Plan:
-    sought = mapping_search.of_arguments("10de:1b80", "", "1462:3362")
+    sought = mapping_wish.of_arguments("10de:1b80", "", "1462:3362")
     return mapping_plan.plan("gpu", mappings.read(client), nodes.read(client), sought, options)
 
 

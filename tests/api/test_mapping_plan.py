@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pvepassthru.api import mapping_order, mapping_plan, mapping_render, mapping_search, mappings
+from pvepassthru.api import mapping_order, mapping_plan, mapping_render, mapping_search, mapping_wish, mappings
 from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import Function, build
 from pvepassthru.api.mapping_plan import Options
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.mapping_plan import Plan
-    from pvepassthru.api.mapping_search import Sought
+    from pvepassthru.api.mapping_wish import Sought
 
 NVME = "id=144d:a808,subsystem-id=144d:a801"
 NVME1 = f"node=pve1,path=0000:04:00.0,{NVME},iommugroup=15"
@@ -54,7 +54,7 @@ class Scene:
         options: Options = mapping_plan.AS_IT_IS,
         nodes: Sequence[str] = (),
     ) -> Plan:
-        wanted = mapping_search.of_arguments(sought) if isinstance(sought, str) else sought
+        wanted = mapping_wish.of_arguments(sought) if isinstance(sought, str) else sought
         known = mappings.read(self.client)
         return mapping_plan.plan(name, known, places.read(self.client, nodes), wanted, options)
 
@@ -66,14 +66,14 @@ def scene() -> Iterator[Scene]:
 
 
 def vfs_of(word: str) -> Sought:
-    return mapping_search.of_arguments(vf_of=word)
+    return mapping_wish.of_arguments(vf_of=word)
 
 
 def mediated(word: str) -> Sought:
-    return mapping_search.of_arguments(word, mdev=True)
+    return mapping_wish.of_arguments(word, mdev=True)
 
 
-MSI = mapping_search.of_arguments("10de:1b80", subsystem="1462:3362")
+MSI = mapping_wish.of_arguments("10de:1b80", subsystem="1462:3362")
 
 
 def texts(plan: Plan) -> list[str]:
@@ -107,14 +107,14 @@ def test_an_address_means_its_kind(scene: Scene) -> None:
 
 def test_an_address_and_nothing_else_of_its_kind(scene: Scene) -> None:
     def only(word: str) -> Sought:
-        return mapping_search.of_arguments(word, only=True)
+        return mapping_wish.of_arguments(word, only=True)
 
     assert paths(scene.plan("vf", only("0000:03:10.0")), "pve1") == ["0000:03:10.0"]
     assert texts(scene.plan("gpu", only("0000:81:00"))) == [GPU_LINE2]
     assert texts(scene.plan("gpu", only("0000:01:00.0;0000:01:00.1"), nodes=["pve1"])) == [GPU_LINE]
     for device, pf in (("gpu", ""), ("10de:1b80", ""), ("", "0000:03:00.0")):
         with pytest.raises(UsageError, match="--only is for the device at an address"):
-            mapping_search.of_arguments(device, pf, only=True)
+            mapping_wish.of_arguments(device, pf, only=True)
 
 
 # ---- what hosts may live on
@@ -210,9 +210,9 @@ def test_a_class_of_one_model(scene: Scene) -> None:
 def test_where_the_hosts_use_is_known_classes_are_taken(scene: Scene) -> None:
     told = places.read(scene.client).hardware
     known = {node: hardware._replace(unknown="") for node, hardware in told.items()}
-    found = mapping_search.search(mapping_search.of_arguments("nvme"), known)
+    found = mapping_search.search(mapping_wish.of_arguments("nvme"), known)
     assert [len(devices) for devices in found.found.values()] == [1, 3]
-    nics = mapping_search.search(mapping_search.of_arguments("nic"), known)
+    nics = mapping_search.search(mapping_wish.of_arguments("nic"), known)
     assert [one.functions for one in nics.found["pve3"]] == [("0000:08:00.0",)]
     assert sum("VFs, which would vanish" in note for note in nics.notes) == 3
 

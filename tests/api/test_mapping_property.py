@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pvepassthru.api import hardware, mapping_order, mapping_plan, mappings
 from pvepassthru.api.mapping_plan import Options
-from pvepassthru.api.mapping_search import Sought, of_arguments
+from pvepassthru.api.mapping_wish import Sought, of_arguments
 from pvepassthru.api.mappings import Stored
 from pvepassthru.api.nodes import Nodes
 from pvepassthru.model import mapped, mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from pvepassthru.api import mapping_apply, mapping_search, migration, nodes, reading, restore
+from pvepassthru.api import mapping_apply, mapping_entry, migration, nodes, reading, restore
 from pvepassthru.model import hostpci
 from pvepassthru.model.errors import (
     ApiConflictError,
@@ -188,8 +188,8 @@ def test_one_name_for_vms_of_two_nodes(scene: Scene) -> None:
 @pytest.mark.parametrize("other, words", [("0000:04:00.0", "would get other functions"), ("00:02.0", "mdev is 0")])
 def test_another_device_is_never_passed(scene: Scene, monkeypatch: pytest.MonkeyPatch, other: str, words: str) -> None:
     """What is planned is held to what PVE would make of it, should the search be wrong."""
-    real = mapping_search.entry_for(nodes.read(scene.client).hardware["pve1"], (f"0000:{other}"[-12:],))
-    monkeypatch.setattr(mapping_search, "entry_for", lambda *_: (real[0], ("0000:01:00.0", "0000:01:00.1")))
+    real = mapping_entry.entry_for(nodes.read(scene.client).hardware["pve1"], (f"0000:{other}"[-12:],))
+    monkeypatch.setattr(mapping_entry, "entry_for", lambda *_: (real[0], ("0000:01:00.0", "0000:01:00.1")))
     with pytest.raises(DeviceError, match=words):
         scene.read(100)
 
