@@ -27,6 +27,8 @@ class Draft:
         self.hardware = hardware
         self._new: dict[str, tuple[str | None, str]] = {}
         self._notes: dict[str, None] = {}
+        self.barred: frozenset[str] = frozenset()
+        """Keys that no new entry is to have, so that what is removed stays so when the same is asked for again."""
 
     def set(self, key: str, text: str | None, reason: str) -> None:
         """Let a key have a value, or with None be deleted; nothing changes where it is so already.
@@ -52,9 +54,14 @@ class Draft:
         """The value that a key is to have."""
         return self._new[key][0] if key in self._new else self.before.get(key)
 
+    @property
+    def kept(self) -> dict[int, HostpciEntry]:
+        """The entries that the VM has and is not to lose, as they are now, by index."""
+        return {index: entry for index, entry in self.before.section.entries.items() if self.value(entry.key)}
+
     def entries(self) -> list[HostpciEntry]:
         """The hostpci entries as they are to be, by index."""
-        entries = dict(self.before.section.entries)
+        entries = self.kept
         for key, (text, _) in self._new.items():
             if is_hostpci(key) and text is not None:
                 index = int(key.removeprefix("hostpci"))

@@ -46,7 +46,7 @@ def _will_be_q35(draft: Draft, choices: list[Choice]) -> bool:
         if any(choice.device.pcie for choice in choices):
             raise UsageError("pcie: true needs a q35 machine, which arch: aarch64 does not have", "leave out pcie")
         return False
-    legacy = any(choice.device.igd for choice in choices) or any(one.legacy_igd for one in before.entries.values())
+    legacy = any(choice.device.igd for choice in choices) or any(one.legacy_igd for one in draft.kept.values())
     needed = any(choice.device.pcie or (choice.entry is None and _needs_pcie(draft, choice)) for choice in choices)
     return not legacy and (before.machine.q35 or needed)
 
@@ -67,6 +67,7 @@ def _add(draft: Draft, choice: Choice, options: dict[str, str]) -> None:
     """Write a new entry, at the first index that neither the config nor a line that PVE drops uses."""
     before = draft.before
     used = {entry.key for entry in draft.entries()} | {one.key for one in before.section.dropped} | before.values.keys()
+    used |= draft.barred
     keys = [f"hostpci{index}" for index in range(MAX_INDEX + 1)]
     free = next((key for key in keys if key not in used), None)
     if free is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import entries, surroundings
+from pvepassthru.api import entries, removal, surroundings
 from pvepassthru.api.choice import Chooser, igd_among
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.reach import Reach
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.api.present import Present
     from pvepassthru.api.wish import Device, Wish
+    from pvepassthru.model.hostpci import HostpciEntry
     from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.problem import Problem
 
@@ -53,7 +54,8 @@ def generate(
         message = f"VM {present.vmid} is on node {present.node}, and the hardware is that of {hardware.node}"
         raise UsageError(message, "ask for the hardware of the VM's own node")
     draft = Draft(present, hardware)
-    reach = _reach(present, hardware, mappings, taken)
+    gone = removal.write(draft, wish.remove, _reach(present, hardware, mappings))
+    reach = Reach(_by_index(draft.kept), hardware, mappings, taken or {}, gone)
     devices = igd_among(wish.devices, reach) if wish.igd else wish.devices
     devices = tuple(one if _is_named(one) else one._replace(addresses=(IGD,)) for one in devices)
     devices = _primary_among(devices) if wish.primary_gpu else devices
@@ -65,7 +67,8 @@ def generate(
     display = _display(wish, choices, draft)
     _check_igd(choices, draft)
     entries.write(draft, choices, display, (_rom_for(wish, choices, display, draft), wish.rom))
-    surroundings.machine_type(draft)
+    if choices or not wish.remove:  # what stays may not be right, and a removal alone touches nothing else
+        surroundings.machine_type(draft)
     surroundings.firmware(draft, wish, display)
     surroundings.display(draft, display)
     if choices:
@@ -73,6 +76,7 @@ def generate(
     surroundings.cpu(draft, wish, choices)
     surroundings.numa(draft, wish, choices)
     surroundings.hookscript(draft, wish)
+    removal.say(draft, gone, _reach(present, hardware, mappings))
     _say(draft, choices)
     functions = tuple(dict.fromkeys(address for choice in choices for address in choice.functions))
     _hold_to_pve(draft, draft.change(functions).after, mappings)
@@ -123,8 +127,11 @@ def generate_all(  # noqa: PLR0913 - as `generate`, and where errors go
 def _reach(
     config: Present, hardware: NodeHardware, mappings: Mappings, taken: Mapping[str, str] | None = None
 ) -> Reach:
-    entries_now = [entry for _, entry in sorted(config.section.entries.items())]
-    return Reach(entries_now, hardware, mappings, taken or {})
+    return Reach(_by_index(config.section.entries), hardware, mappings, taken or {})
+
+
+def _by_index(found: Mapping[int, HostpciEntry]) -> list[HostpciEntry]:
+    return [entry for _, entry in sorted(found.items())]
 
 
 def _is_named(device: Device) -> bool:
@@ -166,7 +173,7 @@ def _display(wish: Wish, choices: list[Choice], draft: Draft) -> Choice | None:
         if not _shows(chosen, draft):
             message = f"{chosen.device.words} is no GPU with outputs, so it cannot be the VM's display"
             raise UsageError(message, "leave out primary_gpu")
-        others = [one.key for one in draft.before.section.entries.values() if one.x_vga and one != chosen.entry]
+        others = [one.key for one in draft.kept.values() if one.x_vga and one != chosen.entry]
         if others:
             raise UsageError(f"{listed(others)} is the primary GPU already (x-vga=1)", "remove x-vga=1 there first")
     return chosen
@@ -202,7 +209,7 @@ def _check_igd(choices: list[Choice], draft: Draft) -> None:
         if gpu is None or gpu.vendor != INTEL:
             found = draft.hardware.functions[choice.functions[0]]
             raise UsageError(f"igd is for an Intel GPU, and {found.words} is none", "leave out igd")
-        others = [one.key for one in draft.before.section.entries.values() if one.legacy_igd and one != choice.entry]
+        others = [one.key for one in draft.kept.values() if one.legacy_igd and one != choice.entry]
         if others:
             raise UsageError(f"{listed(others)} has legacy-igd=1 already", "there is one such entry in a VM")
 

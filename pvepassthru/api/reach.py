@@ -44,11 +44,14 @@ class Reach:
         hardware: NodeHardware,
         mappings: Mappings,
         taken: Mapping[str, str],
+        leaving: Iterable[HostpciEntry] = (),
     ) -> None:
         self.hardware = hardware
         self.mappings = mappings
         self.taken = taken
         self.entries = tuple(Taken(entry, self.alternatives(entry)) for entry in entries)
+        self.leaving = tuple(Taken(entry, self.alternatives(entry)) for entry in leaving)
+        """Entries that the VM is to lose, so that their devices are not chosen for it again."""
 
     def functions(self, selectors: Iterable[str]) -> tuple[str, ...]:
         """The functions that selectors mean, in order; none if one of them means nothing."""
@@ -164,5 +167,8 @@ class Reach:
         for taken in self.entries:
             if address in taken.functions:
                 yield f"{taken.entry.key} has it" + (" among others" if len(taken.alternatives) > 1 else "")
+        yield from (
+            f"{one.entry.key}, which is to be removed, has it" for one in self.leaving if address in one.functions
+        )
         if address in self.taken:
             yield f"{self.taken[address]} has it"

@@ -12,7 +12,9 @@ from pvepassthru.api.hardware import KINDS
 from pvepassthru.model import hostpci, pci, profile
 from pvepassthru.model.errors import UsageError
 from pvepassthru.model.pattern import ASCII, Pattern
+from pvepassthru.model.pci import MAX_INDEX
 from pvepassthru.model.text import listed, nearest, shown
+from pvepassthru.model.vmconfig import is_hostpci
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,7 @@ BEST = "best"
 IGD = "0000:00:02.0"
 """Where the GPU in an Intel processor is."""
 FIRMWARE = ("ovmf", "seabios")
+LAST_ENTRY = f"hostpci{MAX_INDEX}"
 _IDS = Pattern(r"[0-9a-f]{4}:[0-9a-f]{4}", ASCII)
 _SNIPPET = Pattern(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]:snippets/[^/,\s]+", ASCII)
 _STORAGE = Pattern(r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]", ASCII)
@@ -92,6 +95,8 @@ class Wish(NamedTuple):
     """Whether the guest is not to see that it is a VM, as NVIDIA's drivers before 465 want it."""
     by_mapping: bool = False
     """Whether devices are named by a mapping only, as users other than root@pam must."""
+    remove: tuple[str, ...] = ()
+    """The hostpci entries that the VM is to lose, such as `hostpci0`; no other one takes their places."""
 
 
 # ---- words
@@ -186,6 +191,13 @@ def storage(word: str) -> str:
     return word
 
 
+def entry(word: str) -> str:
+    """The key of a hostpci entry. Raises UsageError."""
+    if not is_hostpci(word):
+        raise UsageError(f"{shown(word)} is no hostpci entry", f"name it as the config does: hostpci0 to {LAST_ENTRY}")
+    return word
+
+
 # ---- a command line
 
 
@@ -205,6 +217,7 @@ def of_arguments(  # noqa: PLR0913 - one for each option
     numa: bool = False,
     hidden: bool = False,
     by_mapping: bool = False,
+    remove: Sequence[str] = (),
 ) -> Wish:
     """The wish that options mean. Raises UsageError.
 
@@ -236,6 +249,7 @@ def of_arguments(  # noqa: PLR0913 - one for each option
             numa=numa,
             hidden=hidden,
             by_mapping=by_mapping,
+            remove=tuple(dict.fromkeys(entry(word) for word in remove)),
         )
     )
 

@@ -111,8 +111,17 @@ class _Reader:
             self.path += ["devices", at]
             devices.append(self._device(value))
             del self.path[-2:]
-        fields = {key: self._value(key, value) for key, value in said.items() if key != "devices"}
+        fields = {key: self._value(key, value) for key, value in said.items() if key not in {"devices", "remove"}}
+        if said.get("remove"):
+            fields["remove"] = self._entries(said["remove"])
         return wish.checked(Wish(tuple(devices), **fields))
+
+    def _entries(self, words: list[str]) -> tuple[str, ...]:
+        for at, word in enumerate(words):
+            self.path += ["remove", at]
+            wish.entry(word)
+            del self.path[-2:]
+        return tuple(dict.fromkeys(words))
 
     def _device(self, value: str | dict[str, Any]) -> Device:
         if isinstance(value, str):

@@ -40,7 +40,7 @@ MOST_BYTES = 8 << 20
 """Of a file of requirements."""
 _SAID = (
     *("device", "vf_of", "mapping", "mdev", "min_framebuffer", "primary_gpu", "rom", "igd", "bios", "efi_storage"),
-    *("hookscript", "numa", "hidden", "by_mapping"),
+    *("hookscript", "numa", "hidden", "by_mapping", "remove"),
 )
 """The arguments that say what is wanted, none of which goes with --file."""
 
@@ -73,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wanted.add_argument("--numa", action="store_true", help="keep the VM to the CPUs of its devices' NUMA node")
     wanted.add_argument("--hidden", action="store_true", help="do not let the guest see that it is a VM")
     wanted.add_argument("--by-mapping", action="store_true", help="name devices by mappings only, as non-root must")
+    wanted.add_argument(
+        "--remove",
+        action="append",
+        default=[],
+        metavar="hostpciN",
+        help="take this entry away, and leave all else as it is; may be given again",
+    )
     wanted.add_argument("--file", metavar="FILE", help="requirements of many VMs, in YAML, in place of all these")
     parser.add_argument(
         "--format", choices=changes.FORMATS, default="diff", help="how the change is shown (default: %(default)s)"
@@ -177,6 +184,7 @@ def _wish(args: argparse.Namespace) -> Wish:
         numa=args.numa,
         hidden=args.hidden,
         by_mapping=args.by_mapping,
+        remove=args.remove,
     )
 
 
