@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pvepassthru.api import cluster as answers
 from pvepassthru.api import nodes as places
 from pvepassthru.api import placing, survey
+from pvepassthru.api.hardware import parents
 from pvepassthru.api.occupancy import Occupancy
 from pvepassthru.model import placement
 from pvepassthru.model.errors import ApiMissingError, UsageError
@@ -108,7 +110,7 @@ def rooms(
     with_types = wanted.mdev is not None or wanted == Wanted()
 
     def visit(vms: NodeVms) -> list[Room]:
-        functions = survey.node_hardware(client, vms.name, _parents if with_types else _no_parents)
+        functions = answers.node_hardware(client, vms.name, parents if with_types else _no_parents)
         found = Occupancy(functions, known.mappings, vms.presents, vms.running)
         return sorted(_rooms(found, wanted))
 
@@ -143,11 +145,11 @@ def fits(
         raise UsageError(f"VM {vmid} is a template, which never starts", "ask for one of its clones")
     guest = placing.guest(client, known, vm)
 
-    def parents(hardware: NodeHardware) -> tuple[str, ...]:  # of all, since where others go decides what is left
-        return _parents(hardware) if guest.parents(hardware) else ()
+    def asked(hardware: NodeHardware) -> tuple[str, ...]:  # of all, since where others go decides what is left
+        return parents(hardware) if guest.parents(hardware) else ()
 
     def visit(vms: NodeVms) -> placing.Fit:
-        functions = survey.node_hardware(client, vms.name, parents)
+        functions = answers.node_hardware(client, vms.name, asked)
         others = [present for present in vms.presents if present.vmid != vmid]
         return guest.fit(Occupancy(functions, known.mappings, others, vms.running))
 
@@ -167,11 +169,6 @@ def _all_failures(hidden: ApiDeniedError | None, failures: tuple[Failure, ...]) 
 def matters(options: Answer) -> bool:
     """Whether a VM has, or claims, a device."""
     return any(key.startswith("hostpci") for key in options)
-
-
-def _parents(hardware: NodeHardware) -> tuple[str, ...]:
-    found = hardware.functions.values()
-    return tuple(one.address for one in found if one.mdev_parent and one.address.index(":") == 4)
 
 
 def _no_parents(_: NodeHardware) -> tuple[str, ...]:
@@ -241,7 +238,7 @@ def _total(gpus: list[Gpu], kind: str) -> int | None:
 def _mappings(found: Occupancy, only: str | None) -> Iterator[Room]:
     """The devices of each mapping on the node; not of those for mediated devices, which are no devices of one VM."""
     for name, mapping in sorted(found.mappings.by_name.items()):
-        here = [found.functions(entry.paths) for entry in mapping.on(found.hardware.node)]
+        here = [found.hardware.resolved(entry.paths) for entry in mapping.on(found.hardware.node)]
         there = [functions for functions in here if functions]
         if only not in {None, name} or not here or (mapping.mdev and any(_shared(found, one[0]) for one in there)):
             continue

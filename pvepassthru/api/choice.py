@@ -85,7 +85,7 @@ class Chooser:
         if not taken.alternatives:
             return False
         if device.addresses:
-            wanted, has = set(self.reach.functions(device.addresses)), set(taken.alternatives[0])
+            wanted, has = set(self.hardware.resolved(device.addresses)), set(taken.alternatives[0])
             covered = bool(has & wanted) if device.mdev else has >= wanted
             return bool(wanted) and len(taken.alternatives) == 1 and covered and self._fits(device, taken)
         every = all(
@@ -102,7 +102,7 @@ class Chooser:
 def igd_among(devices: Sequence[Device], reach: Reach) -> tuple[Device, ...]:
     """The devices with the Intel GPU in legacy mode: the one of them at 00:02.0, or one more."""
     for at, one in enumerate(devices):
-        pool = reach.pool(one.mapping) if one.mapping else (reach.functions(one.addresses),)
+        pool = reach.pool(one.mapping) if one.mapping else (reach.hardware.resolved(one.addresses),)
         if not one.mdev and pool and IGD in pool[0]:
             return (*devices[:at], one._replace(igd=True), *devices[at + 1 :])
     return (*devices, Device(addresses=(IGD,), igd=True))

@@ -10,10 +10,11 @@ from pvepassthru.model.errors import ApiError, ApiMissingError
 from pvepassthru.model.text import listed, number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from pvepassthru.api.client import Client
     from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.api.present import Present
-    from pvepassthru.model.mapping import Mappings
 
 ALL_CLASSES = {"pci-class-blacklist": ""}
 """Without it nodes/N/hardware/pci leaves out memory controllers, bridges and processors."""
@@ -99,19 +100,18 @@ def held_rows(client: Client, vmid: int, node: str) -> list[dict[str, Any]]:
     return _entries(client, f"nodes/{node}/qemu/{vmid}/pending")
 
 
-def mappings(client: Client) -> Mappings:
-    """The cluster's PCI mappings that this user may see. Raises ApiError."""
-    return hardware.mappings_of_api(_entries(client, "cluster/mapping/pci"))
+def node_hardware(
+    client: Client, node: str, parents: Callable[[NodeHardware], Iterable[str]] = hardware.parents
+) -> NodeHardware:
+    """A node's PCI functions, with the types of those that `parents` names of them, by default of all that have some.
 
-
-def node_hardware(client: Client, node: str) -> NodeHardware:
-    """A node's PCI functions, with the types of those that offer mediated devices. Raises ApiError."""
+    In one request, and one for each that is named. Raises ApiError.
+    """
     functions = _entries(client, f"nodes/{node}/hardware/pci", **ALL_CLASSES)
-    types = {
-        address: _entries(client, f"nodes/{node}/hardware/pci/{address}/mdev")
-        for address in hardware.parents(functions)
-    }
-    return hardware.of_api(node, functions, types)
+    found = hardware.of_api(node, functions, {})
+    wanted = tuple(parents(found))
+    types = {address: _entries(client, f"nodes/{node}/hardware/pci/{address}/mdev") for address in wanted}
+    return hardware.of_api(node, functions, types) if types else found
 
 
 def rows(client: Client, path: str, **params: object) -> list[dict[str, Any]]:

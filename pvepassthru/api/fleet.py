@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import hardware, mirror, survey
+from pvepassthru.api import cluster, hardware, mirror, selection, survey
 from pvepassthru.api import nodes as places
 from pvepassthru.host import vms as vms_of_host
 from pvepassthru.model.errors import ApiDeniedError
@@ -131,11 +131,12 @@ class _Judge:
         untold: set[str] = set()
 
         def parents(functions: NodeHardware) -> tuple[str, ...]:
-            told = _wanted(functions, presents, self.known)
+            entries = [entry for present in presents for entry in present.section.entries.values()]
+            told = mirror.asked(functions, selection.parents(entries, functions, self.known.mappings))
             untold.update(functions.functions.keys() - told)
             return told
 
-        functions = survey.node_hardware(self.client, vms.name, parents)
+        functions = cluster.node_hardware(self.client, vms.name, parents)
         host = mirror.host(
             functions,
             self.known.mappings,
@@ -172,20 +173,6 @@ class _Judge:
                 )
                 self.failures.append(survey.Failure(present.node, present.vmid, error))
             return not self._sees_all
-
-
-def _wanted(functions: NodeHardware, presents: Iterable[Present], known: Overview) -> tuple[str, ...]:
-    """The functions whose mdev types are to be asked for: those on which an entry wants a mediated device."""
-    wanted: set[str] = set()
-    for present in presents:
-        for entry in present.section.entries.values():
-            if entry.wants_mdev and entry.host:
-                wanted.update(entry.host.split(";"))
-            mapping = known.mappings.by_name.get(entry.mapping or "") if entry.wants_mdev else None
-            for alternative in mapping.on(functions.node) if mapping else ():
-                wanted.update(alternative.paths)
-    found = {function.address for selector in wanted for function in functions.matching(selector)}
-    return mirror.asked(functions, found)
 
 
 def _of_mappings(around: Surroundings, *, only: bool) -> Iterable[Finding]:

@@ -102,8 +102,7 @@ def generate_all(  # noqa: PLR0913 - as `generate`, and where errors go
     for present in presents:
         devices = wishes[present.vmid].devices if present.vmid in wishes else ()
         selectors = [selector for device in devices if not device.mdev for selector in device.addresses]
-        functions = [function.address for selector in selectors for function in hardware.matching(selector)]
-        named[present.vmid] = dict.fromkeys(functions, f"VM {present.vmid}")
+        named[present.vmid] = dict.fromkeys(hardware.reached(selectors), f"VM {present.vmid}")
     changes = []
     for present in presents:
         if present.vmid in wishes:

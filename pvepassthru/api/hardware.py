@@ -2,8 +2,7 @@
 """The PCI hardware of one node as a value: by what the API says of it, or from the host's own inventory.
 
 Both roads end in one type, which is a view of hardware for model/resolve.py as well. What a road cannot tell is None,
-or said in `unknown`. Sources: nodes/N/hardware/pci (PVE::SysFSTools::lspci, `verbose`), its mdev lists, and
-cluster/mapping/pci.
+or said in `unknown`. Sources: nodes/N/hardware/pci (PVE::SysFSTools::lspci, `verbose`), and its mdev lists.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.host.inventory import Mdev, MdevType
 from pvepassthru.host.pciids import PciIds
-from pvepassthru.model import mapping, pci, profile
+from pvepassthru.model import pci, profile
 from pvepassthru.model.text import number, shown
 from pvepassthru.rules.memory import bar_sizes, intel_cpu
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pvepassthru.host.inventory import Inventory
-    from pvepassthru.model.mapping import Mappings
     from pvepassthru.model.profile import Profile
     from pvepassthru.rules.subject import Surroundings
 
@@ -91,6 +89,11 @@ class Function(NamedTuple):
     def kind(self) -> str | None:
         """The word of KINDS for it, or None."""
         return next((kind for kind, code in KINDS.items() if self.pci_class.startswith(code)), None)
+
+    @property
+    def is_askable(self) -> bool:
+        """Whether it has mediated devices, and the API can be asked for their types."""
+        return self.mdev_parent and pci.has_short_domain(self.address)
 
     @property
     def has_outputs(self) -> bool:
@@ -208,6 +211,15 @@ class NodeHardware(NamedTuple):
         wanted = pci.with_domain(selector)
         return tuple(self.functions[name] for name in self.in_slot(pci.slot(wanted)) if name.startswith(wanted))
 
+    def reached(self, selectors: Iterable[str]) -> tuple[str, ...]:
+        """The addresses of the functions that selectors mean, in order, as far as they are there."""
+        return tuple(function.address for selector in selectors for function in self.matching(selector))
+
+    def resolved(self, selectors: Iterable[str]) -> tuple[str, ...]:
+        """The same; none if one of the selectors means nothing."""
+        found = [self.matching(selector) for selector in selectors]
+        return tuple(function.address for functions in found for function in functions) if all(found) else ()
+
     def in_doubt(self, function: Function) -> bool:
         """Whether the host may live on a function without that being told: a disk's or a network's, by the API.
 
@@ -238,13 +250,9 @@ def build(node: str, functions: Iterable[Function]) -> NodeHardware:
 # ---- by the API
 
 
-def parents(answer: Iterable[Answer]) -> tuple[str, ...]:
-    """The functions of nodes/N/hardware/pci whose mdev list is to be asked for.
-
-    PVE's API takes no id with a domain of more than four digits there.
-    """
-    ids = (str(entry.get("id", "")) for entry in answer if _integer(entry.get("mdev")))
-    return tuple(address for address in ids if pci.is_address(address) and address.index(":") == 4)
+def parents(hardware: NodeHardware) -> tuple[str, ...]:
+    """The functions whose mdev types the API tells if it is asked."""
+    return tuple(function.address for function in hardware.functions.values() if function.is_askable)
 
 
 def of_api(node: str, answer: Iterable[Answer], types: Mapping[str, Iterable[Answer]]) -> NodeHardware:
@@ -302,24 +310,6 @@ def _integer(value: object) -> int | None:
     text = value if isinstance(value, str) else ""
     found = number(text.removeprefix("-"))
     return -found if found is not None and text.startswith("-") else found
-
-
-def mappings_of_api(answer: Iterable[Answer]) -> Mappings:
-    """The mappings by cluster/mapping/pci, as PVE reads them from its file. Descriptions are not read."""
-    lines: list[str] = []
-    for entry in answer:
-        maps = entry.get("map")
-        texts = maps if isinstance(maps, list) else [maps] if isinstance(maps, str) else []
-        lines += [str(entry.get("id", "")).replace("\n", " ")]
-        lines += [f"\tmap {text}" for text in map(str, texts) if "\n" not in text]
-        lines += [f"\t{flag} 1" for flag in ("mdev", "live-migration-capable") if _integer(entry.get(flag))]
-        lines.append("")
-    found = mapping.parse("\n".join(lines).encode("utf-8", "surrogateescape"))
-    by_name = {
-        name: one._replace(line=0, entries=tuple(entry._replace(line=0) for entry in one.entries))
-        for name, one in found.by_name.items()
-    }
-    return found._replace(by_name=by_name)
 
 
 # ---- by the host

@@ -15,7 +15,6 @@ from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import build
 from pvepassthru.model import mapped
 from pvepassthru.model.errors import ApiCertificateError, ApiError, ApiMissingError
-from pvepassthru.model.mapping import Mappings
 from pvepassthru.model.text import listed, one_line, shown
 from pvepassthru.rules import mappings as rules
 from pvepassthru.rules.catalogue import BY_CODE
@@ -154,11 +153,9 @@ def _hint(mapping: Mapping, entry: MapEntry, problem: Problem, hardware: NodeHar
     return f"a device {entry.id} that the mapping lacks is at {listed(alike, 4)} of node {hardware.node} now; {plan}"
 
 
-def _fitting(mapping: Mapping, entry: MapEntry, hardware: NodeHardware) -> list[str]:
+def _fitting(mapping: Mapping, entry: MapEntry, hardware: NodeHardware) -> tuple[str, ...]:
     """The functions of an entry that fits."""
-    if mapped.check(mapping, entry, hardware, "", None):
-        return []
-    return [function.address for path in entry.paths for function in hardware.matching(path)]
+    return () if mapped.check(mapping, entry, hardware, "", None) else hardware.reached(entry.paths)
 
 
 def _subsystem(attributes: dict[str, str]) -> str:
@@ -216,7 +213,7 @@ def _of_vms(
     client: Client, presents: Iterable[Present], stored: dict[str, Stored], wanted: Iterable[str], *, every: bool
 ) -> Iterator[Drift]:
     """VMs that name a mapping that is not there, or has no device on their node; PVE starts no template."""
-    known = Mappings({name: one.mapping for name, one in stored.items()}, ())
+    known = mappings.plain(stored)
     all_seen = client.is_root or survey.sees_all_mappings(client)
     for present in presents:
         for entry in () if present.config.template else _mapped(present):

@@ -14,7 +14,7 @@ from pvepassthru.api import mapping_order, mapping_search, mapping_wish, mapping
 from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import API_CANNOT_TELL
 from pvepassthru.api.mappings import Line, Stored
-from pvepassthru.model import mapped, property_string
+from pvepassthru.model import mapped, pci, property_string
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.mapping import KEYS
 from pvepassthru.model.text import counted, listed, shown
@@ -334,9 +334,8 @@ class _Planner:
             self.notes["its devices have mediated devices: a hostpci entry says which type with mdev="] = None
 
 
-def _functions(hardware: NodeHardware, line: Line) -> list[str]:
-    paths = line.entry.paths if line.entry else ()
-    return [function.address for path in paths for function in hardware.matching(path)]
+def _functions(hardware: NodeHardware, line: Line) -> tuple[str, ...]:
+    return hardware.reached(line.entry.paths) if line.entry else ()
 
 
 def _is_excluded(hardware: NodeHardware, line: Line, without: Sequence[tuple[str, str]]) -> bool:
@@ -364,7 +363,7 @@ def _is_moved(before: Sequence[Line], after: Sequence[Line]) -> bool:
 def _shares(line: Line, other: Stored) -> bool:
     """Whether a mapping has the device of a line, or a part of it."""
     return any(
-        one.entry and line.entry and one.node == line.node and (mine.startswith(path) or path.startswith(mine))
+        one.entry and line.entry and one.node == line.node and pci.overlap(mine, path)
         for one in other.lines
         for path in (one.entry.paths if one.entry else ())
         for mine in (line.entry.paths if line.entry else ())

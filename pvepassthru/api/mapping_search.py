@@ -108,7 +108,7 @@ class _Searcher:
             yield Found(entry, functions, is_mdev_capable(hardware, functions[0]), words)
 
     def _is_excluded(self, hardware: NodeHardware, selectors: Sequence[str]) -> bool:
-        functions = {one.address for selector in selectors for one in hardware.matching(selector)}
+        functions = hardware.reached(selectors)
         return any(
             node in {"", hardware.node} and any(address.startswith(selector) for address in functions)
             for node, selector in self.without

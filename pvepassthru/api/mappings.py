@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from pvepassthru.api import cluster
 from pvepassthru.model import mapping, property_string
 from pvepassthru.model.errors import ApiMissingError
-from pvepassthru.model.mapping import KEYS, Mapping
+from pvepassthru.model.mapping import KEYS
 from pvepassthru.model.property_string import PropertyError
-from pvepassthru.model.text import listed, nearest, number, shown
+from pvepassthru.model.text import number, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from pvepassthru.api.client import Client
@@ -51,10 +51,10 @@ class Stored(NamedTuple):
     """Of the file with all mappings; a write with another one is refused."""
 
     @property
-    def mapping(self) -> Mapping:
+    def mapping(self) -> mapping.Mapping:
         """The mapping as PVE reads it."""
         entries = tuple(line.entry for line in self.lines if line.entry)
-        return Mapping(self.name, 0, self.mdev, entries, self.live_migration)
+        return mapping.Mapping(self.name, 0, self.mdev, entries, self.live_migration)
 
     def same(self, other: Stored | None) -> bool:
         """Whether the other one means the same, whatever its digest and the order of words in a line."""
@@ -97,19 +97,23 @@ def read(client: Client) -> dict[str, Stored]:
     return of_api(cluster.rows(client, PATH))
 
 
+def plain(known: Mapping[str, Stored]) -> mapping.Mappings:
+    """The same as the rest of the program knows mappings; PVE has left out by then what it skips."""
+    return mapping.Mappings({name: one.mapping for name, one in known.items() if mapping.is_name(name)}, ())
+
+
 def need(known: Iterable[str], name: str) -> None:
     """Raise ApiMissingError unless there is a mapping of this name."""
     names = list(known)
     if name not in names:
-        near = nearest(name, names)
-        hint = f"is {near} meant?" if near else f"the mappings are: {listed(names) or 'none'}"
-        raise ApiMissingError(f"there is no mapping {shown(name)}", hint)
+        hint = mapping.instead(name, names)
+        raise ApiMissingError(f"there is no mapping {shown(name)}", hint if names else f"{hint} that this user may see")
 
 
 def _of_entry(entry: dict[str, Any]) -> Stored:
     maps = entry.get("map")
     texts = maps if isinstance(maps, list) else [maps] if isinstance(maps, str) else []
-    mdev, live = (bool(number(str(entry.get(flag, 0)))) for flag in FLAGS)
+    mdev, live = (entry.get(flag) is True or bool(number(str(entry.get(flag, 0)))) for flag in FLAGS)
     digest = entry.get("digest")
     return Stored(str(entry["id"]), tuple(line(str(text)) for text in texts), mdev, live, str(digest or "") or None)
 

@@ -25,7 +25,6 @@ from pvepassthru.api import (
 )
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.mapping_search import Found
-from pvepassthru.api.reach import Reach
 from pvepassthru.model import hostpci, mapped, pci, resolve
 from pvepassthru.model.errors import (
     ApiError,
@@ -34,7 +33,6 @@ from pvepassthru.model.errors import (
     PassthruError,
     UsageError,
 )
-from pvepassthru.model.mapping import EMPTY, Mappings
 from pvepassthru.model.problem import is_mdev_capable
 from pvepassthru.model.text import listed, shown
 
@@ -285,7 +283,7 @@ class _Migrator:
         if other.node != hardware.node:
             return
         for entry in other.section.entries.values():
-            taken = Reach((), hardware, EMPTY, {}).functions((entry.host or "").split(";")) if entry.host else ()
+            taken = hardware.resolved(entry.host.split(";")) if entry.host else ()
             both = [address for address in taken if address in found.functions]
             if both:
                 words = f"VM {other.vmid} ({entry.key}) names {listed(both)} by its address, too"
@@ -316,7 +314,7 @@ class _Migrator:
         here = mapping.on(node)
         return (
             len(here) == 1
-            and Reach((), hardware, EMPTY, {}).functions(here[0].paths) == functions
+            and hardware.resolved(here[0].paths) == functions
             and not mapped.check(mapping, here[0], hardware, "", None)
         )
 
@@ -359,10 +357,9 @@ class _Migrator:
     def _check(self, change: Change) -> None:
         """Raise DeviceError unless PVE passes the same functions, and refuses nothing that it did not refuse."""
         hardware = self.seen.hardware[change.node]
-        old = {name: one.mapping for name, one in self.before.items()}
-        new = {name: one.mapping for name, one in self.known.items()}
-        was = resolve.resolve(change.before.section, Mappings(old, ()), hardware, change.node, change.vmid)
-        becomes = resolve.resolve(change.after.section, Mappings(new, ()), hardware, change.node, change.vmid)
+        old, new = mappings.plain(self.before), mappings.plain(self.known)
+        was = resolve.resolve(change.before.section, old, hardware, change.node, change.vmid)
+        becomes = resolve.resolve(change.after.section, new, hardware, change.node, change.vmid)
         known = {(problem.code, problem.key) for problem in was.problems}
         worse = [problem for problem in becomes.problems if (problem.code, problem.key) not in known]
         if worse:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from pvepassthru.api import selection
 from pvepassthru.host import cluster as files
 from pvepassthru.host import vms
 from pvepassthru.host.inventory import DEVICES, MDEVS
@@ -155,7 +156,7 @@ def asked(hardware: NodeHardware, wanted: Collection[str]) -> tuple[str, ...]:
     found = []
     gpus: set[str] = set()
     for function in hardware.functions.values():
-        if function.address in wanted and function.mdev_parent and function.address.index(":") == 4:
+        if function.address in wanted and function.is_askable:
             gpu = function.physfn or function.address
             if not _shared(function) or gpu not in gpus:
                 found.append(function.address)
@@ -251,18 +252,9 @@ class _Instances:
         self._certain: dict[str, bool] = {}
         self._all = list(wishes)
         for wish in self._all:
-            parents = self._parents(wish.entry, mappings)
+            parents = [functions[0] for functions in selection.alternatives(wish.entry, hardware, mappings)]
             if len(parents) == 1:
                 self._on.setdefault(parents[0], []).append(wish)
-
-    def _parents(self, entry: HostpciEntry, mappings: Mappings) -> list[str]:
-        """The functions that an entry may have its mediated device on."""
-        if entry.host:
-            chosen = [entry.host.split(";")]
-        else:
-            mapping = mappings.by_name.get(entry.mapping or "")
-            chosen = [list(other.paths) for other in (mapping.on(self.hardware.node) if mapping else ())]
-        return [functions[0] for selectors in chosen for functions in _resolved(self.hardware, selectors)]
 
     def certain(self, function: Function) -> bool:
         """Whether it is known all that is on a parent: with that, what is left of a type is all that it can have.
@@ -302,16 +294,6 @@ class _Instances:
 
 def _uuid(wish: _Wish) -> str:
     return pci.mdev_uuid(wish.entry.index, wish.vmid)
-
-
-def _resolved(hardware: NodeHardware, selectors: list[str]) -> tuple[tuple[str, ...], ...]:
-    found: list[str] = []
-    for selector in selectors:
-        matching = hardware.matching(selector)
-        if not matching:
-            return ()
-        found += [function.address for function in matching]
-    return (tuple(found),)
 
 
 # ---- PVE's files

@@ -70,7 +70,7 @@ def chosen(known: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
 
 def _hardware(client: Client, node: str) -> NodeHardware | ApiError:
     try:
-        return survey.node_hardware(client, node, lambda _: ())
+        return cluster.node_hardware(client, node, lambda _: ())
     except ApiCertificateError:  # nothing of the cluster is to be believed then
         raise
     except ApiError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mirror
+from pvepassthru.api import mirror, selection
 from pvepassthru.model import placement
 from pvepassthru.model.placement import Gpu, Place, rule_of
 from pvepassthru.model.profile import read
@@ -85,7 +85,7 @@ class Occupancy:
 
     def _is_again(self, claim: Claim, entry: HostpciEntry) -> bool:
         """Whether what a claim has serves another entry, too."""
-        alternatives = self.alternatives(entry)
+        alternatives = selection.alternatives(entry, self.hardware, self.mappings)
         if claim.mdev != (entry.mdev if entry.wants_mdev else None):
             return False
         if claim.functions:
@@ -94,7 +94,7 @@ class Occupancy:
 
     def _claim(self, vmid: int, entry: HostpciEntry, *, runs: bool) -> Claim:
         mdev = entry.mdev if entry.wants_mdev else None
-        alternatives = self.alternatives(entry)
+        alternatives = selection.alternatives(entry, self.hardware, self.mappings)
         parents = tuple(functions[0] for functions in alternatives) if mdev else ()
         functions: tuple[str, ...] = ()
         if not mdev or (parents and self.vendor.issuperset(parents)):
@@ -106,27 +106,7 @@ class Occupancy:
                     self.claimed.setdefault(address, vmid)
         return Claim(vmid, runs, entry.key, entry.mapping or None, mdev, functions, parents)
 
-    def alternatives(self, entry: HostpciEntry) -> list[tuple[str, ...]]:
-        """The functions of each alternative of an entry here; none of what is not there."""
-        mapping = self.mappings.by_name.get(entry.mapping or "")
-        if entry.mapping:
-            chosen = [other.paths for other in mapping.on(self.hardware.node)] if mapping else []
-        else:
-            chosen = [tuple((entry.host or "").split(";"))] if entry.host else []
-        found = [self.functions(selectors) for selectors in chosen]
-        return [functions for functions in found if functions]
-
-    def functions(self, selectors: Iterable[str]) -> tuple[str, ...]:
-        """The functions that selectors mean here; none if one of them means nothing."""
-        found: list[str] = []
-        for selector in selectors:
-            matching = self.hardware.matching(selector)
-            if not matching:
-                return ()
-            found += [function.address for function in matching]
-        return tuple(found)
-
-    def _taken(self, alternatives: list[tuple[str, ...]], mdev: str | None) -> tuple[str, ...]:
+    def _taken(self, alternatives: tuple[tuple[str, ...], ...], mdev: str | None) -> tuple[str, ...]:
         """What an entry takes: the only alternative, or of several the first that nobody takes."""
         if len(alternatives) == 1:
             return alternatives[0]

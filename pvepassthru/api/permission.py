@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster
+from pvepassthru.api import mappings
 from pvepassthru.model import hostpci, pci
 from pvepassthru.model.errors import ApiDeniedError, ApiError
 from pvepassthru.model.mapping import EMPTY
@@ -149,6 +149,6 @@ def _entry(one: KeyChange) -> HostpciEntry | None:
 
 def _mappings(client: Client) -> Mappings:
     try:
-        return cluster.mappings(client)
+        return mappings.plain(mappings.read(client))
     except ApiError:  # they were only to be offered
         return EMPTY

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import cluster as answers
 from pvepassthru.api import hardware as functions_of
-from pvepassthru.api import mirror
+from pvepassthru.api import mirror, selection
 from pvepassthru.host import cluster as files
-from pvepassthru.model import placement, resolve, section_config
+from pvepassthru.model import pci, placement, resolve, section_config
 from pvepassthru.model.text import listed
 
 if TYPE_CHECKING:
@@ -74,15 +74,8 @@ class Guest:
 
     def parents(self, hardware: NodeHardware) -> tuple[str, ...]:
         """The functions of a node whose mdev types decide."""
-        wanted: set[str] = set()
-        for entry in self.present.section.entries.values():
-            if entry.wants_mdev and entry.host:
-                wanted.update(entry.host.split(";"))
-            mapping = self.known.mappings.by_name.get(entry.mapping or "") if entry.wants_mdev else None
-            for other in mapping.on(hardware.node) if mapping else ():
-                wanted.update(other.paths)
-        found = [function for selector in sorted(wanted) for function in hardware.matching(selector)]
-        return tuple(dict.fromkeys(one.address for one in found if one.mdev_parent and one.address.index(":") == 4))
+        found = selection.parents(self.present.section.entries.values(), hardware, self.known.mappings)
+        return tuple(address for address in found if hardware.functions[address].is_askable)
 
     def fit(self, found: Occupancy) -> Fit:
         """Whether it fits a node, whose other VMs have what they have."""
@@ -241,7 +234,7 @@ def _vendor(found: Occupancy, device: Passed) -> bool:
 
 def _told(found: Occupancy, device: Passed) -> bool:
     """Whether the API tells the types of a device as they are for a start."""
-    return not _vendor(found, device) and all(one[0].index(":") == 4 for one in device.alternatives)
+    return not _vendor(found, device) and all(pci.has_short_domain(one[0]) for one in device.alternatives)
 
 
 def _mixed(found: Occupancy, passed: tuple[Passed, ...]) -> Iterator[str]:

@@ -9,7 +9,8 @@ from pvepassthru.api.chosen import Choice
 from pvepassthru.api.wish import BEST
 from pvepassthru.model import mapped
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
-from pvepassthru.model.text import listed, nearest, shown
+from pvepassthru.model.mapping import instead
+from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
     from pvepassthru.api.chosen import Chosen
@@ -34,9 +35,7 @@ class Pools:
         known = self.reach.mappings.by_name
         mapping = known.get(name)
         if mapping is None:
-            near = nearest(name, known)
-            hint = f"is {near} meant?" if near else f"the mappings are: {listed(known) or 'none'}"
-            raise NotFoundError(f"there is no mapping {shown(name)}", hint)
+            raise NotFoundError(f"there is no mapping {shown(name)}", instead(name, known))
         here = mapping.on(node)
         if not here:
             others = listed(sorted({other.node for other in mapping.entries})) or "no node"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from pvepassthru.api import selection
 from pvepassthru.model import pci
 from pvepassthru.model.errors import DeviceError, NotFoundError
 from pvepassthru.model.text import counted, listed
@@ -49,31 +50,19 @@ class Reach:
         self.hardware = hardware
         self.mappings = mappings
         self.taken = taken
-        self.entries = tuple(Taken(entry, self.alternatives(entry)) for entry in entries)
-        self.leaving = tuple(Taken(entry, self.alternatives(entry)) for entry in leaving)
+        self.entries = tuple(Taken(entry, selection.alternatives(entry, hardware, mappings)) for entry in entries)
+        self.leaving = tuple(Taken(entry, selection.alternatives(entry, hardware, mappings)) for entry in leaving)
         """Entries that the VM is to lose, so that their devices are not chosen for it again."""
-
-    def functions(self, selectors: Iterable[str]) -> tuple[str, ...]:
-        """The functions that selectors mean, in order; none if one of them means nothing."""
-        found = [self.hardware.matching(selector) for selector in selectors]
-        return tuple(function.address for functions in found for function in functions) if all(found) else ()
-
-    def alternatives(self, entry: HostpciEntry) -> tuple[tuple[str, ...], ...]:
-        """The functions of each alternative of an entry, of those that are there."""
-        if entry.mapping:
-            return self.pool(entry.mapping)
-        found = self.functions((entry.host or "").split(";")) if entry.host else ()
-        return (found,) if found else ()
 
     def pool(self, name: str) -> tuple[tuple[str, ...], ...]:
         """The functions of each device that a mapping has on this node, of those that are there."""
         mapping = self.mappings.by_name.get(name)
         here = mapping.on(self.hardware.node) if mapping else ()
-        return tuple(functions for other in here if (functions := self.functions(other.paths)))
+        return tuple(functions for other in here if (functions := self.hardware.resolved(other.paths)))
 
     def present(self, selectors: tuple[str, ...]) -> tuple[str, ...]:
         """The functions that selectors mean. Raises NotFoundError when one means nothing."""
-        functions = self.functions(selectors)
+        functions = self.hardware.resolved(selectors)
         if not functions:
             missing = next(selector for selector in selectors if not self.hardware.matching(selector))
             slot = self.hardware.in_slot(pci.slot(missing))

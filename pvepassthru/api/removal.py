@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pvepassthru.api import selection
 from pvepassthru.api.surroundings import CPU_KEYS
 from pvepassthru.model import property_string
 from pvepassthru.model.pattern import ASCII, Pattern
@@ -77,7 +78,8 @@ def _functions(entry: HostpciEntry, reach: Reach) -> list[Function]:
     """The functions that an entry passes whole."""
     if entry.wants_mdev:
         return []
-    return [reach.hardware.functions[address] for one in reach.alternatives(entry) for address in one]
+    found = selection.alternatives(entry, reach.hardware, reach.mappings)
+    return [reach.hardware.functions[address] for functions in found for address in functions]
 
 
 def _of_display(draft: Draft, lost: Iterable[HostpciEntry], removed: Iterable[Function]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from pvepassthru.api import cluster as answers
-from pvepassthru.api import hardware, mirror, permission, present
+from pvepassthru.api import mappings, mirror, permission, present
 from pvepassthru.api.transport import CONNECTIONS
 from pvepassthru.model.errors import (
     ApiConflictError,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.cluster import Node, Vm
-    from pvepassthru.api.hardware import Answer, NodeHardware
+    from pvepassthru.api.hardware import Answer
     from pvepassthru.api.present import Present
     from pvepassthru.model.errors import PassthruError
     from pvepassthru.model.mapping import Mappings
@@ -105,7 +105,7 @@ def overview(client: Client) -> Overview:
         _rows(client, "cluster/ha/rules", other_release=True),
         _rows(client, "cluster/backup"),
     )
-    return Overview(nodes, answers.vms(client), answers.mappings(client), cluster)
+    return Overview(nodes, answers.vms(client), mappings.plain(mappings.read(client)), cluster)
 
 
 def _rows(client: Client, path: str, *, other_release: bool = False) -> Sequence[Answer]:
@@ -136,15 +136,6 @@ def unseen(client: Client) -> ApiDeniedError | None:
         f"{client.user} may not see all VMs, and those that it does not see may have devices",
         "seeing all VMs needs VM.Audit on /vms",
     )
-
-
-def node_hardware(client: Client, node: str, parents: Callable[[NodeHardware], Iterable[str]]) -> NodeHardware:
-    """A node's PCI functions, with the types of those that `parents` names of them. Raises ApiError."""
-    functions = answers.rows(client, f"nodes/{node}/hardware/pci", **answers.ALL_CLASSES)
-    found = hardware.of_api(node, functions, {})
-    wanted = tuple(parents(found))
-    types = {address: answers.rows(client, f"nodes/{node}/hardware/pci/{address}/mdev") for address in wanted}
-    return hardware.of_api(node, functions, types) if types else found
 
 
 def walk(  # noqa: PLR0913 - what varies is by keyword

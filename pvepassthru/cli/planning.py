@@ -15,7 +15,7 @@ from pvepassthru.host import capacity, policy, reservations, vms
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model import mapping, placement, profile, reservation
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, UsageError
-from pvepassthru.model.text import listed, nearest, shown
+from pvepassthru.model.text import listed, shown
 from pvepassthru.rules.subject import MAPPINGS
 
 if TYPE_CHECKING:
@@ -173,9 +173,7 @@ def _of_mapping(host: Host, inventory: Inventory, name: str) -> tuple[str, ...]:
         raise InputError(f"cannot read {MAPPINGS}: {error.strerror}", "run this as root on a node of PVE") from error
     found = mappings.by_name.get(name)
     if found is None:
-        near = nearest(name, mappings.by_name)
-        hint = f"is {near} meant?" if near else f"the mappings are: {listed(mappings.by_name) or 'none'}"
-        raise NotFoundError(f"there is no mapping {shown(name)}", hint)
+        raise NotFoundError(f"there is no mapping {shown(name)}", mapping.instead(name, mappings.by_name))
     paths = [entry.paths[0] for entry in found.on(host.node)]
     addresses = [path if "." in path else f"{path}.0" for path in paths]
     there = tuple(address for address in addresses if address in inventory.addresses())

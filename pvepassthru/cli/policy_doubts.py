@@ -12,7 +12,7 @@ from pvepassthru.host import vms
 from pvepassthru.host.inventory import Inventory
 from pvepassthru.model import mapping, pci
 from pvepassthru.model.policy import EVERY, MAPPING
-from pvepassthru.model.text import listed, nearest, shown
+from pvepassthru.model.text import shown
 from pvepassthru.rules.subject import MAPPINGS
 
 if TYPE_CHECKING:
@@ -96,9 +96,8 @@ def _mappings(host: Host, policies: Policies) -> Iterator[Doubt]:
     ]
     for place, name in names:
         if name not in known:
-            near = nearest(name, known)
-            hint = f"is {near} meant?" if near else f"the mappings are: {listed(known) or 'none'}"
-            yield Doubt(place, "warning", f"{' '.join(place)}: there is no mapping {shown(name)}", hint)
+            message = f"{' '.join(place)}: there is no mapping {shown(name)}"
+            yield Doubt(place, "warning", message, mapping.instead(name, known))
 
 
 def _services(host: Host, policies: Policies) -> Iterator[Doubt]:

@@ -6,9 +6,10 @@ PVE checks every entry of this node, and refuses all of them when one does not f
 
 from __future__ import annotations
 
+from pvepassthru.model.mapping import instead
 from pvepassthru.model.problem import Problem, is_mdev_capable, plain_id, readable
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.model.text import listed, nearest, shown
+from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
     from pvepassthru.model.hostpci import HostpciEntry
@@ -38,14 +39,8 @@ def find(  # noqa: PLR0913, PLR0917 - what it depends on, and where it tells
     name = entry.mapping or ""
     mapping = mappings.by_name.get(name)
     if mapping is None:
-        near = nearest(name, mappings.by_name)
-        hint = (
-            f"write mapping={near} if that is meant"
-            if near
-            else f"the mappings are: {listed(mappings.by_name) or 'none'}"
-        )
         message = f"there is no mapping {shown(name)}"
-        problems.append(Problem("mapping-not-found", entry.key, entry.line, message, hint))
+        problems.append(Problem("mapping-not-found", entry.key, entry.line, message, instead(name, mappings.by_name)))
         return None
     if name in fitting:
         return mapping

@@ -10,8 +10,11 @@ from __future__ import annotations
 from pvepassthru.model import property_string
 from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.property_string import Key, PropertyError
-from pvepassthru.model.record import NamedTuple
-from pvepassthru.model.text import BLANKS, listed, shown
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
+from pvepassthru.model.text import BLANKS, listed, nearest, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 NODE_NAME = Pattern(r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?", ASCII)
 # The dot before the function is not escaped in PVE's own pattern, so any character passes there.
@@ -88,6 +91,20 @@ class Mappings(NamedTuple):
 
 
 EMPTY = Mappings({}, ())
+
+
+def is_name(text: str) -> bool:
+    """Whether PVE takes this for a mapping's name."""
+    return _NAME.fits(text)
+
+
+def instead(name: str, known: Iterable[str]) -> str:
+    """What may be meant by the name of a mapping that is not there."""
+    names = list(known)
+    near = nearest(name, names)
+    if near:
+        return f"is {near} meant?"
+    return f"the mappings are: {listed(names)}" if names else "there is no mapping yet"
 
 
 class _Section:

@@ -47,6 +47,19 @@ def with_domain(selector: str) -> str:
     return f"0000:{selector}" if selector.count(":") == 1 else selector
 
 
+def has_short_domain(address: str) -> bool:
+    """Whether a full address or selector has a domain of four digits, as all have but those behind VMD.
+
+    PVE's API takes no other one where it is asked for mdev types.
+    """
+    return address.find(":") == 4
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether two selectors with domains have a function in common."""
+    return slot(one) == slot(other) and (one == other or "." not in one or "." not in other)
+
+
 def slot(address: str) -> str:
     """The slot of an address or selector, without the function: `0000:01:00`."""
     return address.partition(".")[0]

@@ -7,7 +7,7 @@ And the order of a mapping's entries, where that decides which GPU a VM gets: PV
 from __future__ import annotations
 
 from pvepassthru.host import capacity, cluster
-from pvepassthru.model import mapped, placement
+from pvepassthru.model import mapped, pci, placement
 from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import listed, shown
@@ -72,7 +72,7 @@ def shared_devices(mappings: Sequence[Mapping]) -> Iterator[Hit]:
         others = {
             f"{name} (line {there.line})" if there.line else name: None
             for (name, other), (before, there) in places[entry.node, path.partition(".")[0]].items()
-            if name != mapping.name and (there.line, before) < (entry.line, at) and _overlap(path, other)
+            if name != mapping.name and (there.line, before) < (entry.line, at) and pci.overlap(path, other)
         }
         if others:
             message = f"{shown(path)} of node {entry.node} is in mapping {mapping.name} and in {listed(others)}"
@@ -97,7 +97,7 @@ def repeated_devices(mappings: Sequence[Mapping]) -> Iterator[Hit]:
         others = [
             there
             for (name, other), (before, there) in places[entry.node, path.partition(".")[0]].items()
-            if name == mapping.name and there is not entry and before < at and _overlap(path, other)
+            if name == mapping.name and there is not entry and before < at and pci.overlap(path, other)
         ]
         if others:
             message = f"mapping {mapping.name} has {shown(path)} of node {entry.node} twice"
@@ -174,11 +174,6 @@ def _places(mappings: Iterable[Mapping]) -> dict[tuple[str, str], dict[tuple[str
     for at, (mapping, entry, path) in enumerate(_paths(mappings)):
         found.setdefault((entry.node, path.partition(".")[0]), {}).setdefault((mapping.name, path), (at, entry))
     return found
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether two paths in the same slot have a function in common."""
-    return one == other or "." not in one or "." not in other
 
 
 def _at(mapping: Mapping, line: int) -> str:

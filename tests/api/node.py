@@ -226,4 +226,4 @@ def types(addresses: Iterable[str], devices: Mapping[str, Any] = DEVICES) -> dic
 def by_api(devices: Mapping[str, Any] = DEVICES) -> NodeHardware:
     """The hardware by the API."""
     told = answer(devices)
-    return hardware.of_api(NODE, told, types(hardware.parents(told), devices))
+    return hardware.of_api(NODE, told, types(hardware.parents(hardware.of_api(NODE, told, {})), devices))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pvepassthru.api import cluster
+from pvepassthru.api import cluster, mappings
 from pvepassthru.api.cluster import Node, Vm
 from pvepassthru.model.errors import ApiError, ApiMissingError
 from tests.api.fake_client import client_of
@@ -85,7 +85,7 @@ def test_hardware_with_bridges_and_types(pve: FakePve) -> None:
 def test_mappings(pve: FakePve) -> None:
     with client_of(pve) as client:
         client.post("cluster/mapping/pci", id="gpu", map=["node=pve1,path=0000:01:00.0,id=10de:1b80"])
-        assert list(cluster.mappings(client).by_name) == ["gpu"]
+        assert list(mappings.read(client)) == ["gpu"]
 
 
 @pytest.mark.parametrize("body", [b'{"data": null}', b'{"data": [1]}', b'{"data": {"a": 1}}'])

@@ -11,6 +11,7 @@ from pvepassthru.api.generate import generate, generate_all
 from pvepassthru.api.wish import Device, Wish
 from pvepassthru.model.errors import DeviceError, NotFoundError, PassthruError, UsageError
 from tests.api import node
+from tests.api.told import mappings_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 API = node.by_api()
 KNOWN = API._replace(unknown="")
 """The same, where it is known that the host uses nothing of it."""
-MAPPINGS = hardware.mappings_of_api(node.MAPPINGS)
+MAPPINGS = mappings_of(node.MAPPINGS)
 DISK = "scsi0: local-lvm:vm-100-disk-0,size=32G\n"
 GPU = Device(addresses=("0000:01:00",))
 
@@ -310,7 +311,7 @@ def test_by_a_mapping_of_devices_that_all_serve() -> None:
         "hostpci0": "mapping=p4,mdev=nvidia-63"
     }
     refused("", words(devices=["03:10.0"], by_mapping=True), NotFoundError, "no mapping has just 0000:03:10.0")
-    twice = hardware.mappings_of_api([*node.MAPPINGS, {**node.MAPPINGS[2], "id": "nvme2"}])
+    twice = mappings_of([*node.MAPPINGS, {**node.MAPPINGS[2], "id": "nvme2"}])
     with pytest.raises(UsageError, match="several mappings have 0000:04:00"):
         generate(present.of_file(100, node.NODE, b""), words(devices=["04:00.0"], by_mapping=True), API, twice)
 

@@ -8,6 +8,7 @@ import pytest
 from pvepassthru.api import hardware
 from pvepassthru.model import mapping
 from tests.api import node
+from tests.api.told import mappings_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,10 +76,11 @@ def test_without_any_group_it_is_not_known_whether_there_is_an_iommu() -> None:
 
 
 def test_mdev_lists_are_asked_for_where_the_api_takes_the_id() -> None:
-    assert hardware.parents(node.answer()) == tuple(
+    assert hardware.parents(node.by_api()) == tuple(
         address for address, device in node.DEVICES.items() if "mdev" in device or "nvidia" in device
     )
-    assert hardware.parents([{"id": "10000:e1:00.0", "mdev": 1}, {"id": "0000:01:00.0", "mdev": 0}]) == ()
+    none = [{"id": "10000:e1:00.0", "mdev": 1}, {"id": "0000:01:00.0", "mdev": 0}]
+    assert hardware.parents(hardware.of_api("pve1", none, {})) == ()
 
 
 def test_both_roads_tell_the_same(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def _common(function: Function) -> Function:
 
 
 def test_mappings_are_read_as_from_the_file() -> None:
-    told = hardware.mappings_of_api(node.MAPPINGS)
+    told = mappings_of(node.MAPPINGS)
     read = mapping.parse(node.pci_cfg().encode())
     assert told.bad_lines == read.bad_lines == ()
     assert told.by_name.keys() == read.by_name.keys()
@@ -128,7 +130,7 @@ def test_mappings_are_read_as_from_the_file() -> None:
 
 def test_no_line_of_a_mapping_can_be_made_by_another() -> None:
     answer = [{"id": "a1\nb2", "map": ["node=n,path=0000:01:00.0,id=10de:1b80\n\tmap node=n,path=0000:02:00.0,id=1:2"]}]
-    assert hardware.mappings_of_api(answer).by_name == {}
+    assert mappings_of(answer).by_name == {}
 
 
 def test_who_is_in_the_same_group(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_vms_and_mappings(scene: Scene) -> None:
         (None, "info", "idle", None, None),
         ("PVP402", "error", "one", "pve2", 302),
     ]
-    assert "write mapping=gpu if that is meant" in found[0].hint
+    assert found[0].hint == "is gpu meant?"
     assert "no VM that root@pam sees uses mapping idle" in found[1].message
     assert found[2].message == "VM 302 hostpci0: mapping one has no device on node pve2"
     assert [one.vmid for one in scene.check(text, ["one"], vms=True) if one.vmid] == [302]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pvepassthru.api import mappings
+from pvepassthru.model import mapping
 from pvepassthru.model.errors import ApiMissingError
 from tests.api.mapping_cluster import GPU_LINE
 
@@ -59,5 +60,22 @@ def test_the_same_in_other_words() -> None:
 
 def test_an_unknown_name() -> None:
     mappings.need(["gpu"], "gpu")
-    with pytest.raises(ApiMissingError, match="the mappings are: none"):
+    with pytest.raises(ApiMissingError, match="there is no mapping yet that this user may see"):
         mappings.need([], "gpu")
+
+
+@pytest.mark.parametrize(
+    "known, words",
+    [
+        (["gpu", "nic"], "is gpu meant?"),
+        (["nvme", "storage"], "the mappings are: nvme, storage"),
+        ([], "there is no mapping yet"),
+    ],
+)
+def test_what_may_be_meant(known: list[str], words: str) -> None:
+    assert mapping.instead("gup", known) == words
+
+
+@pytest.mark.parametrize("said, mdev", [(True, True), (1, True), ("1", True), (False, False), ("0", False)], ids=repr)
+def test_a_flag(said: object, *, mdev: bool) -> None:
+    assert of(mdev=said).mdev is mdev

@@ -20,6 +20,7 @@ from pvepassthru.model import hostpci, resolve
 from pvepassthru.model.errors import PassthruError, UsageError
 from pvepassthru.model.vmconfig import is_hostpci
 from tests.api import node
+from tests.api.told import mappings_of
 from tests.pve import config as pve_config
 from tests.pve import mapping as pve_mapping
 from tests.pve import qemu_server, reservations, sysfs
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.present import Present
 
 VMID = 100
-MAPPINGS = hardware.mappings_of_api(node.MAPPINGS)
+MAPPINGS = mappings_of(node.MAPPINGS)
 OURS = {*PRIVILEGES, "affinity", "hookscript"}
 """Keys besides hostpciN that a change may touch."""
 MAY_DIFFER = {"x-vga", "romfile", "pcie", "legacy-igd", "rombar"}

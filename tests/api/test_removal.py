@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from pvepassthru.api import cluster, generate, hardware, present, reading, restore, wish, wish_file
+from pvepassthru.api import cluster, generate, hardware, mappings, present, reading, restore, wish, wish_file
 from pvepassthru.api.apply import apply
 from pvepassthru.api.wish import Device, Wish
 from pvepassthru.model.errors import ApiDeniedError, ApiError, InputError, UsageError
@@ -15,6 +15,7 @@ from tests.api import node
 from tests.api.applying import client_by_ca, fake_cluster, held
 from tests.api.fake_pve.faults import Moment
 from tests.api.fake_pve.server import FakePve
+from tests.api.told import mappings_of
 
 if TYPE_CHECKING:
     from pvepassthru.api.change import Change
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.hardware import NodeHardware
 
 API = node.by_api()
-MAPPINGS = hardware.mappings_of_api(node.MAPPINGS)
+MAPPINGS = mappings_of(node.MAPPINGS)
 TWO = "hostpci0: 0000:01:00\nhostpci3: 0000:04:00.0\nmachine: q35\nmemory: 2048\n"
 BOTH = Wish(remove=("hostpci0", "hostpci3"))
 
@@ -143,7 +144,7 @@ def test_in_a_file() -> None:
 
 def removed(client: Client) -> Change:
     now = cluster.config(client, 100, "pve1")
-    return generate.generate(now, BOTH, cluster.node_hardware(client, "pve1"), cluster.mappings(client))
+    return generate.generate(now, BOTH, cluster.node_hardware(client, "pve1"), mappings.plain(mappings.read(client)))
 
 
 @pytest.fixture

@@ -13,18 +13,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvepassthru.api import hardware, present, render, snippets, wish
+from pvepassthru.api import present, render, snippets, wish
 from pvepassthru.api.change import Change, KeyChange
 from pvepassthru.api.generate import generate
 from pvepassthru.api.wish import Device, Wish
 from pvepassthru.host import strict_yaml
 from tests.api import node
+from tests.api.told import mappings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
-MAPPINGS = hardware.mappings_of_api(node.MAPPINGS)
+MAPPINGS = mappings_of(node.MAPPINGS)
 DISK = "boot: order=scsi0\nscsi0: local-lvm:vm-100-disk-0,size=32G\n"
 
 

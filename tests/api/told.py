@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pvepassthru.api import hardware, mirror, present
+from pvepassthru.api import hardware, mappings, mirror, present
 from pvepassthru.api.mirror import Cluster
 from pvepassthru.host import cluster, vms
 from pvepassthru.host.inventory import Inventory
@@ -13,8 +13,11 @@ from pvepassthru.model import mapping, section_config
 from pvepassthru.rules.subject import MAPPINGS, Surroundings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.host.host import Host
+    from pvepassthru.model.mapping import Mappings
 
 KEYS = {cluster.RESOURCES: "sid", cluster.GROUPS: "group", cluster.RULES: "rule", cluster.JOBS: "id"}
 """What the API calls the name of a section of these files."""
@@ -54,9 +57,13 @@ def mdev(inventory: Inventory, address: str) -> list[dict[str, Any]]:
 def node_hardware(host: Host) -> NodeHardware:
     inventory = Inventory(host)
     answer = pci(inventory)
-    return hardware.of_api(
-        host.node, answer, {address: mdev(inventory, address) for address in hardware.parents(answer)}
-    )
+    asked = hardware.parents(hardware.of_api(host.node, answer, {}))
+    return hardware.of_api(host.node, answer, {address: mdev(inventory, address) for address in asked})
+
+
+def mappings_of(answer: Iterable[dict[str, Any]]) -> Mappings:
+    """The mappings by cluster/mapping/pci."""
+    return mappings.plain(mappings.of_api(answer))
 
 
 def mirrored(host: Host) -> Host:
@@ -98,11 +105,11 @@ def mirrored(host: Host) -> Host:
     ]
     return mirror.host(
         found,
-        hardware.mappings_of_api(answers),
+        mappings_of(answers),
         presents,
         cluster=of_cluster(host),
         running={vmid for vmid in ids if around.running(vmid) is not None},
-        untold=found.functions.keys() - set(hardware.parents(pci(Inventory(host)))),
+        untold=found.functions.keys() - set(hardware.parents(found)),
     )
 
 

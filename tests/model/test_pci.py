@@ -96,3 +96,21 @@ def test_flags_are_those_of_re() -> None:
 
 def test_signals_are_those_of_signal() -> None:
     assert {number: number.name for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)} == signals.ENDING
+
+
+@pytest.mark.parametrize(
+    "one, other, both",
+    [
+        ("0000:01:00", "0000:01:00.1", True),
+        ("0000:01:00.1", "0000:01:00.1", True),
+        ("0000:01:00.0", "0000:01:00.1", False),
+        ("0000:01:00", "0001:01:00", False),
+    ],
+)
+def test_selectors_that_overlap(one: str, other: str, *, both: bool) -> None:
+    assert pci.overlap(one, other) is pci.overlap(other, one) is both
+
+
+def test_the_domains_of_all_but_vmd() -> None:
+    assert pci.has_short_domain("0000:01:00.0")
+    assert not pci.has_short_domain("10000:01:00.0")
