@@ -115,10 +115,10 @@ def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], seen: Nod
                     yield Drift(DRIFTED, "error", "pve", name, node, None, problem.message, hint)
             if not here and mapping.entries:
                 message = f"mapping {name} has no device on node {node}, so no VM with it can start there"
-                yield Drift(None, "info", "own", name, node, None, message, f"pvepassthru mapping plan {name}")
+                yield Drift(None, "info", "own", name, node, None, message, _absent(mapping, hardware))
         if not mapping.entries:
             message = f"mapping {name} has no device at all"
-            yield Drift(None, "warning", "own", name, None, None, message, "remove it, or plan devices for it")
+            yield Drift(None, "warning", "own", name, None, None, message, f"pvepassthru mapping remove {name}")
     every = [one.mapping for one in stored.values()]
     yield from _by_rule("PVP413", rules.shared_devices(every), wanted)
     yield from _by_rule("PVP414", rules.repeated_devices(every), wanted)
@@ -137,7 +137,7 @@ def _by_rule(code: str, hits: Iterable[Hit], wanted: Iterable[str]) -> Iterator[
 
 def _hint(mapping: Mapping, entry: MapEntry, problem: Problem, hardware: NodeHardware) -> str:
     """What to do about an entry that does not fit: where its device is by now, if there is one like it."""
-    plan = f"pvepassthru mapping plan {mapping.name} shows the way"
+    plan = f"pvepassthru mapping plan {mapping.name} --node {hardware.node} shows the way"
     if problem.code not in {"mapping-device-not-found", "mapping-id-mismatch", "mapping-subsystem-mismatch"}:
         return f"{problem.hint}; {plan}"
     known = {address for other in mapping.on(hardware.node) for address in _fitting(mapping, other, hardware)}
@@ -150,7 +150,24 @@ def _hint(mapping: Mapping, entry: MapEntry, problem: Problem, hardware: NodeHar
     ]
     if not alike:
         return f"node {hardware.node} has no other device {entry.id} that the mapping lacks; {problem.hint}"
+    plan = f"pvepassthru mapping plan {_selection(mapping, hardware, alike)} --prune shows the way"
     return f"a device {entry.id} that the mapping lacks is at {listed(alike, 4)} of node {hardware.node} now; {plan}"
+
+
+def _absent(mapping: Mapping, hardware: NodeHardware) -> str:
+    """What to do about a node on which a mapping has no device: how it gets one, if there is one like the others."""
+    ids = list(dict.fromkeys(entry.id.lower() for entry in mapping.entries))
+    alike = [one.address for one in hardware.functions.values() if one.ids in ids and one.group is not None]
+    if not alike:
+        return f"node {hardware.node} has no device {listed(ids, 4)}, so such VMs are to stay on the others"
+    return f"pvepassthru mapping plan {_selection(mapping, hardware, alike)}"
+
+
+def _selection(mapping: Mapping, hardware: NodeHardware, alike: Sequence[str]) -> str:
+    """The words after `mapping plan` that select the first of these functions, with its like where that may be."""
+    first = hardware.functions[alike[0]]
+    word = first.address if hardware.in_doubt(first) else first.ids
+    return f"{mapping.name} --node {hardware.node} --device {word}"
 
 
 def _fitting(mapping: Mapping, entry: MapEntry, hardware: NodeHardware) -> tuple[str, ...]:
@@ -179,7 +196,8 @@ def _by_pve(
                 severity: Severity = "error" if one.get("severity") == "error" else "warning"
                 words = shown(one_line(" ".join(str(one.get("message", "")).split())))
                 message = f"PVE says of mapping {name} on node {node}: {words}"
-                yield Drift(None, severity, "pve", name, node, None, message, f"pvepassthru mapping plan {name}")
+                plan = f"pvepassthru mapping plan {name} --node {node}"
+                yield Drift(None, severity, "pve", name, node, None, message, plan)
 
 
 # ---- mappings against VMs
@@ -236,7 +254,9 @@ def _unused(client: Client, presents: Iterable[Present], wanted: Iterable[str]) 
     for name in wanted:
         if name not in used:
             message = f"no VM that {client.user} sees uses mapping {name}"
-            yield Drift(None, "info", "own", name, None, None, message, "remove it if nobody needs it any more")
+            yield Drift(
+                None, "info", "own", name, None, None, message, f"if nobody needs it: pvepassthru mapping remove {name}"
+            )
 
 
 def _mapped(present: Present) -> list[HostpciEntry]:

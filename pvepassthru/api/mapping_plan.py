@@ -163,7 +163,8 @@ class _Planner:
         moved = [node for node, found in new.items() if _is_moved(rows[node], found)]
         after = self.empty._replace(lines=self._merged(lines, new))
         if not after.lines:
-            raise DeviceError(f"nothing would be left in mapping {self.name}", "remove it as a whole, if that is meant")
+            hint = f"if that is meant: pvepassthru mapping remove {self.name}"
+            raise DeviceError(f"nothing would be left in mapping {self.name}", hint)
         self._say(search, known, after)
         return Plan(
             self.name,

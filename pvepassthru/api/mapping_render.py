@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pvepassthru.api.mapping_plan import Plan
+    from pvepassthru.api.mapping_removal import Removal
     from pvepassthru.api.mappings import Stored
 
 
@@ -48,6 +49,33 @@ def shape(plan: Plan) -> dict[str, Any]:
         "moved": list(plan.moved),
         "stale": [stale._asdict() for stale in plan.stale],
         "notes": list(plan.notes),
+    }
+
+
+def removal_diff(removal: Removal) -> str:
+    """What goes of a mapping, line by line, what stands in the way, and what is to be known besides."""
+    gone = counted(len(removal.lines), "device")
+    what = f"is removed, with {gone}"
+    if removal.after is not None:
+        what = f"loses {gone}, and keeps {counted(len(removal.after.lines), 'device')}"
+    lines = [f"mapping {removal.name} {what}"]
+    lines += [f"- map {line.text}" for line in removal.lines]
+    lines += [f"note: {note}" for note in removal.notes]
+    lines += [f"refused: {removal.refusal}"] if removal.refusal else []
+    return "".join(f"{one_line(line)}\n" for line in lines)
+
+
+def removal_shape(removal: Removal) -> dict[str, Any]:
+    """A removal as JSON has it (docs/json.md)."""
+    return {
+        "mapping": removal.name,
+        "before": _stored(removal.before),
+        "after": None if removal.after is None else _stored(removal.after),
+        "digest": removal.before.digest,
+        "removed": [line.text for line in removal.lines],
+        "users": [{"vmid": one.vmid, "node": one.node, "key": one.key} for one in removal.users],
+        "refused": removal.refusal.message if removal.refusal else None,
+        "notes": list(removal.notes),
     }
 
 

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import apply as vm_changes
 from pvepassthru.api import (
-    capacity,
     cluster,
     hindrance,
     mapping_apply,
     mapping_entry,
     mapping_plan,
+    mapping_use,
     mappings,
     nodes,
-    survey,
     wish,
 )
 from pvepassthru.api.draft import Draft
@@ -211,19 +210,10 @@ def _removed(client: Client, plan_: Plan, written: Written) -> str:
 
 def _used(client: Client) -> dict[str, int]:
     """The mappings that VMs have, or will have, each with one of the VMs. Raises ApiError when that cannot be told."""
-    known = survey.overview(client)
-    places = {vm.node for vm in known.vms.values()}
-    names = [name for name in known.nodes if name in places]
-    walked = survey.walk(client, known, names, lambda vms: vms.presents, matters=capacity.matters)
-    if walked.failures:
-        raise ApiError(str(walked.failures[0]))
-    return {
-        entry.mapping: present.vmid
-        for presents in walked.found
-        for present in presents
-        for entry in (*present.section.entries.values(), *present.config.main.entries.values())
-        if entry.mapping
-    }
+    uses = mapping_use.read(client)
+    if uses.unread:
+        raise ApiError(str(uses.unread[0][1]))
+    return {one.mapping: one.vmid for one in uses.found}
 
 
 class _Migrator:

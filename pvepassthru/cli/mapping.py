@@ -1,14 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cluster's PCI mappings, by the PVE API: plan one for all nodes, write it, check them against the hardware.
 
-`plan` and `check` change nothing; `apply` shows the same plan, asks, and writes it.
+`plan` and `check` change nothing; `apply` shows the same plan, asks, and writes it. `remove` shows what would go, and
+with --apply asks and does it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import mapping_apply, mapping_check, mapping_plan, mapping_render, mapping_wish, mappings, nodes
+from pvepassthru.api import (
+    mapping_apply,
+    mapping_check,
+    mapping_plan,
+    mapping_removal,
+    mapping_render,
+    mapping_wish,
+    mappings,
+    nodes,
+)
 from pvepassthru.api.mapping_check import SEVERITIES
 from pvepassthru.api.mapping_order import ORDERS
 from pvepassthru.api.mapping_plan import Options
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.mapping_apply import Written
     from pvepassthru.api.mapping_check import Drift, Report
     from pvepassthru.api.mapping_plan import Plan
+    from pvepassthru.api.mapping_removal import Removal
     from pvepassthru.host.host import Host
 
 
@@ -42,6 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_nodes(check, "look at this node only; may be given several times (default: all nodes)")
     check.add_argument("--no-vms", action="store_true", help="do not read the configs of the VMs: one request each")
     _add_common(check)
+    _add_remove(actions.add_parser("remove", help="take a mapping away, or its devices of some nodes"))
+
+
+def _add_remove(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the mapping; as a whole, if no node and no device is named")
+    _add_nodes(parser, "take what it has of this node only; may be given several times")
+    parser.add_argument(
+        "--device",
+        dest="devices",
+        metavar="[NODE:]ADDRESS",
+        action="append",
+        default=[],
+        help="take this device only; may be given several times",
+    )
+    parser.add_argument("--apply", action="store_true", help="do it, after a question; else it is only shown")
+    parser.add_argument("--yes", action="store_true", help="do not ask before --apply")
+    _add_common(parser)
 
 
 def _add_plan(parser: argparse.ArgumentParser) -> None:
@@ -92,16 +120,20 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is the cluster that is looked at
-    """Do what is asked for; returns 0, or 1 for an error among what `check` finds, or a no to `apply`.
+    """Do what is asked for; returns 0, or 1 for an error among what `check` finds, a no, or a removal that is refused.
 
-    Raises what api.mapping_plan.plan, api.mapping_apply.apply, api.mapping_check.check and the connection raise, and
-    UsageError for `apply` where it cannot ask.
+    Raises what api.mapping_plan.plan, api.mapping_apply.apply, api.mapping_check.check, api.mapping_removal.apply and
+    the connection raise, and UsageError for `apply` and `remove --apply` where they cannot ask.
     """
     if args.action == "apply" and args.json and not args.yes:
         raise UsageError("mapping apply --json asks nothing", "add --yes, or see mapping plan --json first")
+    if args.action == "remove":
+        _check_remove(args)
     with connection.connect(args) as client:
         if args.action == "check":
             return _check(args, client)
+        if args.action == "remove":
+            return _remove(args, client)
         plan = _plan(args, client)
         if args.action == "plan":
             _show(args, plan)
@@ -152,6 +184,49 @@ def _write(client: Client, plan: Plan) -> Written | None:
         return mapping_apply.apply(client, plan)
     except (KeyboardInterrupt, EndedError):
         print_error(f"pvepassthru: mapping {plan.name} is as it was or as planned: the same plan again tells")
+        raise
+
+
+def _check_remove(args: argparse.Namespace) -> None:
+    """Raise UsageError when arguments do not go together."""
+    if args.yes and not args.apply:
+        raise UsageError("--yes says how --apply is done, and there is none", "add --apply")
+    if args.apply and args.json and not args.yes:
+        raise UsageError("mapping remove --apply --json asks nothing", "add --yes, or leave out --apply first")
+
+
+def _remove(args: argparse.Namespace, client: Client) -> int:
+    """Show what goes, and with --apply do it."""
+    removal = mapping_removal.read(client, args.name, args.nodes, args.devices)
+    if args.apply and removal.refusal:
+        raise removal.refusal
+    if not args.json:
+        print(mapping_render.removal_diff(removal), end="", flush=True)
+    if not args.apply:
+        if args.json:
+            print_json(mapping_render.removal_shape(removal))
+        return EXIT_FINDINGS if removal.refusal else EXIT_FINE
+    if removal.after is not None:
+        mapping_apply.check(client, (removal.name,))
+    if not consent.given(f"remove that of mapping {removal.name}?", yes=args.yes):
+        print_error("pvepassthru: nothing is changed, since the answer was no")
+        return EXIT_FINDINGS
+    with undoing():
+        note = _removed(client, removal)
+    if args.json:
+        print_json({**mapping_render.removal_shape(removal), "written": True, "note": note or None})
+    else:
+        print(f"mapping {removal.name} is {'removed' if removal.after is None else 'written'}")
+        if note:
+            print_error(f"pvepassthru: note: {note}")
+    return EXIT_FINE
+
+
+def _removed(client: Client, removal: Removal) -> str:
+    try:
+        return mapping_removal.apply(client, removal)
+    except (KeyboardInterrupt, EndedError):
+        print_error(f"pvepassthru: mapping {removal.name} is as it was or as shown: the same again tells")
         raise
 
 

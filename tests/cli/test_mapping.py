@@ -58,6 +58,46 @@ def answer(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal(f"{word}\n"))
 
 
+# ---- mapping remove
+
+
+def test_remove_shows_asks_and_does_it(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pve.state.mapping_text = mapping("gpu", GPU_LINE, GPU_LINE2)
+    words = ["mapping", "remove", "gpu", "--node", "pve2"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"mapping gpu loses 1 device, and keeps 1 device\n- map {GPU_LINE2}\n"
+    assert main([*words, "--yes"]) == 2
+    assert main([*words, "--apply"]) == 2
+    assert "there is no terminal to ask at; add --yes" in capsys.readouterr().err
+    assert main([*words, "--apply", "--json"]) == 2
+    answer(monkeypatch, "n")
+    assert main([*words, "--apply"]) == 1
+    assert pve.state.writes == []
+    capsys.readouterr()
+    assert main([*words, "--apply", "--yes"]) == 0
+    assert capsys.readouterr().out.endswith("mapping gpu is written\n")
+    assert pve.state.mappings["gpu"].map == [GPU_LINE]
+    assert main(["mapping", "remove", "gpu", "--apply", "--yes", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["after"], told["removed"], told["written"], told["note"]) == (None, [GPU_LINE], True, None)
+    assert "gpu" not in pve.state.mappings
+    assert main(["mapping", "remove", "gpu"]) == 3
+
+
+def test_remove_is_refused_while_a_vm_uses_it(pve: FakePve, capsys: Capture) -> None:
+    pve.state.mapping_text = mapping("gpu", GPU_LINE)
+    pve.state.vm(102).change(hostpci0="mapping=gpu")
+    assert main(["mapping", "remove", "gpu"]) == 1
+    assert "\nrefused: mapping gpu is in use: VM 102 (hostpci0) on node pve1; " in capsys.readouterr().out
+    assert main(["mapping", "remove", "gpu", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["users"] == [{"vmid": 102, "node": "pve1", "key": "hostpci0"}]
+    assert told["refused"].startswith("mapping gpu is in use")
+    assert main(["mapping", "remove", "gpu", "--apply", "--yes"]) == 13
+    assert "pvepassthru config 102 --remove hostpci0" in capsys.readouterr().err
+    assert pve.state.writes == []
+
+
 # ---- mapping plan and apply
 
 
