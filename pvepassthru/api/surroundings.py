@@ -233,10 +233,14 @@ def numa(draft: Draft, wish: Wish, choices: list[Choice]) -> None:
     if kept:
         draft.note(f"{kept} keeps the VM to CPUs or nodes already, and stays as it is")
     elif node is None or not hardware.numa.get(node):
-        why = f"they are at nodes {listed(map(str, nodes))}" if len(nodes) > 1 else "it is not known here"
-        raise DeviceError(
-            f"VM {draft.before.vmid} cannot be kept to its devices' NUMA node: {why}", "set affinity by hand"
-        )
+        why = "it is not known here"
+        hint = "set affinity by hand"
+        if len(nodes) > 1:
+            why = f"they are at nodes {listed(map(str, nodes))}"
+        elif hardware.unknown:
+            why = "the API does not tell which it is"
+            hint = f"run this on node {hardware.node} itself, or {hint}"
+        raise DeviceError(f"VM {draft.before.vmid} cannot be kept to its devices' NUMA node: {why}", hint)
     elif len(hardware.numa) > 1:
         draft.set("affinity", hardware.numa[node], f"the devices are at NUMA node {node}, which has these CPUs")
 

@@ -19,6 +19,7 @@ from pvepassthru.cli.words import print_error, vmid
 from pvepassthru.host import signals, vms
 from pvepassthru.model.errors import (
     EXIT_FINDINGS,
+    EXIT_FINE,
     EndedError,
     InputError,
     NotFoundError,
@@ -43,6 +44,9 @@ _SAID = (
     *("hookscript", "numa", "hidden", "by_mapping", "remove"),
 )
 """The arguments that say what is wanted, none of which goes with --file."""
+
+
+_NUMA = "keep the VM to the CPUs of its devices' NUMA node; on the VM's own node only, since the API tells of none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wanted.add_argument("--bios", metavar="ovmf|seabios", help="the firmware (default: the VM's, or what it needs)")
     wanted.add_argument("--efi-storage", metavar="STORAGE", help="for the EFI disk (default: that of the boot disk)")
     wanted.add_argument("--hookscript", metavar="VOLUME", help="such as local:snippets/pvepassthru")
-    wanted.add_argument("--numa", action="store_true", help="keep the VM to the CPUs of its devices' NUMA node")
+    wanted.add_argument("--numa", action="store_true", help=_NUMA)
     wanted.add_argument("--hidden", action="store_true", help="do not let the guest see that it is a VM")
     wanted.add_argument("--by-mapping", action="store_true", help="name devices by mappings only, as non-root must")
     wanted.add_argument(
@@ -107,6 +111,10 @@ def run(args: argparse.Namespace, host: Host) -> int:
     """
     _check(args)
     wishes = _wishes(args)
+    if not wishes:
+        print_error(f"pvepassthru: {shown(args.file)} names no VM below vms, so there is nothing to change")
+        changes.show(args.format, ())
+        return EXIT_FINE
     if not _by_api(args, host, wishes):
         proposals = proposal.by_files(host, wishes, changes.note)
         end = _end(args, proposals)

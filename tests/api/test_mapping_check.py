@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pvepassthru.api import mapping_check
+from pvepassthru.api import mapping_check, mapping_plan, mapping_wish, mappings, nodes
 from pvepassthru.model.errors import ApiMissingError, ApiUnreachableError
 from tests.api import mapping_cluster
 from tests.api.fake_pve import data, hardware
@@ -184,3 +184,29 @@ def test_requests(scene: Scene) -> None:
     paths = [entry.path for entry in list(scene.pve.state.log)[before:]]
     assert len(paths) == 2 + 2 * 3, "the mappings, the nodes; of each node its hardware and PVE's check"
     assert scene.pve.state.writes == []
+
+
+@pytest.mark.parametrize(
+    "line, node, words",
+    [
+        (GPU_LINE, "pve2", ["--node", "pve2", "--device", "10de:1b80"]),
+        ("node=pve1,path=0000:03:10.0,id=8086:10ed,subsystem-id=8086:7a11,iommugroup=20", "pve2", None),
+        ("node=pve1,path=0000:04:00.0,id=144d:a808,subsystem-id=144d:a801,iommugroup=15", "pve2", None),
+    ],
+    ids=["model", "VF", "what the host may use"],
+)
+def test_the_command_of_a_hint_does_it(scene: Scene, line: str, node: str, words: list[str] | None) -> None:
+    """A node without a device gets one by just the command that is named."""
+    (drift,) = [one for one in scene.check(mapping("pool", line)) if one.node == node]
+    said = drift.hint.removeprefix("pvepassthru mapping plan pool ").split()
+    assert words is None or said == words
+    args = dict(zip(said[::2], said[1::2], strict=True))
+    sought = mapping_wish.of_arguments(args["--device"], "", "")
+    client = scene.client
+    plan = mapping_plan.plan("pool", mappings.read(client), nodes.read(client, [args["--node"]]), sought)
+    assert next(change.node for change in plan.lines if change.new) == node
+
+
+def test_a_node_with_none_of_the_kind(scene: Scene) -> None:
+    (drift,) = [one for one in scene.check(mapping("gpu", GPU_LINE)) if one.node == "pve3"]
+    assert drift.hint == "node pve3 has no device 10de:1b80, so such VMs are to stay on the others"

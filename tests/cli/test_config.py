@@ -71,6 +71,38 @@ def run(*words: str, root: str | None = None) -> int:
     return main([*(["--root", root] if root else []), "config", *words])
 
 
+def test_a_file_without_vms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "vms.yaml"
+    path.write_text("vms: {}\n")
+    assert run("--file", str(path)) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"pvepassthru: {path} names no VM below vms, so there is nothing to change\n")
+    assert run("--file", str(path), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_numa_node_that_the_api_does_not_tell(pve: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pve.state.writes == []
+    assert run("100", "--device", "02:00.0", "--numa") == 5
+    err = capsys.readouterr().err
+    assert "the API does not tell which it is; run this on node pve1 itself, or set affinity by hand" in err
+
+
+def test_entries_are_removed(pve: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("100", "--remove", "hostpci3") == 0
+    assert "- hostpci3: 0000:04:00.0\n    hostpci3 is to be removed: 0000:04:00.0" in capsys.readouterr().out
+    assert run("100", "--remove", "hostpci3", "--apply", "--yes", "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["writes"] == [{"set": {}, "delete": ["hostpci3"]}]
+    assert told["applied"]["written"] == ["hostpci3"]
+    assert "hostpci3" not in held(pve).main
+    assert run("100", "--remove", "hostpci3", "--apply", "--yes", "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["changes"], told["applied"]) == ([], None)
+    assert run("100", "--remove", "vga") == 2
+    assert "vga is no hostpci entry" in capsys.readouterr().err
+
+
 # ---- from files
 
 
