@@ -86,7 +86,9 @@ def validate(
     hidden = survey.unseen(client)
     names = places.chosen(known.nodes, nodes)
     judge = _Judge(client, known)
-    found = survey.walk(client, known, names, judge.node, matters=matters, jobs=jobs, progress=progress)
+    found = survey.walk(
+        client, known.some(names), known.vms.values(), judge.node, matters=matters, jobs=jobs, progress=progress
+    )
     everywhere = [OfMappings(None, finding) for finding in _of_mappings(judge.bare, only=False)]
     failures = sorted([*found.failures, *judge.failures], key=lambda failure: (failure.node or "", failure.vmid or 0))
     return Report(

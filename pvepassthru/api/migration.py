@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import apply as vm_changes
 from pvepassthru.api import (
-    capacity,
     cluster,
     hindrance,
     mapping_apply,
@@ -213,8 +212,8 @@ def _used(client: Client) -> dict[str, int]:
     """The mappings that VMs have, or will have, each with one of the VMs. Raises ApiError when that cannot be told."""
     known = survey.overview(client)
     places = {vm.node for vm in known.vms.values()}
-    names = [name for name in known.nodes if name in places]
-    walked = survey.walk(client, known, names, lambda vms: vms.presents, matters=capacity.matters)
+    nodes_ = [node for node in known.nodes.values() if node.name in places]
+    walked = survey.walk(client, nodes_, known.vms.values(), lambda vms: vms.presents, matters=survey.passes, held=True)
     if walked.failures:
         raise ApiError(str(walked.failures[0]))
     return {

@@ -314,7 +314,9 @@ def test_the_host_itself_goes_away(pve: FakePve) -> None:
     with client_of(pve) as client:
         known = survey.overview(client)
         pve.take_down("pve1")
-        report = survey.walk(client, known, sorted(known.nodes), lambda vms: vms.name, matters=fleet.matters, jobs=2)
+        report = survey.walk(
+            client, known.nodes.values(), known.vms.values(), lambda vms: vms.name, matters=fleet.matters, jobs=2
+        )
     assert report.found == ()
     assert [failure.node for failure in report.failures] == ["pve1", "pve2", "pve3"]
     assert all(isinstance(failure.error, ApiUnreachableError) for failure in report.failures)
@@ -353,7 +355,7 @@ def test_what_fails_in_a_thread_is_not_lost(pve: FakePve) -> None:
     with client_of(pve) as client:
         known = survey.overview(client)
         with pytest.raises(RuntimeError, match="a bug"):
-            survey.walk(client, known, sorted(known.nodes), visit, matters=fleet.matters)
+            survey.walk(client, known.nodes.values(), known.vms.values(), visit, matters=fleet.matters)
 
 
 # ---- memory
@@ -368,7 +370,14 @@ def test_what_is_held_does_not_grow_with_the_vms() -> None:
             known = survey.overview(client)
             tracemalloc.start()
             try:
-                survey.walk(client, known, ["pve1"], lambda vms: vms.presents, matters=fleet.matters, jobs=1)
+                survey.walk(
+                    client,
+                    known.nodes.values(),
+                    known.vms.values(),
+                    lambda vms: vms.presents,
+                    matters=fleet.matters,
+                    jobs=1,
+                )
                 held.append(tracemalloc.get_traced_memory()[0])
             finally:
                 tracemalloc.stop()
