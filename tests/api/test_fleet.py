@@ -78,7 +78,8 @@ def codes(report: Report) -> dict[int, list[str]]:
 
 
 def configs(pve: FakePve) -> collections.Counter[str]:
-    return collections.Counter(entry.path for entry in pve.state.log if entry.path.endswith("/config"))
+    """How often each VM was read."""
+    return collections.Counter(entry.path for entry in pve.state.log if entry.path.endswith(("/config", "/pending")))
 
 
 OF_ALL = {
@@ -105,11 +106,20 @@ def test_all_vms_of_all_nodes(pve: FakePve) -> None:
     assert not any("line" in finding.message or ".conf:" in finding.where for finding in everything)
 
 
+def test_a_running_vm_that_gives_its_devices_up(pve: FakePve) -> None:
+    """It is judged by its next start, so that there is nothing to say of it."""
+    pve.state.vm(300).text += "[PENDING]\ndelete: hostpci0\n"
+    report = judged(pve, nodes=["pve3"])
+    assert ([vm.vmid for vm in report.vms], report.read, codes(report)) == ([301], 2, {})
+
+
 def test_one_request_a_vm_and_few_a_node(pve: FakePve) -> None:
     judged(pve)
     assert set(configs(pve).values()) == {1}
     assert len(configs(pve)) == 9
-    others = [entry.path for entry in pve.state.log if entry.method == "GET" and not entry.path.endswith("/config")]
+    assert [path for path in configs(pve) if path.endswith("/pending")] == ["/nodes/pve3/qemu/300/pending"], "it runs"
+    gets = [entry.path for entry in pve.state.log if entry.method == "GET"]
+    others = [path for path in gets if not path.endswith(("/config", "/pending"))]
     assert sorted(others) == [
         "/cluster/backup",
         *("/cluster/ha/groups", "/cluster/ha/resources", "/cluster/ha/rules"),
