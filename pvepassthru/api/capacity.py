@@ -10,20 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import cluster as answers
+from pvepassthru.api import mappings, placing, survey
 from pvepassthru.api import nodes as places
-from pvepassthru.api import placing, survey
 from pvepassthru.api.hardware import parents
 from pvepassthru.api.occupancy import Occupancy
 from pvepassthru.model import placement
 from pvepassthru.model.errors import ApiMissingError, UsageError
-from pvepassthru.model.text import listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Literal
 
     from pvepassthru.api.client import Client
-    from pvepassthru.api.hardware import Answer, NodeHardware
+    from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.api.placing import Fit
     from pvepassthru.api.survey import Failure, NodeVms
     from pvepassthru.model.errors import ApiDeniedError
@@ -104,9 +103,8 @@ def rooms(
     known = survey.overview(client)
     hidden = survey.unseen(client)
     names = places.chosen(known.nodes, nodes)
-    if wanted.mapping is not None and wanted.mapping not in known.mappings.by_name:
-        there = listed(sorted(known.mappings.by_name)) or "none that this user sees"
-        raise ApiMissingError(f"the cluster has no mapping {wanted.mapping}", f"its mappings are {there}")
+    if wanted.mapping is not None:
+        mappings.need(sorted(known.mappings.by_name), wanted.mapping)
     with_types = wanted.mdev is not None or wanted == Wanted()
 
     def visit(vms: NodeVms) -> list[Room]:
@@ -114,7 +112,16 @@ def rooms(
         found = Occupancy(functions, known.mappings, vms.presents, vms.running)
         return sorted(_rooms(found, wanted))
 
-    found = survey.walk(client, known, names, visit, matters=matters, held=True, jobs=jobs, progress=progress)
+    found = survey.walk(
+        client,
+        known.some(names),
+        known.vms.values(),
+        visit,
+        matters=survey.passes,
+        held=True,
+        jobs=jobs,
+        progress=progress,
+    )
     return Capacity(
         tuple(
             room._replace(sure=hidden is None and room.node not in found.unread) for one in found.found for room in one
@@ -153,7 +160,16 @@ def fits(
         others = [present for present in vms.presents if present.vmid != vmid]
         return guest.fit(Occupancy(functions, known.mappings, others, vms.running))
 
-    found = survey.walk(client, known, names, visit, matters=matters, held=True, jobs=jobs, progress=progress)
+    found = survey.walk(
+        client,
+        known.some(names),
+        known.vms.values(),
+        visit,
+        matters=survey.passes,
+        held=True,
+        jobs=jobs,
+        progress=progress,
+    )
     told = []
     for fit in found.found:
         unread = [number for number in found.unread.get(fit.node, ()) if number != vmid]
@@ -164,11 +180,6 @@ def fits(
 def _all_failures(hidden: ApiDeniedError | None, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
     """What could not be looked at, that which this user may not see among it."""
     return failures if hidden is None else (survey.Failure(None, None, hidden), *failures)
-
-
-def matters(options: Answer) -> bool:
-    """Whether a VM has, or claims, a device."""
-    return any(key.startswith("hostpci") for key in options)
 
 
 def _no_parents(_: NodeHardware) -> tuple[str, ...]:

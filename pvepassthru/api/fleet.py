@@ -86,7 +86,16 @@ def validate(
     hidden = survey.unseen(client)
     names = places.chosen(known.nodes, nodes)
     judge = _Judge(client, known)
-    found = survey.walk(client, known, names, judge.node, matters=matters, jobs=jobs, progress=progress)
+    found = survey.walk(
+        client,
+        known.some(names),
+        known.vms.values(),
+        judge.node,
+        matters=matters,
+        held=True,
+        jobs=jobs,
+        progress=progress,
+    )
     everywhere = [OfMappings(None, finding) for finding in _of_mappings(judge.bare, only=False)]
     failures = sorted([*found.failures, *judge.failures], key=lambda failure: (failure.node or "", failure.vmid or 0))
     return Report(
@@ -148,9 +157,9 @@ class _Judge:
         around = Surroundings(host)
         around.mappings_read = self.mappings
         for present in presents:
-            if not present.section.dropped:  # else its text is not what it was parsed from
+            if not present.section.dropped and not present.config.has_pending:  # else it was parsed from another text
                 around.know(vms_of_host.config_path(present.vmid), present.text, present.config)
-        judged = tuple(self._vm(host, around, present, vms) for present in presents)
+        judged = tuple(self._vm(host, around, present, vms) for present in presents if matters(present.values))
         return judged, tuple(OfMappings(vms.name, finding) for finding in _of_mappings(around, only=True))
 
     def _vm(self, host: Host, around: Surroundings, present: Present, vms: NodeVms) -> Judged:

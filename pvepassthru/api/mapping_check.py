@@ -7,14 +7,13 @@ it. Sources: cluster/mapping/pci, nodes/N/hardware/pci, the configs of the VMs.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import cluster, mappings, survey
 from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import build
 from pvepassthru.model import mapped
-from pvepassthru.model.errors import ApiCertificateError, ApiError, ApiMissingError
+from pvepassthru.model.errors import ApiCertificateError, ApiError
 from pvepassthru.model.text import listed, one_line, shown
 from pvepassthru.rules import mappings as rules
 from pvepassthru.rules.catalogue import BY_CODE
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from pvepassthru.api.client import Client
-    from pvepassthru.api.cluster import Vm
     from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.api.mappings import Stored
     from pvepassthru.api.nodes import Nodes
     from pvepassthru.api.present import Present
+    from pvepassthru.model.errors import PassthruError
     from pvepassthru.model.finding import Origin, Severity
     from pvepassthru.model.hostpci import HostpciEntry
     from pvepassthru.model.mapping import MapEntry, Mapping
@@ -66,7 +65,7 @@ class Report(NamedTuple):
     """Those that were looked at."""
     nodes: tuple[str, ...]
     """Those that answered."""
-    unread: dict[str, ApiError]
+    unread: dict[str, PassthruError]
     """Why the other nodes, and VMs (`VM 100`), could not be read."""
 
     @property
@@ -86,7 +85,7 @@ def check(client: Client, names: Sequence[str] = (), nodes: Sequence[str] = (), 
         mappings.need(stored, name)
     seen = places.read(client, nodes)
     wanted = {name: stored[name] for name in sorted(names or stored)}
-    unread = dict(seen.unread)
+    unread: dict[str, PassthruError] = dict(seen.unread)
     found = list(_of_mappings(wanted, stored, seen))
     for node in seen.hardware:
         found += _by_pve(client, node, wanted, {drift.mapping for drift in found if drift.node == node}, unread)
@@ -181,7 +180,7 @@ def _subsystem(attributes: dict[str, str]) -> str:
 
 
 def _by_pve(
-    client: Client, node: str, wanted: Iterable[str], told: set[str], unread: dict[str, ApiError]
+    client: Client, node: str, wanted: Iterable[str], told: set[str], unread: dict[str, PassthruError]
 ) -> Iterator[Drift]:
     """What PVE's own check says of a node's mappings, where nothing was found that says more."""
     try:
@@ -203,28 +202,16 @@ def _by_pve(
 # ---- mappings against VMs
 
 
-def _presents(client: Client, seen: Nodes, unread: dict[str, ApiError]) -> list[Present]:
-    """The configs of the VMs on the nodes that were asked for; why one could not be read goes to `unread`."""
-    here = [vm for vm in cluster.vms(client).values() if vm.node in seen.hardware]
-
-    def read(vm: Vm) -> Present | ApiError:
-        try:
-            return cluster.next_config(client, vm.vmid, vm.node)
-        except ApiCertificateError:
-            raise
-        except ApiError as error:
-            return error
-
-    found = []
-    with ThreadPoolExecutor(survey.JOBS) as pool:
-        for vm, present in zip(here, pool.map(read, here), strict=True):
-            if isinstance(present, ApiMissingError):  # it was removed or migrated since it was listed
-                continue
-            if isinstance(present, ApiError):
-                unread[f"VM {vm.vmid}"] = present
-            else:
-                found.append(present)
-    return found
+def _presents(client: Client, seen: Nodes, unread: dict[str, PassthruError]) -> list[Present]:
+    """The VMs with devices on the nodes that answered; what could not be read goes to `unread` with the reason."""
+    nodes = [cluster.Node(name, online=True) for name in sorted(seen.hardware)]
+    vms = cluster.vms(client).values()
+    found = survey.walk(client, nodes, vms, lambda vms: vms.presents, matters=survey.passes)
+    for failure in found.failures:
+        if isinstance(failure.error, ApiCertificateError):  # nothing of the cluster is to be believed then
+            raise failure.error
+        unread[f"VM {failure.vmid}" if failure.vmid is not None else str(failure.node)] = failure.error
+    return [present for presents in found.found for present in presents]
 
 
 def _of_vms(

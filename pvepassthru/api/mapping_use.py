@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import capacity, survey
+from pvepassthru.api import survey
 
 if TYPE_CHECKING:
     from pvepassthru.api.client import Client
@@ -46,8 +46,8 @@ def read(client: Client) -> Uses:
     """What all VMs use that this user may see. Raises ApiError when the cluster cannot be read."""
     known = survey.overview(client)
     places = {vm.node for vm in known.vms.values()}
-    names = [name for name in known.nodes if name in places]
-    walked = survey.walk(client, known, names, lambda vms: vms.presents, matters=capacity.matters, held=True)
+    nodes = [node for node in known.nodes.values() if node.name in places]
+    walked = survey.walk(client, nodes, known.vms.values(), lambda vms: vms.presents, matters=survey.passes, held=True)
     found = {
         Use(entry.mapping, present.vmid, present.node, entry.key)
         for presents in walked.found

@@ -102,7 +102,8 @@ def host(  # noqa: PLR0913 - what the API tells, each by its name
 ) -> Host:
     """The node that has this hardware and these VMs, of which those in `running` run, for rules to look at.
 
-    `presents` are the VMs of that node, best all of them that have a hostpci entry, for the rules across VMs. Of the
+    `presents` are the VMs of that node, best all of them that have a hostpci entry, for the rules across VMs. They are
+    judged with what is pending; what is in force of those that run, if it is told apart, they have now. Of the
     functions in `untold` nobody has asked for the mdev types: every type that an entry wants
     is taken to be on offer there. The same holds for NVIDIA's virtual functions with vGPUs, which offer nothing while
     they have one: the API tells neither what they have nor whose it is. `common` is what `cluster_files` returned for
@@ -115,12 +116,14 @@ def host(  # noqa: PLR0913 - what the API tells, each by its name
     made |= {f"{vms.PVE}/nodes/{hardware.node}/qemu-server/{one.vmid}.conf": one.text for one in known}
     for vmid in running:
         made |= _process(vmid)
-    wishes = [_Wish(one.vmid, entry) for one in known for entry in one.section.entries.values() if entry.wants_mdev]
-    wanted = {wish.entry.mdev: None for wish in wishes if wish.entry.mdev}
+    wishes = [entry for one in known for entry in one.section.entries.values()]
+    wanted = {entry.mdev: None for entry in wishes if entry.wants_mdev and entry.mdev}
     for function in hardware.functions.values():
         made |= _function(function)
     own = vendor(hardware)
-    instances = _Instances(hardware, mappings, [wish for wish in wishes if wish.vmid in running])
+    held = [_Wish(one.vmid, entry) for one in known for entry in one.config.main.entries.values()]
+    held = [wish for wish in held if wish.vmid in running and wish.entry.wants_mdev]
+    instances = _Instances(hardware, mappings, held)
     for function in hardware.functions.values():
         if function.mdev_parent:
             if function.address in own:
@@ -243,7 +246,7 @@ class _Wish(NamedTuple):
 
 
 class _Instances:
-    """The mediated devices of running VMs, of which the API says nothing: what their configs tell of them."""
+    """The mediated devices of running VMs, of which the API says nothing: what their configs have in force tells."""
 
     def __init__(self, hardware: NodeHardware, mappings: Mappings, wishes: Iterable[_Wish]) -> None:
         self.hardware = hardware

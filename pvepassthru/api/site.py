@@ -14,7 +14,6 @@ from pvepassthru.host import vms
 from pvepassthru.host.overlay import Overlay
 from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.text import listed
-from pvepassthru.model.vmconfig import is_hostpci
 from pvepassthru.rules import subject
 from pvepassthru.rules.demand import demand
 from pvepassthru.rules.subject import Surroundings
@@ -83,7 +82,9 @@ def of_api(  # noqa: PLR0913 - what varies is by keyword
     if here is not None and here.node == node and all(_is_here(here, one) for one in wanted):
         return _local(here, wanted)
     functions = cluster.node_hardware(client, node)
-    others = survey.walk(client, known, [node], lambda vms: vms, matters=_passes, held=True)
+    others = survey.walk(
+        client, known.some([node]), known.vms.values(), lambda vms: vms, matters=survey.passes, held=True
+    )
     for lost in others.failures:
         if lost.vmid is None:
             raise lost.error
@@ -95,11 +96,6 @@ def of_api(  # noqa: PLR0913 - what varies is by keyword
     still = {one.vmid: one.held.text for one in every if one.vmid in running and one.config.has_pending}
     unread = tuple(lost.vmid for lost in others.failures if lost.vmid is not None)
     return Site(functions, known.mappings, wanted, host, _taken(Surroundings(host), still), unread)
-
-
-def _passes(answer: Mapping[str, object]) -> bool:
-    """Whether a VM's config has a hostpci entry."""
-    return any(is_hostpci(key) for key in answer)
 
 
 def _wanted(

@@ -23,9 +23,10 @@ from pvepassthru.model.errors import (
     UsageError,
 )
 from pvepassthru.model.text import counted
+from pvepassthru.model.vmconfig import is_hostpci
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.cluster import Node, Vm
@@ -54,6 +55,10 @@ class Overview(NamedTuple):
     mappings: Mappings
     cluster: mirror.Cluster
     """Its nodes, HA and backup jobs."""
+
+    def some(self, names: Iterable[str]) -> list[Node]:
+        """The nodes of these names."""
+        return [self.nodes[name] for name in names]
 
 
 class NodeVms(NamedTuple):
@@ -138,10 +143,15 @@ def unseen(client: Client) -> ApiDeniedError | None:
     )
 
 
+def passes(options: Mapping[str, object]) -> bool:
+    """Whether a VM has, or claims, a device by its options."""
+    return any(map(is_hostpci, options))
+
+
 def walk(  # noqa: PLR0913 - what varies is by keyword
     client: Client,
-    known: Overview,
-    names: Iterable[str],
+    nodes: Iterable[Node],
+    vms: Iterable[Vm],
     visit: Callable[[NodeVms], Found],
     *,
     matters: Callable[[Answer], bool],
@@ -149,7 +159,7 @@ def walk(  # noqa: PLR0913 - what varies is by keyword
     jobs: int = JOBS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Survey[Found]:
-    """What `visit` says of each of these nodes with those of its VMs that matter by their options.
+    """What `visit` says of each of these nodes with those of its VMs, of all these, that matter by their options.
 
     With `held` the config of a VM that runs has what is in force and what is pending apart, since the VM has the former
     until it stops; `matters` is told of the keys of both. Else it has the pending changes applied.
@@ -160,7 +170,7 @@ def walk(  # noqa: PLR0913 - what varies is by keyword
     """
     if not 1 <= jobs <= MOST_JOBS:
         raise UsageError(f"{jobs} requests at a time cannot be", f"give a number from 1 to {MOST_JOBS}")
-    return _Walk(client, visit, matters, progress, held=held).run(known, names, jobs)
+    return _Walk(client, visit, matters, progress, held=held).run(nodes, vms, jobs)
 
 
 class _OnNode:
@@ -213,11 +223,12 @@ class _Walk(Generic[Found]):
         self._lock = threading.Lock()
         self._asking = threading.Lock()
 
-    def run(self, known: Overview, names: Iterable[str], jobs: int) -> Survey[Found]:
+    def run(self, asked: Iterable[Node], vms: Iterable[Vm], jobs: int) -> Survey[Found]:
         nodes = []
-        for name in names:
-            nodes.append(_OnNode(name, [vm for vm in known.vms.values() if vm.node == name]))
-            if not known.nodes[name].online:
+        known = list(vms)
+        for one in asked:
+            nodes.append(_OnNode(one.name, [vm for vm in known if vm.node == one.name]))
+            if not one.online:
                 nodes[-1].down = ApiUnreachableError(
                     f"it is offline, as {self.client.where} says", "see why it is down"
                 )

@@ -89,14 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", choices=changes.FORMATS, default="diff", help="how the change is shown (default: %(default)s)"
     )
     parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
-    making = parser.add_argument_group("making the change")
-    making.add_argument("--apply", action="store_true", help="make it, each VM's as a whole or not at all")
-    making.add_argument("--yes", action="store_true", help="do not ask before --apply")
-    making.add_argument(
-        "--with-pending",
-        action="store_true",
-        help="of a VM that does not run: let pending changes of others take effect with it",
-    )
+    making = consent.add_arguments(parser, "make it, each VM's as a whole or not at all", of_vms=True)
     making.add_argument(
         "--stop-at-first", action="store_true", help="with --file: change no other VM after one that failed"
     )

@@ -67,8 +67,7 @@ def _add_remove(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="take this device only; may be given several times",
     )
-    parser.add_argument("--apply", action="store_true", help="do it, after a question; else it is only shown")
-    parser.add_argument("--yes", action="store_true", help="do not ask before --apply")
+    consent.add_arguments(parser, "take it away; else it is only shown")
     _add_common(parser)
 
 

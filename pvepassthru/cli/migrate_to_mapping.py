@@ -29,14 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vmid", nargs="+", type=vmid, metavar="VMID", help="a VM of the cluster")
     parser.add_argument("--name", metavar="NAME", default="", help="the mapping for the one device that is meant")
     parser.add_argument("--json", action="store_true", help="as JSON (docs/json.md)")
-    making = parser.add_argument_group("making the change")
-    making.add_argument("--apply", action="store_true", help="make the mappings, then change the VMs")
-    making.add_argument("--yes", action="store_true", help="do not ask before --apply")
-    making.add_argument(
-        "--with-pending",
-        action="store_true",
-        help="of a VM that does not run: let pending changes of others take effect with it",
-    )
+    consent.add_arguments(parser, "make the mappings, then change the VMs", of_vms=True)
     connection.add_arguments(parser)
 
 

@@ -177,9 +177,11 @@ class _Room:
         return self.offers[parent]
 
     def _own(self, device: Passed, uuid: str, parent: str, kind: str | None) -> list[Problem]:
-        """The VM's own instance exists: PVE adopts it if it fits."""
+        """The VM's own instance exists: PVE adopts it if it fits, and removes it when the VM stops."""
         if kind is None or (kind == device.mdev and parent in device.addresses):
             return []  # None: the kernel still creates it, and it may yet fit
+        if self.guest and self.vmid is not None and self.guest(self.vmid) == "running":
+            return []
         if kind != device.mdev:
             message = f"mdev {uuid} is there as {kind} on {parent}, not as {shown(device.mdev or '')}"
         else:

@@ -130,7 +130,8 @@ def mdev_no_instance(subject: Subject) -> Iterator[Hit]:
 def mdev_uuid_taken(subject: Subject) -> Iterator[Hit]:
     """What it checks: whether the UUID of this VM's mediated device is there with another type or device.
 
-    PVE makes the UUID from the VMID and the entry's number.
+    PVE makes the UUID from the VMID and the entry's number. What a VM has that runs is fine: PVE removes it when the VM
+    stops.
 
     Why it matters: PVE cannot create the mediated device, and the start fails. As a rule it is left of an
     earlier start.

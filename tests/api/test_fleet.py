@@ -78,7 +78,8 @@ def codes(report: Report) -> dict[int, list[str]]:
 
 
 def configs(pve: FakePve) -> collections.Counter[str]:
-    return collections.Counter(entry.path for entry in pve.state.log if entry.path.endswith("/config"))
+    """How often each VM was read."""
+    return collections.Counter(entry.path for entry in pve.state.log if entry.path.endswith(("/config", "/pending")))
 
 
 OF_ALL = {
@@ -105,11 +106,20 @@ def test_all_vms_of_all_nodes(pve: FakePve) -> None:
     assert not any("line" in finding.message or ".conf:" in finding.where for finding in everything)
 
 
+def test_a_running_vm_that_gives_its_devices_up(pve: FakePve) -> None:
+    """It is judged by its next start, so that there is nothing to say of it."""
+    pve.state.vm(300).text += "[PENDING]\ndelete: hostpci0\n"
+    report = judged(pve, nodes=["pve3"])
+    assert ([vm.vmid for vm in report.vms], report.read, codes(report)) == ([301], 2, {})
+
+
 def test_one_request_a_vm_and_few_a_node(pve: FakePve) -> None:
     judged(pve)
     assert set(configs(pve).values()) == {1}
     assert len(configs(pve)) == 9
-    others = [entry.path for entry in pve.state.log if entry.method == "GET" and not entry.path.endswith("/config")]
+    assert [path for path in configs(pve) if path.endswith("/pending")] == ["/nodes/pve3/qemu/300/pending"], "it runs"
+    gets = [entry.path for entry in pve.state.log if entry.method == "GET"]
+    others = [path for path in gets if not path.endswith(("/config", "/pending"))]
     assert sorted(others) == [
         "/cluster/backup",
         *("/cluster/ha/groups", "/cluster/ha/resources", "/cluster/ha/rules"),
@@ -314,7 +324,9 @@ def test_the_host_itself_goes_away(pve: FakePve) -> None:
     with client_of(pve) as client:
         known = survey.overview(client)
         pve.take_down("pve1")
-        report = survey.walk(client, known, sorted(known.nodes), lambda vms: vms.name, matters=fleet.matters, jobs=2)
+        report = survey.walk(
+            client, known.nodes.values(), known.vms.values(), lambda vms: vms.name, matters=fleet.matters, jobs=2
+        )
     assert report.found == ()
     assert [failure.node for failure in report.failures] == ["pve1", "pve2", "pve3"]
     assert all(isinstance(failure.error, ApiUnreachableError) for failure in report.failures)
@@ -353,7 +365,7 @@ def test_what_fails_in_a_thread_is_not_lost(pve: FakePve) -> None:
     with client_of(pve) as client:
         known = survey.overview(client)
         with pytest.raises(RuntimeError, match="a bug"):
-            survey.walk(client, known, sorted(known.nodes), visit, matters=fleet.matters)
+            survey.walk(client, known.nodes.values(), known.vms.values(), visit, matters=fleet.matters)
 
 
 # ---- memory
@@ -368,7 +380,14 @@ def test_what_is_held_does_not_grow_with_the_vms() -> None:
             known = survey.overview(client)
             tracemalloc.start()
             try:
-                survey.walk(client, known, ["pve1"], lambda vms: vms.presents, matters=fleet.matters, jobs=1)
+                survey.walk(
+                    client,
+                    known.nodes.values(),
+                    known.vms.values(),
+                    lambda vms: vms.presents,
+                    matters=fleet.matters,
+                    jobs=1,
+                )
                 held.append(tracemalloc.get_traced_memory()[0])
             finally:
                 tracemalloc.stop()

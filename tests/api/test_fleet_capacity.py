@@ -255,7 +255,7 @@ def test_one_thing_alone() -> None:
     assert set(rooms(cluster, device="8086:1592")) == {(name, "8086:1592") for name in ("pve1", "pve2", "pve3")}
     assert set(rooms(cluster, mdev="nvidia-64")) == {("pve1", "nvidia-64"), ("pve2", "nvidia-64")}
     with FakePve(cluster) as pve, client_of(pve) as client:
-        with pytest.raises(ApiMissingError, match="no mapping nope; its mappings are p4, vfs, vgpu"):
+        with pytest.raises(ApiMissingError, match="no mapping nope; the mappings are: p4, vfs, vgpu"):
             capacity.rooms(client, Wanted(mapping="nope"))
         capacity.rooms(client, Wanted(device=IDS))
         assert not [entry for entry in pve.state.log if entry.path.endswith("/mdev")], "types are not asked for"

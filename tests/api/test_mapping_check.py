@@ -150,9 +150,16 @@ def test_a_node_that_is_down_is_named(scene: Scene) -> None:
 
 
 def test_a_config_that_cannot_be_read_is_named(scene: Scene) -> None:
-    scene.pve.faults.answer(503, path="/qemu/101/", times=None)
+    scene.pve.faults.answer(500, path="/qemu/101/", times=None)
     report = mapping_check.check(scene.client)
     assert list(report.unread) == ["VM 101"]
+
+
+def test_a_node_whose_vms_cannot_be_read_is_named_once(scene: Scene) -> None:
+    scene.pve.faults.answer(503, path="/nodes/pve1/qemu/", times=None)
+    report = mapping_check.check(scene.client)
+    assert list(report.unread) == ["pve1"]
+    assert "not looked at" in str(report.unread["pve1"])
 
 
 def test_pves_own_check_that_fails_is_named(scene: Scene) -> None:

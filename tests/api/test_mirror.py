@@ -19,6 +19,7 @@ from pvepassthru.host import cluster as files
 from pvepassthru.host import holders, vms
 from pvepassthru.host.cluster import Resource
 from pvepassthru.host.host import Host
+from pvepassthru.host.inventory import Inventory
 from pvepassthru.host.memory import Link, MemoryHost
 from pvepassthru.model import mapping
 from pvepassthru.model.errors import PassthruError
@@ -144,6 +145,23 @@ def test_a_running_vm_has_its_instance(tmp_path: Path) -> None:
     device["mdev"]["instances"] = {f"00000000-0000-0000-0000-{100 + number:012d}": "nvidia-63" for number in (0, 2, 3)}
     made = Tree(one, {PARENT: device}, running={100: 4711}, others={101: one})
     assert codes(made, tmp_path) == {("PVP212", 101)}
+
+
+@pytest.mark.parametrize(
+    "later, found",
+    [("delete: hostpci0", set()), (f"hostpci0: {PARENT},mdev=nvidia-64", {("PVP429", 109)})],
+    ids=["no entry", "another type"],
+)
+def test_a_running_vm_has_what_is_in_force(later: str, found: set[tuple[str, int]], tmp_path: Path) -> None:
+    """Whatever it has from its next start on; so it is known, too, that eight of a type is all that the GPU takes."""
+    entry = f"hostpci0: {PARENT},mdev=nvidia-63\nonboot: 1\n"
+    device = parent({"nvidia-63": 7, "nvidia-64": 0})
+    device["mdev"]["instances"] = {UUID: "nvidia-63"}
+    others = dict.fromkeys(range(101, 110), entry)
+    made = Tree(f"{entry}[PENDING]\n{later}\n", {PARENT: device}, running={100: 4711}, others=others)
+    assert codes(made, tmp_path) == found
+    (instance,) = Inventory(told.mirrored(Host(str(tmp_path)))).mdevs()
+    assert (instance.uuid, instance.parent, instance.type) == (UUID, PARENT, "nvidia-63")
 
 
 @pytest.mark.parametrize("left, short", [(8, set()), (5, set()), (7, {("PVP429", 108)})])

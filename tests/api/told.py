@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pvepassthru.api.hardware import NodeHardware
+    from pvepassthru.api.present import Present
     from pvepassthru.host.host import Host
     from pvepassthru.model.mapping import Mappings
 
@@ -61,6 +62,17 @@ def node_hardware(host: Host) -> NodeHardware:
     return hardware.of_api(host.node, answer, {address: mdev(inventory, address) for address in asked})
 
 
+def pending(one: Present) -> list[dict[str, Any]]:
+    """nodes/N/qemu/V/pending."""
+    now, later = {key: value.text for key, value in one.config.main.values.items()}, one.values
+    rows: list[dict[str, Any]] = []
+    for key in now | later:
+        row = {"key": key} | ({"value": now[key]} if key in now else {})
+        row |= {"pending": later[key]} if key in later and later[key] != now.get(key) else {}
+        rows.append(row | ({} if key in later else {"delete": 1}))
+    return rows
+
+
 def mappings_of(answer: Iterable[dict[str, Any]]) -> Mappings:
     """The mappings by cluster/mapping/pci."""
     return mappings.plain(mappings.of_api(answer))
@@ -71,11 +83,14 @@ def mirrored(host: Host) -> Host:
     around = Surroundings(host)
     ids = vms.vmids(host)
     texts = {vmid: host.read(vms.config_path(vmid)) for vmid in ids}
+    running = {vmid for vmid in ids if around.running(vmid) is not None}
     presents = []
     for vmid, data in texts.items():
-        section = present.of_file(vmid, host.node, data).section  # PVE answers what it has parsed, pending applied
-        answer = {key: value.text for key, value in section.values.items()}
-        presents.append(present.of_api(vmid, host.node, answer))
+        one = present.of_file(vmid, host.node, data)
+        if vmid in running:
+            presents.append(present.of_api(vmid, host.node, {}, pending(one)))
+        else:
+            presents.append(present.of_api(vmid, host.node, one.values))  # as PVE has parsed it, with what is pending
     found = node_hardware(host)
     try:
         cfg = mapping.parse(host.read(MAPPINGS))
@@ -108,7 +123,7 @@ def mirrored(host: Host) -> Host:
         mappings_of(answers),
         presents,
         cluster=of_cluster(host),
-        running={vmid for vmid in ids if around.running(vmid) is not None},
+        running=running,
         untold=found.functions.keys() - set(hardware.parents(found)),
     )
 

@@ -145,6 +145,8 @@ def test_own_instance_on_another_parent(tmp_path: Path) -> None:
     (finding,) = _judge(tmp_path)
     assert finding.code == "PVP213"
     assert "is there on 0000:41:00.0, not on 0000:42:00.0" in finding.message
+    tree.build(tmp_path / "running", host, configs={100: "hostpci0: 42:00.0,mdev=nvidia-65\n"}, running={100: 4711})
+    assert _judge(tmp_path / "running") == [], "PVE removes it when the VM stops"
 
 
 def test_a_parent_of_other_vms_instances_is_in_use(tmp_path: Path) -> None:
