@@ -60,12 +60,12 @@ class KeyChange(NamedTuple):
         """Whether only root@pam may make it, and by no token."""
         if not is_hostpci(self.key):
             return self.key not in PRIVILEGES
-        return any(_names_host(text) for text in self._values if text is not None)
+        return any(is_roots(text) for text in self._values if text is not None)
 
     @property
     def replaces_host(self) -> bool:
         """Whether it is root@pam's alone for what the key has now, and not for what it is to have."""
-        return self.root_only and is_hostpci(self.key) and not (self.new is not None and _names_host(self.new))
+        return self.root_only and is_hostpci(self.key) and not (self.new is not None and is_roots(self.new))
 
     def needs(self, vmid: int) -> tuple[Need, ...]:
         """The privileges of a user other than root@pam; none if no other user may make it."""
@@ -151,7 +151,7 @@ def _write(changes: Iterable[KeyChange]) -> Write:
     )
 
 
-def _names_host(text: str) -> bool:
+def is_roots(text: str) -> bool:
     """Whether only root@pam may set or delete this hostpci value: it names an address, a ROM file, or nothing."""
     try:
         entry = hostpci.parse(0, text)

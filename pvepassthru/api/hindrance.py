@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in the way of a change, all of it told before the first write."""
+"""What stands in the way of a change, all of it told before the first write, and with the preview already."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import cluster, permission, reading
-from pvepassthru.model.errors import ApiConflictError, ApiMissingError
+from pvepassthru.api import cluster, permission, reading, volumes
+from pvepassthru.model.errors import ApiConflictError, ApiError, ApiMissingError
 from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.change import Change
     from pvepassthru.api.client import Client
     from pvepassthru.api.reading import Reading
-    from pvepassthru.model.errors import ApiError
+    from pvepassthru.model.errors import PassthruError
 
 LOCKS = {
     "backup": "a backup is at work: repeat when it has ended",
@@ -47,10 +47,27 @@ def check(client: Client, change: Change, *, take_pending: bool) -> Reading:
     found = list(_found(client, change, now, take_pending=take_pending))
     if not found:
         return now
-    first, *others = found
-    more = "".join(f"; besides, {other.message}" for other in others)
+    messages = "; besides, ".join(error.message for error in found)
     hints = "; ".join(error.hint for error in found if error.hint)
-    raise type(first)(f"{first.message}{more}", hints)
+    raise type(found[0])(f"{messages}; nothing was sent", hints)
+
+
+def foreseen(client: Client | None, change: Change) -> tuple[PassthruError, ...]:
+    """What would stand in the way of a change as things are now, each once; it only reads, and never raises ApiError.
+
+    Beyond what `check` looks at: whether the storages and the hookscript that it names are there, as far as this user
+    may read that. Without a client only the lock is looked at.
+    """
+    if not change.keys:
+        return ()
+    if client is None:
+        lock = change.before.config.main.get("lock")
+        return (_locked(change.vmid, change.node, lock),) if lock else ()
+    try:
+        now = reading.read(client, change.vmid, change.node)
+        return (*_found(client, change, now, take_pending=False), *volumes.absent(client, change))
+    except ApiError as error:
+        return (error,)
 
 
 def _found(client: Client, change: Change, now: Reading, *, take_pending: bool) -> Iterator[ApiError]:
@@ -59,15 +76,11 @@ def _found(client: Client, change: Change, now: Reading, *, take_pending: bool) 
     if change.digest not in {None, now.digest} or differ:
         keys = f" ({listed(differ)})" if differ else ""
         yield ApiConflictError(
-            f"the config of {where} has been changed since it was read{keys}; nothing was sent",
+            f"the config of {where} has been changed since it was read{keys}",
             "read it again and repeat",
         )
     if now.lock:
-        left_over = LEFT_OVER.format(vmid=now.vmid, node=now.node)
-        yield ApiConflictError(
-            f"{where} is locked ({shown(now.lock)}), so PVE changes nothing of it; nothing was sent",
-            f"{LOCKS.get(now.lock, UNKNOWN_LOCK)}; {left_over}",
-        )
+        yield _locked(now.vmid, now.node, now.lock)
     lacks = permission.lacks(client, change)
     if lacks:
         yield permission.refusal(client, change, lacks)
@@ -78,10 +91,14 @@ def _found(client: Client, change: Change, now: Reading, *, take_pending: bool) 
         gone = [key for key in others if key in now.deletes]
         told = [f"{key}: {shown(text)}" for key, text in values.items()] + [f"{key} deleted" for key in gone]
         yield ApiConflictError(
-            f"{where} does not run and has pending changes of others ({listed(told)}), which any write makes "
-            "effective; nothing was sent",
+            f"{where} does not run and has pending changes of others ({listed(told)}), which any write makes effective",
             f"take them along (--with-pending), or forget them: qm set {now.vmid} --revert {','.join(others)}",
         )
+
+
+def _locked(vmid: int, node: str, lock: str) -> ApiConflictError:
+    message = f"VM {vmid} on node {node} is locked ({shown(lock)}), so PVE changes nothing of it"
+    return ApiConflictError(message, f"{LOCKS.get(lock, UNKNOWN_LOCK)}; {LEFT_OVER.format(vmid=vmid, node=node)}")
 
 
 def _moved(client: Client, change: Change) -> ApiConflictError | None:

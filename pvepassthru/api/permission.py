@@ -12,11 +12,12 @@ import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import mappings
+from pvepassthru.api.change import is_roots
 from pvepassthru.model import hostpci, pci
 from pvepassthru.model.errors import ApiDeniedError, ApiError
 from pvepassthru.model.mapping import EMPTY
 from pvepassthru.model.property_string import PropertyError
-from pvepassthru.model.text import listed
+from pvepassthru.model.text import listed, shown
 from pvepassthru.model.vmconfig import is_hostpci
 
 if TYPE_CHECKING:
@@ -78,9 +79,11 @@ def refusal(client: Client, change: Change, found: tuple[Lack, ...]) -> ApiDenie
     ways = []
     roots = [lack.key for lack in found if not lack.needs]
     if roots:
-        former = [one.key for one in change.keys if one.key in roots and one.replaces_host]
-        why = f" ({listed(former)}: for the address or ROM file that it has now)" if former else ""
-        parts.append(f"{listed(roots)} can be set by root@pam with its password only, by no token{why}")
+        former = [one for one in change.keys if one.key in roots and one.replaces_host]
+        own = [key for key in roots if key not in {one.key for one in former}]
+        if own:
+            parts.append(f"{listed(own)} can be set by root@pam with its password only, by no token")
+        parts += [_of_former(one) for one in former]
         known = _mappings(client)
         ways += [
             f"mapping {' or '.join(names)} has the device of {key}: require it by that (--by-mapping)"
@@ -91,14 +94,36 @@ def refusal(client: Client, change: Change, found: tuple[Lack, ...]) -> ApiDenie
             ways.append(f"as root@pam, which makes {listed(absent)} first: {MIGRATE} {change.vmid} --apply")
         else:
             ways.append(f"as root on node {change.node}: {command(change)}")
+        replaced = [one.key for one in former if one.new is not None]
+        if replaced:
+            gone = f"qm set {change.vmid} --delete {','.join(replaced)}"
+            ways.append(f"or root takes the old value away ({gone}), and then the same can be done without root")
+            free = _free(change)
+            ways += [f"another device could have {free}, which is free and needs no root"] if free else []
     for lack in found:
         if lack.needs:
             needs = (f"{need.privilege} on {need.path}" for need in lack.needs)
             parts.append(f"{lack.key} needs {' and '.join(needs)}")
     if len(roots) < len(found):
         ways.append("an administrator can grant it; a token with privilege separation needs it too")
-    message = f"{client.user} may not make this change to VM {change.vmid}: {'; '.join(parts)}; nothing was sent"
+    message = f"{client.user} may not make this change to VM {change.vmid}: {'; '.join(parts)}"
     return ApiDeniedError(message, "; ".join(ways))
+
+
+def _of_former(one: KeyChange) -> str:
+    """Why a key is root@pam's alone for what it has now, whatever it is to have."""
+    old = next((text for text in (one.in_force, one.old) if text is not None and is_roots(text)), "")
+    done = "removed" if one.new is None else "replaced, by a mapping too,"
+    message = f"{one.key} has {shown(old)} now, and an address or ROM file can be {done}"
+    return f"{message} by root@pam with its password only, by no token"
+
+
+def _free(change: Change) -> str | None:
+    """The first hostpci key that the VM has in no way; None if there is none."""
+    used = {one.key for one in change.before.section.dropped} | change.before.values.keys() | change.after.values.keys()
+    used |= change.before.config.main.values.keys()
+    keys = (f"hostpci{index}" for index in range(pci.MAX_INDEX + 1))
+    return next((key for key in keys if key not in used), None)
 
 
 def command(change: Change) -> str:

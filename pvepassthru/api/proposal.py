@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster, generate, judgement, mirror, site, survey
+from pvepassthru.api import cluster, generate, hindrance, judgement, mirror, site, survey
 from pvepassthru.api.judgement import Judgement
 from pvepassthru.model.errors import ApiError, PassthruError
 
@@ -30,6 +30,9 @@ class Proposal(NamedTuple):
     error: PassthruError | None
     mirrored: bool = False
     """Whether the rules judged it by what the API tells, without the node's policy and what only the node knows."""
+
+    hindrances: tuple[PassthruError, ...] = ()
+    """What would stand in the way of making it as things are now, if that was looked at (`foreseen`)."""
 
     @property
     def refused(self) -> bool:
@@ -64,6 +67,13 @@ def by_api(
     Raises ApiError when the cluster cannot be read.
     """
     return _propose(wishes, lambda failed: _sites(client, wishes, here, failed, say), say)
+
+
+def foreseen(client: Client | None, proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
+    """The same with what would stand in the way as things are now, in a few requests for each change. Never raises."""
+    return tuple(
+        one._replace(hindrances=hindrance.foreseen(client, one.change)) if one.change else one for one in proposals
+    )
 
 
 def _propose(

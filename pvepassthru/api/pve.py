@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import apply, client, cluster, profile, proposal, render, site, snippets, survey
+from pvepassthru.api import apply, client, cluster, hindrance, profile, proposal, render, site, snippets, survey
 from pvepassthru.api.wish import checked
 from pvepassthru.model.errors import UsageError
 from pvepassthru.model.text import listed, shown
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.present import Present
     from pvepassthru.api.proposal import Proposal
     from pvepassthru.api.wish import Wish
+    from pvepassthru.model.errors import PassthruError
 
 TEXTS: dict[str, Callable[[Change], str]] = {
     "diff": render.diff,
@@ -110,6 +111,14 @@ class Pve:
         """
         place = site.of_api(self.client, survey.overview(self.client), change.node, [change.vmid])
         return proposal.judge(place, change)
+
+    def hindrances(self, change: Change) -> tuple[PassthruError, ...]:
+        """What would keep `apply` from making a change as things are now: a lock, what this user may not, and more.
+
+        Beside what `apply` refuses before its first write: a storage or hookscript that is not there on the VM's node,
+        as far as this user may read that. It only reads; none for a change without keys.
+        """
+        return hindrance.foreseen(self.client, change)
 
     @staticmethod
     def diff(change: Change, form: str = "diff") -> str:

@@ -123,6 +123,7 @@ def shape(one: Proposal, result: Result | None = None) -> dict[str, Any]:
             name: [finding._asdict() for finding in findings]
             for name, findings in zip(judged._fields, judged, strict=True)
         },
+        "hindrances": [str(error) for error in one.hindrances],
         "applied": applied,
         "error": result.error.message if result and result.error else None,
     }
@@ -141,6 +142,7 @@ def _lines(one: Proposal) -> Iterator[str]:
     judged = one.judged
     if one.change is None or not one.change.keys:
         return
+    yield from (f"note: as things are now --apply would not do it: {error}" for error in one.hindrances)
     told = [
         counted(len(findings), "finding") + f" {word}"
         for findings, word in ((judged.new, "new"), (judged.remaining, "as before"), (judged.gone, "put right"))

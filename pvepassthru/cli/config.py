@@ -110,6 +110,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
         return EXIT_FINE
     if not _by_api(args, host, wishes):
         proposals = proposal.by_files(host, wishes, changes.note)
+        proposals = proposals if args.apply else proposal.foreseen(None, proposals)
         end = _end(args, proposals)
         if end is not None:
             return end
@@ -118,6 +119,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     with connection.connect(args) as client:
         here = host if host.names(vms.PVE) else None
         proposals = proposal.by_api(client, wishes, changes.note, here)
+        proposals = proposals if args.apply else proposal.foreseen(client, proposals)
         end = _end(args, proposals)
         return _apply(args, client, proposals) if end is None else end
 

@@ -239,7 +239,10 @@ def test_only_root_may(scene: Scene, user: str, token: tuple[str, str] | None) -
     scene.pve.state.users["admin@pve"] = User("word", {"/": "Administrator"})
     with (
         client_of(scene.pve, user, "word", token) as client,
-        pytest.raises(ApiDeniedError, match="for the address or ROM file that it has now") as info,
+        pytest.raises(
+            ApiDeniedError,
+            match="an address or ROM file can be replaced, by a mapping too, by root@pam with its password only",
+        ) as info,
     ):
         migration.apply(client, migration.read(client, [100], name="card"))
     assert "as root@pam, which makes card first: pvepassthru migrate-to-mapping 100 --apply" in info.value.hint

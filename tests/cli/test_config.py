@@ -103,6 +103,24 @@ def test_entries_are_removed(pve: FakePve, capsys: pytest.CaptureFixture[str]) -
     assert "vga is no hostpci entry" in capsys.readouterr().err
 
 
+def test_the_preview_says_what_stands_in_the_way(pve: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
+    """A note, which leaves the exit code alone; and not before --apply, which says it itself."""
+    pve.state.vm(100).change(lock="backup")
+    words = ["100", "--device", "02:00.0", "--hookscript", "nosuch:snippets/x"]
+    assert run(*words) == 0
+    out = capsys.readouterr().out
+    assert out.count("note: as things are now --apply would not do it: ") == 2
+    assert out.count("is locked (backup)") == out.count("there is no storage nosuch on node pve1") == 1
+    assert run(*words, "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert len(told["hindrances"]) == 2
+    assert run(*words, "--apply", "--yes", "--json") == 13
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["hindrances"] == []
+    assert err.count("is locked (backup)") == 1
+    assert pve.state.writes == []
+
+
 # ---- from files
 
 
