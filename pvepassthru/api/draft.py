@@ -50,6 +50,11 @@ class Draft:
         """Say something besides, once."""
         self._notes[text] = None
 
+    def remark(self, text: str) -> None:
+        """Say once what follows from a change; nothing where nothing has changed so far."""
+        if not self.empty:
+            self.note(text)
+
     def value(self, key: str) -> str | None:
         """The value that a key is to have."""
         return self._new[key][0] if key in self._new else self.before.get(key)

@@ -12,8 +12,13 @@ from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.text import counted, listed, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pvepassthru.api.chosen import Chosen
     from pvepassthru.api.wish import Device
+
+TAKE_TURNS = "only one of the two can run at a time"
+"""What follows from a device that another VM has too; the rule PVP426 says the same."""
 
 
 class FreeFunctions:
@@ -49,10 +54,7 @@ class FreeFunctions:
                 self.chosen.notes.append(
                     f"{address} has {counted(len(function.vfs), 'VF')}, which vanish when it is passed"
                 )
-            if address in self.reach.taken:
-                self.chosen.notes.append(
-                    f"{address} is also of {self.reach.taken[address]}; only one of the two can run at a time"
-                )
+        self._say_shared(functions)
         overlap = [
             taken
             for taken in self.reach.entries
@@ -64,9 +66,22 @@ class FreeFunctions:
         if first is None or first.entry.mapping:
             where = listed(taken.entry.key for taken in overlap) or "another device that is wanted"
             hint = "name each function once" if not overlap else f"remove {where} first, or name what it does not have"
-            raise UsageError(f"{device.words} is wanted, and {where} has part of it already", hint)
+            having = self.chosen.wanted.union(*(taken.functions for taken in overlap))
+            verb = "have" if len(overlap) > 1 else "has"
+            has = f"{verb} it" if having.issuperset(functions) else f"{verb} part of it"
+            raise UsageError(f"{device.words} is wanted, and {where} {has} already", hint)
         self.chosen.unclaimed.remove(first)
         return self.chosen.taking(device, functions, ";".join(device.addresses), first.entry)
+
+    def _say_shared(self, functions: Sequence[str]) -> None:
+        """Note who else has functions that are named, once for each of them."""
+        owners: dict[str, list[str]] = {}
+        for address in functions:
+            if address in self.reach.taken:
+                owners.setdefault(self.reach.taken[address], []).append(address)
+        for owner, theirs in owners.items():
+            verb = "is" if len(theirs) == 1 else "are"
+            self.chosen.notes.append(f"{listed(theirs)} {verb} also of {owner}; {TAKE_TURNS}")
 
     def _of_class(self, device: Device, alike: int) -> Choice:
         """A device by its class or ids: the only one that is free, or so many as are wanted alike."""

@@ -226,7 +226,8 @@ def _say(draft: Draft, choices: list[Choice]) -> None:
     _say_of_host(draft, choices)
     for one in before.config.main.dropped:
         draft.note(f'PVE drops "{shown(one.key)}: {shown(one.value)}" of the present config, and any change removes it')
-    if draft.hardware.unknown and choices:
+    new = [draft.hardware.functions[one] for choice in choices if choice.entry is None for one in choice.functions]
+    if draft.hardware.unknown and any(not one.physfn for one in new):
         draft.note(draft.hardware.unknown)
 
 

@@ -58,8 +58,6 @@ class Mediated:
         taken = [*in_use, *self.used]
         able = [one for one in parents if kind in offers[one]]
         room = [one for one in able if offers[one][kind][1] > taken.count((one, kind))]
-        if not room:
-            self.notes.append(f"no instance of {kind} is left now{where}; the start fails unless one is freed before")
         candidates = room or able
         gpus = dict.fromkeys(self.hardware.functions[one].physfn or one for one in candidates)
         if len(gpus) > 1 and not pooled:

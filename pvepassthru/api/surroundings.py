@@ -93,7 +93,7 @@ def firmware(draft: Draft, wish: Wish, display: Choice | None) -> None:
                 draft.note(f"a guest that was installed under {now} may not boot under {wish.bios}")
     elif display and not display.device.igd and now != FIRMWARE[0]:
         if _disks(draft):
-            draft.note(
+            draft.remark(
                 "SeaBIOS stays, since a guest that was installed with it does not boot under OVMF: the GPU's ROM needs "
                 "a legacy image then; OVMF has to be asked for (--bios ovmf, in a file bios: ovmf)"
             )
@@ -102,7 +102,7 @@ def firmware(draft: Draft, wish: Wish, display: Choice | None) -> None:
     if draft.value("bios") == FIRMWARE[0] and (display or wish.bios) and draft.value("efidisk0") is None:
         _efidisk(draft, wish)
     if display and display.device.igd and draft.value("bios") == FIRMWARE[0]:
-        draft.note("QEMU's legacy mode for the Intel GPU is made for SeaBIOS; under OVMF there may be no picture")
+        draft.remark("QEMU's legacy mode for the Intel GPU is made for SeaBIOS; under OVMF there may be no picture")
 
 
 def _efidisk(draft: Draft, wish: Wish) -> None:
@@ -198,7 +198,7 @@ def cpu(draft: Draft, wish: Wish, choices: list[Choice]) -> None:
             }
             whys.append(f"BARs take {bars >> 30} GiB, and OVMF has 32 GiB of addresses for other CPU types than host")
         elif gpus and any(function.bars is None for function in functions):
-            draft.note(
+            draft.remark(
                 "a GPU whose BARs take 32 GiB or more needs cpu: host under OVMF on Intel; their size is not known here"
             )
     if wish.hidden and property_string.boolean(values.get("hidden", "0")) is not True:
@@ -226,7 +226,7 @@ def numa(draft: Draft, wish: Wish, choices: list[Choice]) -> None:
     node = nodes.pop() if len(nodes) == 1 else None
     if not wish.numa:
         if node is not None and len(hardware.numa) > 1 and not kept:
-            draft.note(
+            draft.remark(
                 f"the devices are at NUMA node {node}; numa: true keeps the VM to its CPUs {hardware.numa.get(node)}"
             )
         return

@@ -8,6 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from pvepassthru.api import render
+from pvepassthru.api.free_functions import TAKE_TURNS
+from pvepassthru.api.hardware import API_CANNOT_TELL
 from pvepassthru.api.pve import TEXTS
 from pvepassthru.cli.words import print_error
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, ApiDeniedError, PassthruError
@@ -57,13 +59,30 @@ def show(form: str, proposals: Sequence[Proposal], results: Mapping[int, Result]
     if form in DATA:
         print(_dumped(form, [shape(one, (results or {}).get(one.vmid)) for one in known]), end="")
     else:
-        for one in known:
-            _show(form, one)
+        for at, one in enumerate(known):
+            _show(form, one._replace(change=_once(one, known[:at])) if form == "diff" else one)
     for one in proposals:
         if one.error:
             print_error(f"pvepassthru: {_named(one.vmid, one.error)}")
         elif one.refused:
             print_error(f"pvepassthru: {_refusal(one)}")
+
+
+def _once(one: Proposal, before: Sequence[Proposal]) -> Change | None:
+    """The change without notes that the rules, or those of a VM before, say as well."""
+    if one.change is None:
+        return None
+    found = [*one.judged.new, *one.judged.remaining]
+    codes = {finding.code for finding in found}
+    told = {note for other in before if other.change for note in other.change.notes if note == API_CANNOT_TELL}
+    notes = (
+        note
+        for note in one.change.notes
+        if note not in told
+        and not (note.endswith(TAKE_TURNS) and "PVP426" in codes)
+        and not any(note.endswith(f": {finding.message}") for finding in found)
+    )
+    return one.change._replace(notes=tuple(notes))
 
 
 def _show(form: str, one: Proposal) -> None:

@@ -204,6 +204,9 @@ class _Room:
         if own:
             message += f"; earlier entries of this VM take {own}"
         hint = self._make_room(sorted(vms), foreign)
+        if own and not vms and not foreign:
+            away = f"take hostpci{device.index} away"
+            hint = f"this VM asks for more than are left: {away}, or use a mapping with more devices"
         others = [
             f"on {parent}: {listed(names)}"
             for parent in device.addresses

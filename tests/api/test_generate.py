@@ -9,6 +9,7 @@ import pytest
 from pvepassthru.api import hardware, present, wish
 from pvepassthru.api.generate import generate, generate_all
 from pvepassthru.api.wish import Device, Wish
+from pvepassthru.model import resolve
 from pvepassthru.model.errors import DeviceError, NotFoundError, PassthruError, UsageError
 from tests.api import node
 from tests.api.told import mappings_of
@@ -155,7 +156,7 @@ def test_what_the_host_needs_is_not_chosen(tmp_path: Path) -> None:
         (["1234:5678"], NotFoundError, "there is no device 1234:5678 on node pve1"),
         (["00:01.0"], DeviceError, "0000:00:01.0 (Intel Corporation device 1901) is a bridge"),
         (["05:00.0"], DeviceError, "0000:05:00.0 is in no IOMMU group"),
-        (["01:00", "01:00.1"], UsageError, "0000:01:00.1 is wanted, and another device that is wanted has part of it"),
+        (["01:00", "01:00.1"], UsageError, "0000:01:00.1 is wanted, and another device that is wanted has it already"),
     ],
 )
 def test_devices_that_cannot_be_had(devices: list[str], error: type[PassthruError], message: str) -> None:
@@ -252,7 +253,40 @@ def test_a_full_type_is_a_note() -> None:
     """It may be free when the VM starts."""
     found = change("", words(mdev_type="nvidia-65"))
     assert values(found) == {"hostpci0": "0000:41:00.0,mdev=nvidia-65"}
-    assert any("no instance of nvidia-65 is left now" in note for note in found.notes)
+    assert sum("no instance of nvidia-65 is left" in note for note in found.notes) == 1
+
+
+def test_a_vm_that_asks_for_more_than_there_are() -> None:
+    """No other VM could be stopped for it."""
+    found = change("", Wish((Device(mdev="nvidia-64", addresses=("0000:41:00.0",)),) * 5))
+    problem = resolve.resolve(found.after.section, MAPPINGS, API, node.NODE, 100).problems[0]
+    assert problem.hint == (
+        "this VM asks for more than are left: take hostpci4 away, or use a mapping with more devices"
+    )
+    assert sum("no instance of nvidia-64 is left" in note for note in found.notes) == 1
+
+
+def test_each_owner_of_a_device_is_named_once() -> None:
+    taken = {"0000:01:00.0": "VM 101", "0000:01:00.1": "VM 101"}
+    notes = change("", words(devices=["01:00"]), taken=taken).notes
+    shared = [note for note in notes if "VM 101" in note]
+    assert shared == ["0000:01:00.0, 0000:01:00.1 are also of VM 101; only one of the two can run at a time"]
+
+
+def test_nothing_is_said_of_what_stays() -> None:
+    """Where nothing changes there is nothing that follows from it."""
+    text = f"{DISK}bios: ovmf\nefidisk0: a:b\nmachine: q35\nhostpci0: 0000:01:00,pcie=1,x-vga=1\nvga: none\n"
+    found = change(text, words(devices=["01:00"], primary_gpu=True))
+    assert (found.keys, found.notes) == ((), ())
+    found = change(text.replace("ovmf", "seabios"), words(devices=["01:00"], primary_gpu=True))
+    assert (found.keys, found.notes) == ((), ())
+
+
+def test_what_the_api_does_not_tell_is_said_of_new_devices_only() -> None:
+    assert API.unknown in change("", words(devices=["04:00.0"])).notes
+    assert API.unknown not in change("", words(vf_of=["03:00.0"])).notes
+    wider = words(devices=["04:00.0"], hook="local:snippets/pvepassthru")
+    assert API.unknown not in change("hostpci0: 0000:04:00.0\n", wider).notes
 
 
 def test_several_gpus_with_a_type() -> None:
@@ -377,7 +411,7 @@ def test_a_part_that_an_entry_by_mapping_has() -> None:
         "hostpci0: 01:00.0\nhostpci1: 01:00.1\n",
         words(devices=["01:00"]),
         UsageError,
-        "hostpci0, hostpci1 has part of it",
+        "hostpci0, hostpci1 have it already",
     )
 
 
@@ -627,7 +661,7 @@ def test_numa(tmp_path: Path) -> None:
     kept = change("affinity: 0-3\n", wanted, host)
     assert "affinity" not in values(kept)
     assert any("affinity keeps the VM" in note for note in kept.notes)
-    refused("", wanted, DeviceError, "cannot be kept to its devices' NUMA node: it is not known here")
+    refused("", wanted, DeviceError, "cannot be kept to its devices' NUMA node: the API does not tell which it is")
     refused("", words(devices=["04:00.0", "01:00"])._replace(numa=True), DeviceError, "nodes", host)
 
 

@@ -121,6 +121,18 @@ def test_the_preview_says_what_stands_in_the_way(pve: FakePve, capsys: pytest.Ca
     assert pve.state.writes == []
 
 
+def test_of_several_vms_each_fact_is_said_once(
+    pve: FakePve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "vms.yaml"
+    path.write_text('vms:\n  101: {devices: ["02:00.0"]}\n  102: {devices: ["01:00"]}\n')
+    assert run("--file", str(path)) == 0
+    assert capsys.readouterr().out.count("the API does not tell what the host itself uses a device for") == 1
+    assert run("--file", str(path), "--json") == 0
+    assert all(any("does not tell" in note for note in one["notes"]) for one in json.loads(capsys.readouterr().out))
+    assert pve.state.writes == []
+
+
 # ---- from files
 
 
@@ -130,7 +142,8 @@ def test_a_diff_with_reasons_and_what_the_rules_say(root: str, capsys: pytest.Ca
     assert "+ hostpci0: 0000:01:00,pcie=1\n    0000:01:00 is wanted: 0000:01:00.0" in out
     assert "+ machine: q35\n    pcie=1 of hostpci0 needs a q35 machine" in out
     assert "- balloon: 512\n+ balloon: 0\n" in out
-    assert "note: 0000:01:00.0 is also of VM 101; only one of the two can run at a time" in out
+    assert "only one of the two" not in out, "the rule says it"
+    assert out.count("VM 101") == 1
     assert "rules: 1 finding new\n  new info PVP426 hostpci0:" in out
 
 
