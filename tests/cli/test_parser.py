@@ -53,9 +53,9 @@ def wrong(words: str, capsys: Capture) -> tuple[str, str]:
         ),
         ("--json config 100", "pvepassthru [-h]", "there is no option --json here; it stands behind config"),
         (
-            "mapping --yes check x",
+            "mapping --no-vms check x",
             "pvepassthru mapping [-h]",
-            "there is no option --yes here; it stands behind apply",
+            "there is no option --no-vms here; it stands behind check",
         ),
     ],
 )
