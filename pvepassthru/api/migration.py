@@ -15,6 +15,7 @@ from pvepassthru.api import (
     mapping_plan,
     mappings,
     nodes,
+    permission,
     wish,
 )
 from pvepassthru.api.draft import Draft
@@ -129,6 +130,8 @@ class _Migrator:
             made = "which gets it" if name in self.before and name in self.plans else made
             text = hostpci.write(entry._replace(host=None, mapping=name))
             draft.set(entry.key, text, f"{what} is mapping {name}, {made}")
+            for other_name in self._overlapping(name, present.node, found):
+                draft.note(self._instead(present, entry, other_name, found))
             if entry.romfile is not None:
                 draft.note(f"{entry.key} keeps romfile={shown(entry.romfile)}: root@pam alone may change that entry")
             for other in others:
@@ -201,6 +204,36 @@ class _Migrator:
             return new
         notes = tuple(dict.fromkeys((*old.notes, *new.notes)))
         return new._replace(before=old.before, lines=(*old.lines, *new.lines), notes=notes)
+
+    def _overlapping(self, name: str, node: str, found: Found) -> list[str]:
+        """The other mappings that have a function of the device for which a mapping is made, or which it gets."""
+        if name not in self.plans:
+            return []
+        hardware = self.seen.hardware[node]
+        return [
+            other
+            for other, one in sorted(self.known.items())
+            if other != name
+            and any(set(hardware.reached(entry.paths)) & set(found.functions) for entry in one.mapping.on(node))
+        ]
+
+    def _instead(self, present: Present, entry: HostpciEntry, name: str, found: Found) -> str:
+        """How to do with a mapping that has the device already, and what the VM gets by it, in words."""
+        hardware, mapping = self.seen.hardware[present.node], self.known[name].mapping
+        here = mapping.on(present.node)
+        if any(mapped.check(mapping, one, hardware, "", None) for one in here):
+            return (
+                f"mapping {name} has what {entry.key} has, and does not fit the node: pvepassthru mapping check {name}"
+            )
+        devices = [hardware.resolved(one.paths) for one in here]
+        if devices == [found.functions]:
+            return f"mapping {name} has just what {entry.key} has: leave out --name, and no device is in two mappings"
+        gets = f"VM {present.vmid} gets {listed(devices[0])} by it"
+        if len(devices) > 1:
+            gets = f"VM {present.vmid} gets the first of its {len(devices)} devices on {present.node} that is free"
+        text = hostpci.write(entry._replace(host=None, mapping=name))
+        way = permission.qm_set(present.vmid, {entry.key: text})
+        return f"{entry.key} can do with mapping {name}, so that no device is in two mappings; {gets}: {way}"
 
     def _new_name(self, node: str, found: Found) -> str:
         """A name that no mapping has, after what the device is and where."""

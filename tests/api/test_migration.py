@@ -93,6 +93,37 @@ def test_a_mapping_of_several_is_not_the_same_device(scene: Scene) -> None:
     assert made(scene.read(101)) == {"nic-pve1-03-10-0": [VF0], "nic-pve1-03-10-1": [VF1]}
 
 
+def test_a_device_that_comes_into_two_mappings_is_told_before_with_the_way_out(scene: Scene) -> None:
+    scene.pve.state.mapping_text = mapping("vfs", VF0, VF1) + mapping("drift", VF0.replace("=20", "=1"))
+    found = scene.read(101)
+    assert (
+        "mapping vfs has 0000:03:10.0 of node pve1 too (PVP413): VMs with either compete for it" in found.plans[0].notes
+    )
+    notes = [note for note in found.changes[0].notes if "mapping" in note]
+    gets = "so that no device is in two mappings; VM 101 gets the first of its 2 devices on pve1 that is free"
+    assert notes == [
+        "mapping drift has what hostpci1 has, and does not fit the node: pvepassthru mapping check drift",
+        f"hostpci1 can do with mapping vfs, {gets}: qm set 101 --hostpci1 mapping=vfs",
+        f"hostpci3 can do with mapping vfs, {gets}: qm set 101 --hostpci3 mapping=vfs,rombar=0",
+    ]
+
+
+def test_a_part_of_a_device_that_a_mapping_has(scene: Scene) -> None:
+    scene.pve.state.mapping_text = mapping("card", GPU_LINE)
+    (change,) = scene.read(102).changes
+    assert (
+        "hostpci0 can do with mapping card, so that no device is in two mappings; VM 102 gets 0000:01:00.0, "
+        "0000:01:00.1 by it: qm set 102 --hostpci0 mapping=card"
+    ) in change.notes
+
+
+def test_a_name_where_there_is_a_mapping_already(scene: Scene) -> None:
+    scene.pve.state.mapping_text = mapping("card", GPU_LINE)
+    words = "mapping card has just what hostpci0 has: leave out --name, and no device is in two mappings"
+    assert words in scene.read(100, name="other").changes[0].notes
+    assert words not in scene.read(100).changes[0].notes
+
+
 def test_vms_with_the_same_device_share_a_mapping(scene: Scene) -> None:
     scene.vm(103, "hostpci4: 01:00,rombar=0\n")
     found = scene.read(100, 103)
