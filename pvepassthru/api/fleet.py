@@ -63,7 +63,7 @@ class Report(NamedTuple):
     failures: tuple[Failure, ...]
     """What could not be looked at, by node; nothing is known of it."""
     read: int
-    """VMs whose configs were read, those with nothing to judge among them."""
+    """VMs that were checked, those with nothing to judge among them."""
     notes: tuple[str, ...] = ()
     """What else may be, and is not known."""
 

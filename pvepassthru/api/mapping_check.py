@@ -19,7 +19,7 @@ from pvepassthru.rules import mappings as rules
 from pvepassthru.rules.catalogue import BY_CODE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.hardware import NodeHardware
@@ -119,18 +119,23 @@ def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], seen: Nod
             message = f"mapping {name} has no device at all"
             yield Drift(None, "warning", "own", name, None, None, message, f"pvepassthru mapping remove {name}")
     every = [one.mapping for one in stored.values()]
-    yield from _by_rule("PVP413", rules.shared_devices(every), wanted)
-    yield from _by_rule("PVP414", rules.repeated_devices(every), wanted)
-    yield from _by_rule("PVP415", rules.models_apart(every), wanted)
-    yield from _by_rule("PVP416", rules.foreign_nodes(every, seen.known), wanted)
+    yield from _by_rule("PVP413", rules.shared_by(every), wanted)
+    yield from _by_rule("PVP414", _of_one(rules.repeated_devices(every)), wanted)
+    yield from _by_rule("PVP415", _of_one(rules.models_apart(every)), wanted)
+    yield from _by_rule("PVP416", _of_one(rules.foreign_nodes(every, seen.known)), wanted)
 
 
-def _by_rule(code: str, hits: Iterable[Hit], wanted: Iterable[str]) -> Iterator[Drift]:
-    """What a rule on mappings finds of those that are wanted."""
+def _of_one(hits: Iterable[Hit]) -> Iterator[tuple[Hit, tuple[str, ...]]]:
+    """What is found of one mapping each, with its name."""
+    return ((hit, (hit.where.rpartition(" ")[2],)) for hit in hits)
+
+
+def _by_rule(code: str, hits: Iterable[tuple[Hit, tuple[str, ...]]], wanted: Container[str]) -> Iterator[Drift]:
+    """What a rule on mappings finds of those that are wanted; of several, it is told once, of the first of them."""
     rule = BY_CODE[code]
-    for hit in hits:
-        name = hit.where.rpartition(" ")[2]
-        if name in wanted:
+    for hit, names in hits:
+        name = next((one for one in names if one in wanted), None)
+        if name is not None:
             yield Drift(code, rule.severity, rule.origin, name, None, None, hit.message, hit.hint)
 
 

@@ -330,7 +330,8 @@ class _Planner:
                 {f"{line.entry.paths[0]} of node {line.node}" for line in added if line.entry and _shares(line, other)}
             )
             if both and other.name != self.name:
-                self.notes[f"mapping {other.name} has {listed(both, 4)} too: VMs with either compete for it"] = None
+                words = f"mapping {other.name} has {listed(both, 4)} too (PVP413)"
+                self.notes[f"{words}: VMs with either compete for it"] = None
         if self.empty.mdev and any(search.found.values()) and not (self.before and self.before.mdev):
             self.notes["its devices have mediated devices: a hostpci entry says which type with mdev="] = None
 

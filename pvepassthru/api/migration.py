@@ -7,26 +7,21 @@ resolves to is compared before and after (model/resolve.py) before anything is r
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import apply as vm_changes
 from pvepassthru.api import (
     cluster,
-    hindrance,
-    mapping_apply,
     mapping_entry,
     mapping_plan,
-    mapping_use,
     mappings,
     nodes,
+    permission,
     wish,
 )
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.mapping_search import Found
 from pvepassthru.model import hostpci, mapped, pci, resolve
 from pvepassthru.model.errors import (
-    ApiError,
     ApiMissingError,
     DeviceError,
     PassthruError,
@@ -36,13 +31,11 @@ from pvepassthru.model.problem import is_mdev_capable
 from pvepassthru.model.text import listed, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from pvepassthru.api.apply import Result
     from pvepassthru.api.change import Change
     from pvepassthru.api.client import Client
     from pvepassthru.api.hardware import NodeHardware
-    from pvepassthru.api.mapping_apply import Written
     from pvepassthru.api.mapping_plan import Plan
     from pvepassthru.api.mappings import Stored
     from pvepassthru.api.nodes import Nodes
@@ -57,15 +50,6 @@ class Migration(NamedTuple):
     """The mappings that are made, or get a device more."""
     changes: tuple[Change, ...]
     """One a VM; one without keys has no entry by an address."""
-
-
-class Outcome(NamedTuple):
-    """What became of it."""
-
-    results: tuple[Result, ...]
-    """One a VM whose config was to change."""
-    notes: tuple[str, ...]
-    """What is to be known of the mappings."""
 
 
 def read(client: Client, vmids: Sequence[int], name: str = "") -> Migration:
@@ -108,114 +92,6 @@ def plan(
     return _Migrator(known, found, name).plan(presents, others)
 
 
-def check(client: Client, migration: Migration) -> None:
-    """Raise UsageError when this client cannot write the mappings that are needed; what can be done is in its hint."""
-    ways = [way for one in migration.plans for way in _ways(one)]
-    vms = " ".join(str(one.vmid) for one in migration.changes if one.keys)
-    hint = f"take a profile with root@pam's password, over https to this node, and migrate VM {vms} by that"
-    if all(ways):
-        steps = "; ".join(f"pvepassthru mapping apply {way}" for way in ways)
-        hint = (
-            f"with --profile and a profile that has a token: {steps}; then here: pvepassthru migrate-to-mapping {vms}"
-        )
-    mapping_apply.check(client, (one.name for one in migration.plans), hint)
-
-
-def _ways(plan_: Plan) -> list[str]:
-    """The words of `mapping apply` for each line that a mapping gets; empty where there are none for a line."""
-    entries = [line.entry for one in plan_.lines if one.new for line in (mappings.line(one.new),) if line.entry]
-    return [
-        f"{plan_.name} --device {shlex.quote(';'.join(entry.paths))} --only --node {entry.node}"
-        if len({pci.slot(path) for path in entry.paths}) == 1
-        else ""
-        for entry in entries
-    ]
-
-
-def apply(client: Client, migration: Migration, *, take_pending: bool = False) -> Outcome:
-    """Make the mappings, then the VMs' changes, each as a whole or not at all; what stands in the way is said before.
-
-    Mappings that were made for VMs whose change failed are removed again where nobody has them. Raises before the
-    first write as `check`, and as hindrance.check for any of the VMs; what mapping_apply.apply raises, after which no
-    VM is changed; and what ends the program.
-    """
-    changes = [one for one in migration.changes if one.keys]
-    check(client, migration)
-    for each in changes:
-        hindrance.check(client, each, take_pending=take_pending)
-    made: dict[str, Written] = {}
-    notes: list[str] = []
-    results: list[Result] = []
-    left: list[str] = []
-    try:
-        for plan_ in migration.plans:
-            written = mapping_apply.apply(client, plan_)
-            if written:
-                made[plan_.name] = written
-                notes += [f"mapping {plan_.name}: {written.note}"] if written.note else []
-        results.extend(vm_changes.apply_all(client, changes, take_pending=take_pending))
-    except ApiError as error:
-        left += _take_back(client, migration.plans, made, ())
-        if not left:
-            raise
-        raise mapping_apply.told(error, "; ".join((error.message, *left))) from error
-    except BaseException:
-        _take_back(client, migration.plans, made, [result.change for result in results if result.applied])
-        raise
-    done = [result.change for result in results if result.applied]
-    if len(done) < len(changes):
-        left += _take_back(client, migration.plans, made, done)
-    return Outcome(tuple(results), (*notes, *left))
-
-
-def _take_back(client: Client, plans: Iterable[Plan], made: Mapping[str, Written], done: Iterable[Change]) -> list[str]:
-    """Remove the new mappings that no VM has; what was removed, and what stays without need, in sentences.
-
-    `done` are the changes that were made. What fails at it is not worth another error.
-    """
-    needed = {(entry.mapping, one.node) for one in done for entry in one.after.section.entries.values()}
-    notes, new = [], []
-    for plan_ in plans:
-        if plan_.name not in made:
-            continue
-        nodes_ = list(dict.fromkeys(line.node for line in plan_.lines if line.new))
-        idle = [node for node in nodes_ if (plan_.name, node) not in needed]
-        if not plan_.before and idle == nodes_:
-            new.append(plan_)
-        elif idle:
-            notes.append(f"mapping {plan_.name} keeps what it got for {listed(idle)}, though no VM of these has it now")
-    try:
-        used = _used(client) if any(made[one.name].ours for one in new) else {}
-    except ApiError as error:
-        why = f"whether a VM has it cannot be told ({error.message})"
-        return [*notes, *(f"the new mapping {one.name} stays: {why}" for one in new)]
-    for one in new:
-        if one.name in used:
-            notes.append(f"the new mapping {one.name} stays: VM {used[one.name]} has it by now")
-        else:
-            notes.append(_removed(client, one, made[one.name]))
-    return notes
-
-
-def _removed(client: Client, plan_: Plan, written: Written) -> str:
-    """Remove a mapping that no VM has; what came of it."""
-    try:
-        if mapping_apply.take_back(client, plan_, written):
-            return f"mapping {plan_.name} was removed again, since no VM has it"
-    except ApiError as error:
-        return f"the new mapping {plan_.name} stays, though no VM has it: {error.message}"
-    whose = "changed" if written.ours else "made"
-    return f"mapping {plan_.name} stays, since somebody else {whose} it meanwhile"
-
-
-def _used(client: Client) -> dict[str, int]:
-    """The mappings that VMs have, or will have, each with one of the VMs. Raises ApiError when that cannot be told."""
-    uses = mapping_use.read(client)
-    if uses.unread:
-        raise ApiError(str(uses.unread[0][1]))
-    return {one.mapping: one.vmid for one in uses.found}
-
-
 class _Migrator:
     """Some VMs on their way."""
 
@@ -254,6 +130,8 @@ class _Migrator:
             made = "which gets it" if name in self.before and name in self.plans else made
             text = hostpci.write(entry._replace(host=None, mapping=name))
             draft.set(entry.key, text, f"{what} is mapping {name}, {made}")
+            for other_name in self._overlapping(name, present.node, found):
+                draft.note(self._instead(present, entry, other_name, found))
             if entry.romfile is not None:
                 draft.note(f"{entry.key} keeps romfile={shown(entry.romfile)}: root@pam alone may change that entry")
             for other in others:
@@ -326,6 +204,36 @@ class _Migrator:
             return new
         notes = tuple(dict.fromkeys((*old.notes, *new.notes)))
         return new._replace(before=old.before, lines=(*old.lines, *new.lines), notes=notes)
+
+    def _overlapping(self, name: str, node: str, found: Found) -> list[str]:
+        """The other mappings that have a function of the device for which a mapping is made, or which it gets."""
+        if name not in self.plans:
+            return []
+        hardware = self.seen.hardware[node]
+        return [
+            other
+            for other, one in sorted(self.known.items())
+            if other != name
+            and any(set(hardware.reached(entry.paths)) & set(found.functions) for entry in one.mapping.on(node))
+        ]
+
+    def _instead(self, present: Present, entry: HostpciEntry, name: str, found: Found) -> str:
+        """How to do with a mapping that has the device already, and what the VM gets by it, in words."""
+        hardware, mapping = self.seen.hardware[present.node], self.known[name].mapping
+        here = mapping.on(present.node)
+        if any(mapped.check(mapping, one, hardware, "", None) for one in here):
+            return (
+                f"mapping {name} has what {entry.key} has, and does not fit the node: pvepassthru mapping check {name}"
+            )
+        devices = [hardware.resolved(one.paths) for one in here]
+        if devices == [found.functions]:
+            return f"mapping {name} has just what {entry.key} has: leave out --name, and no device is in two mappings"
+        gets = f"VM {present.vmid} gets {listed(devices[0])} by it"
+        if len(devices) > 1:
+            gets = f"VM {present.vmid} gets the first of its {len(devices)} devices on {present.node} that is free"
+        text = hostpci.write(entry._replace(host=None, mapping=name))
+        way = permission.qm_set(present.vmid, {entry.key: text})
+        return f"{entry.key} can do with mapping {name}, so that no device is in two mappings; {gets}: {way}"
 
     def _new_name(self, node: str, found: Found) -> str:
         """A name that no mapping has, after what the device is and where."""

@@ -38,6 +38,11 @@ def failure(change: Change, former: Reading, undone: Undone, cause: BaseExceptio
         kind = ApiUnreachableError if doubt else type(cause)
         hint = "repeat it" if doubt else cause.hint
         return kind(message, hint, status=cause.status, words=cause.words, fields=cause.fields)
+    return retold(cause, message)
+
+
+def retold(cause: BaseException, message: str) -> BaseException:
+    """What ended something, with what came of it in words: the same, or one of the same class."""
     if isinstance(cause, PassthruError):
         return type(cause)(message, cause.hint)
     if isinstance(cause, KeyboardInterrupt):

@@ -101,9 +101,9 @@ class Guest:
         """The same, with what is not known: VMs of the node whose configs could not be read, and VMs not to be seen."""
         if not self.present.section.entries or (fit.node == self.vm.node and self.vm.running):
             return fit
-        unsure = [f"it is not known what VM {listed(unread)} has there"] if unread else []
+        unsure = [f"VM {listed(unread)}, whose config could not be read, may have devices there"] if unread else []
         if hidden:
-            unsure.append("VMs that are not to be seen may have devices there")
+            unsure.append("VMs that this user may not see may have devices there")
         return fit._replace(unsure=tuple(unsure))
 
     # ---- devices
@@ -115,10 +115,9 @@ class Guest:
         if node != self.vm.node:
             for _, entry in sorted(self.present.section.entries.items()):
                 if entry.host and not entry.mapping:
-                    reasons.append(
-                        f"{entry.key} names {entry.host}, which is meant on node {self.vm.node} "
-                        "(migrate-to-mapping makes it a mapping)"
-                    )
+                    words = f"{entry.key} names {entry.host}, the address of a device of node {self.vm.node}"
+                    way = f"pvepassthru migrate-to-mapping {self.vm.vmid}"
+                    reasons.append(f"{words}; by a mapping it could have one of another node: {way}")
         if reasons:
             return reasons, ()
         solved = resolve.resolve(self.present.section, self.known.mappings, found.hardware, node, self.vm.vmid)
@@ -129,25 +128,29 @@ class Guest:
     def _taken(self, found: Occupancy, passed: tuple[Passed, ...], *, everybody: bool) -> list[str]:
         """The entries for which other VMs leave nothing: those that run, or everybody."""
         taken = {**found.claimed, **found.held} if everybody else found.held
-        mine: set[str] = set()
+        mine: dict[str, str] = {}
+        """The functions of the VM's earlier entries, each with that entry."""
         reasons = []
         for device in passed:
             if device.mdev and not _vendor(found, device):
                 continue
-            free = [one for one in device.alternatives if not mine & set(one) and not _users(found, one, taken)]
+            free = [one for one in device.alternatives if mine.keys().isdisjoint(one) and not _users(found, one, taken)]
             fitting = [one for one in free if not device.mdev or _offers(found, one[0], device.mdev)]
             if fitting:
-                mine.update(fitting[0])
+                mine.update(dict.fromkeys(fitting[0], device.entry.key))
                 continue
             users = sorted({vmid for one in device.alternatives for vmid in _users(found, one, taken)})
             many = len(device.alternatives)
             name = f"mapping {device.entry.mapping}" if device.entry.mapping else listed(device.alternatives[0])
             what = f"all {many} devices of {name} are" if many > 1 else f"{name} is"
             if free:
-                reasons.append(f"{device.entry.key}: what is free of {name} offers no {device.mdev} now")
+                reasons.append(f"{device.entry.key}: no free device of {name} offers {device.mdev} now")
             else:
-                by = f"VM {listed(users)}" if users else "its other entries"
-                reasons.append(f"{device.entry.key}: {what} {'wanted' if everybody else 'used'} by {by}")
+                own = dict.fromkeys(mine[address] for one in device.alternatives for address in one if address in mine)
+                by = [f"VM {listed(users)}"] if users else []
+                by += [f"this VM's {listed(own)}"] if own else []
+                verb = "wanted" if everybody else "taken"
+                reasons.append(f"{device.entry.key}: {what} {verb} by {' and '.join(by)}")
         return reasons
 
     def _beside(self, found: Occupancy, passed: tuple[Passed, ...], told: set[str]) -> list[str]:
@@ -156,7 +159,7 @@ class Guest:
         _, missing = found.place(found.gpus(), [(mdev, _places(device)) for device, mdev in wanted])
         lacking = [wanted[number] for number in missing]
         return [
-            f"{device.entry.key}: no GPU has a place for {mdev} beside the VM's other entries"
+            f"{device.entry.key}: no GPU there has room for {mdev} beside what this VM's other entries take"
             for device, mdev in lacking
             if device.entry.key not in told and _is_on_offer(found, device, mdev)
         ]
@@ -176,13 +179,15 @@ class Guest:
             free = sum(placement.room(gpus, kind))
             if device.entry.key in told or not near or not _is_on_offer(found, device, kind):
                 continue
-            if same and free - len(same) < sum(mdev == kind for _, mdev in wanted):
+            own = sum(mdev == kind for _, mdev in wanted)
+            if same and free - len(same) < own:
+                who = listed(sorted(set(same)))
                 reasons.append(
-                    f"{free} of {kind} are free, and VM {listed(sorted(set(same)))} wants {len(same)} of them"
+                    f"this VM wants {own} of {kind}; {free} can be had now, of which VM {who} wants {len(same)}"
                 )
             else:
                 who = listed(sorted(near))
-                reasons.append(f"{device.entry.key}: no GPU has a place for {kind} beside what VM {who} wants there")
+                reasons.append(f"{device.entry.key}: no GPU there has room for {kind} beside what VM {who} wants")
         return list(dict.fromkeys(reasons))
 
     # ---- HA
@@ -192,7 +197,7 @@ class Guest:
         if self.resource is None:
             return
         if self.resource.strict and self.resource.nodes and node not in self.resource.nodes:
-            yield f"{self.resource.said_by} keeps it to {listed(self.resource.nodes)}"
+            yield f"{self.resource.said_by} keeps this VM to {listed(self.resource.nodes)}"
         for rule in self.known.cluster.rules:
             members = self._members(rule)
             if self.vm.vmid not in members:
@@ -201,10 +206,10 @@ class Guest:
             there = [vmid for vmid, where in others.items() if where == node]
             elsewhere = {vmid: where for vmid, where in others.items() if where != node}
             if rule.get("affinity") == "negative" and there:
-                yield f"HA rule {rule.get('rule')} keeps it apart from VM {listed(there)}, which is there"
+                yield f"HA rule {rule.get('rule')} keeps this VM apart from VM {listed(there)}, which is there"
             elif rule.get("affinity") == "positive" and elsewhere:
                 words = listed(f"VM {vmid} on {where}" for vmid, where in elsewhere.items())
-                yield f"HA rule {rule.get('rule')} keeps it with {words}"
+                yield f"HA rule {rule.get('rule')} keeps this VM together with {words}"
 
     def _members(self, rule: Answer) -> set[int]:
         """The VMs of a resource affinity rule that is in force."""
@@ -221,7 +226,7 @@ class Guest:
 
     def _notes(self, node: str) -> Iterator[str]:
         if node == self.vm.node:
-            yield "it runs here" if self.vm.running else "it is here"
+            yield "this VM runs here" if self.vm.running else "this VM is here"
         resource = self.resource
         if resource and resource.nodes and not resource.strict and node not in resource.nodes:
             yield f"{resource.said_by} prefers {listed(resource.nodes)}"

@@ -95,7 +95,7 @@ class Survey(NamedTuple, Generic[Found]):
     failures: tuple[Failure, ...]
     """By node, then by VMID; the node's own first."""
     read: int
-    """VMs whose configs were read."""
+    """VMs whose configs were read, of nodes that did not fail as a whole."""
     unread: dict[str, tuple[int, ...]]
     """By node the VMs of which it is not known what they have there; none of nodes that failed as a whole."""
 
@@ -190,7 +190,7 @@ class _OnNode:
     def failed(self) -> Iterator[Failure]:
         """The node's failure, then those of its VMs."""
         if self.down is not None:
-            missed = len(self.vms) - self.read - len(self.failures) - len(self.gone)
+            missed = len(self.vms) - len(self.failures) - len(self.gone)  # what was read is not handed over either
             rest = f" ({counted(missed, 'VM')} not looked at)" if missed else ""
             error = type(self.down)(f"{self.down.message}{rest}", self.down.hint, status=self.down.status)
             yield Failure(self.name, None, error)
@@ -250,7 +250,7 @@ class _Walk(Generic[Found]):
         here = ((one.node, one.vmid) for one in failures if one.vmid is not None and one.vmid not in moved)
         for name, vmid in sorted([*((node or "", vmid) for node, vmid in here), *((moved[one], one) for one in moved)]):
             unread[name] = (*unread.get(name, ()), vmid)
-        return Survey(found, tuple(failures), sum(node.read for node in nodes), unread)
+        return Survey(found, tuple(failures), sum(node.read for node in nodes if node.down is None), unread)
 
     # ---- in the threads
 

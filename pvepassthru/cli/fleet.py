@@ -15,7 +15,7 @@ from pvepassthru.cli import codes, connection, fleet_capacity, reach
 from pvepassthru.cli.progress import Bar
 from pvepassthru.cli.words import print_error, print_json
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
-from pvepassthru.model.text import counted, one_line
+from pvepassthru.model.text import counted, listed, one_line
 
 if TYPE_CHECKING:
     import argparse
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pvepassthru.api.fleet import Report
-    from pvepassthru.api.survey import Failure
     from pvepassthru.cli.codes import Choice
     from pvepassthru.host.host import Host
     from pvepassthru.model.finding import Finding
@@ -115,15 +114,13 @@ def _print(report: Report, left_out: str) -> None:
     for of in report.mappings:
         name = finding_key(of.finding)
         _print_finding(of.finding, f"{name} on node {of.node}" if of.node else name)
-    missing = f"; {_not_checked(report.failures)} not checked" if report.failures else ""
-    what = f"{counted(report.read, 'VM')} on {counted(len(report.nodes), 'node')} checked"
-    print(f"{what}: {_counts(_all(report))}{left_out}{missing}")
-
-
-def _not_checked(failures: Iterable[Failure]) -> str:
-    vmids = [failure.vmid for failure in failures]
-    counts = {"node": vmids.count(None), "VM": len(vmids) - vmids.count(None)}
-    return " and ".join(counted(count, word) for word, count in counts.items() if count)
+    nodes = sorted({failure.node for failure in report.failures if failure.node and failure.vmid is None})
+    vmids = sorted(failure.vmid for failure in report.failures if failure.vmid is not None)
+    where = counted(len(report.nodes), "node")
+    where = f"{len(report.nodes) - len(nodes)} of {where}" if nodes else where
+    unread = [f"{word} {listed(those)}" for word, those in (("node", nodes), ("VM", vmids)) if those]
+    missing = f"; not checked: {'; '.join(unread)}" if unread else ""
+    print(f"{counted(report.read, 'VM')} on {where} checked: {_counts(_all(report))}{left_out}{missing}")
 
 
 def finding_key(finding: Finding) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pvepassthru.api.capacity import Capacity, Fits, Room
+    from pvepassthru.api.placing import Fit
 
 _IDS = Pattern("[0-9a-fA-F]{4}:[0-9a-fA-F]{4}", ASCII)
 ROOMS = (
@@ -103,14 +104,21 @@ def _fits(args: argparse.Namespace, found: Fits) -> int:
         print_json({**shape, "failures": reach.failure_shapes(found.failures)})
     else:
         for fit in found.fits:
-            word = "does not fit" if fit.reasons else "fits" if fit.always else "fits now" if fit.now else "may fit"
             notes = f" ({listed(fit.notes)})" if fit.notes else ""
-            print(one_line(f"node {fit.node} {word}{notes}"))
+            print(one_line(f"node {fit.node} {_verdict(fit)}{notes}"))
             for reason in (*fit.reasons, *fit.unsure):
                 print(one_line(f"  {reason}"))
             for reason in fit.later:
                 if reason not in fit.reasons:
-                    print(one_line(f"  when all VMs there run: {reason}"))
+                    print(one_line(f"  when the others have started: {reason}"))
     if found.failures:
         return found.failures[0].error.exit_code
     return EXIT_FINE if any(fit.now for fit in found.fits) else EXIT_FINDINGS
+
+
+def _verdict(fit: Fit) -> str:
+    if fit.reasons:
+        return "does not fit"
+    if not fit.now:
+        return "may fit, which cannot be told for sure"
+    return "fits" if fit.always else "fits now, and no more when the other VMs of that node have started"

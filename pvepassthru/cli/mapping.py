@@ -26,7 +26,7 @@ from pvepassthru.cli import connection, consent
 from pvepassthru.cli.config import undoing
 from pvepassthru.cli.words import print_error, print_json
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, EndedError, UsageError
-from pvepassthru.model.text import counted, one_line
+from pvepassthru.model.text import counted, listed, one_line
 
 if TYPE_CHECKING:
     import argparse
@@ -240,14 +240,27 @@ def _check(args: argparse.Namespace, client: Client) -> int:
             print(one_line(f"{drift.severity}{code} {place}: {drift.message}"))
             if drift.hint:
                 print(one_line(f"    hint: {drift.hint}"))
-        looked = f"{counted(len(report.mappings), 'mapping')} on {counted(len(report.nodes), 'node')} checked"
-        print(f"{looked}: {_counts(report.drifts)}" + (f"; {len(report.unread)} not read" if report.unread else ""))
+        print(_summary(report))
     for what, error in sorted(report.unread.items()):
-        name = what if what.startswith("VM ") else f"node {what}"
-        print_error(f"pvepassthru: {name} was not looked at: {error}")
+        print_error(f"pvepassthru: {_named(what)} was not looked at: {error}")
     if report.wrong:
         return EXIT_FINDINGS
     return next((error.exit_code for _, error in sorted(report.unread.items())), EXIT_FINE)
+
+
+def _summary(report: Report) -> str:
+    """How much was looked at, what not, and how many findings there are."""
+    missing = [what for what in report.unread if not what.startswith("VM ")]
+    asked = {*report.nodes, *missing}
+    where = counted(len(asked), "node")
+    where = f"{len(asked) - len(missing)} of {where}" if missing else where
+    unread = f"; not looked at: {listed(map(_named, sorted(report.unread)))}" if report.unread else ""
+    return f"{counted(len(report.mappings), 'mapping')} on {where} checked: {_counts(report.drifts)}{unread}"
+
+
+def _named(what: str) -> str:
+    """A node or a VM that was not looked at, in words."""
+    return what if what.startswith("VM ") else f"node {what}"
 
 
 def _counts(drifts: tuple[Drift, ...]) -> str:

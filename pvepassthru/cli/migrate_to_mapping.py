@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import mapping_render, migration, render
+from pvepassthru.api import mapping_render, migration, migration_apply, render
 from pvepassthru.cli import changes, connection, consent
 from pvepassthru.cli.config import undoing
 from pvepassthru.cli.words import print_error, print_json, vmid
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import argparse
 
     from pvepassthru.api.client import Client
-    from pvepassthru.api.migration import Migration, Outcome
+    from pvepassthru.api.migration import Migration
+    from pvepassthru.api.migration_apply import Outcome
     from pvepassthru.host.host import Host
 
 
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is th
             _show(planned)
         outcome = None
         if args.apply and any(one.keys for one in planned.changes):
-            migration.check(client, planned)
+            migration_apply.check(client, planned)
             names = listed(one.vmid for one in planned.changes if one.keys)
             if not consent.given(f"Change VM {names} so?", yes=args.yes):
                 print_error("pvepassthru: nothing is changed, since the answer was no")
@@ -69,13 +70,15 @@ def _show(planned: Migration) -> None:
 
 
 def _apply(args: argparse.Namespace, client: Client, planned: Migration) -> Outcome:
+    form = "json" if args.json else "diff"
     with undoing():
-        outcome = migration.apply(client, planned, take_pending=args.with_pending)
-    for result in outcome.results:
-        if result.error:
-            print_error(f"pvepassthru: VM {result.change.vmid}: {result.error}")
-        else:
-            changes.tell("json" if args.json else "diff", result)
+        outcome = migration_apply.apply(
+            client, planned, take_pending=args.with_pending, tell=lambda result: changes.tell(form, result)
+        )
+    told = {result.change.vmid for result in outcome.results}
+    left = [one.vmid for one in planned.changes if one.keys and one.vmid not in told]
+    if left:
+        print_error(f"pvepassthru: VM {listed(left)} not changed, since one before failed")
     for note in outcome.notes:
         print_error(f"pvepassthru: note: {note}")
     return outcome

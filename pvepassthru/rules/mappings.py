@@ -67,16 +67,23 @@ def in_two_mappings(around: Surroundings) -> Iterator[Hit]:
 
 def shared_devices(mappings: Sequence[Mapping]) -> Iterator[Hit]:
     """The same of any mappings, in the order of the file; what the API told has no lines."""
+    for hit, _ in shared_by(mappings):
+        yield hit
+
+
+def shared_by(mappings: Sequence[Mapping]) -> Iterator[tuple[Hit, tuple[str, ...]]]:
+    """The same, each with all mappings that have the device; the one that the finding is said of comes first."""
     places = _places(mappings)
     for at, (mapping, entry, path) in enumerate(_paths(mappings)):
         others = {
-            f"{name} (line {there.line})" if there.line else name: None
+            f"{name} (line {there.line})" if there.line else name: name
             for (name, other), (before, there) in places[entry.node, path.partition(".")[0]].items()
             if name != mapping.name and (there.line, before) < (entry.line, at) and pci.overlap(path, other)
         }
         if others:
             message = f"{shown(path)} of node {entry.node} is in mapping {mapping.name} and in {listed(others)}"
-            yield Hit(_at(mapping, entry.line), message, "remove it from one of them")
+            hit = Hit(_at(mapping, entry.line), message, "remove it from one of them")
+            yield hit, tuple(dict.fromkeys((mapping.name, *others.values())))
 
 
 def twice_in_mapping(around: Surroundings) -> Iterator[Hit]:

@@ -244,8 +244,8 @@ def test_a_node_that_goes_down_meanwhile(pve: FakePve, status: int) -> None:
     report = judged(pve, jobs=1)
     (failure,) = report.failures
     assert (failure.node, failure.vmid, failure.error.exit_code) == ("pve2", None, 10)
-    assert "2 VMs not looked at" in str(failure)
-    assert (report.read, 200 in codes(report)) == (7, False)
+    assert "3 VMs not looked at" in str(failure)
+    assert (report.read, 200 in codes(report)) == (6, False)
     assert configs(pve)["/nodes/pve2/qemu/202/config"] == 0, "it is asked no more"
 
 
@@ -418,7 +418,15 @@ def test_command(environment: FakePve, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["fleet", "validate", "--select", "PVP201"]) == 10
     out, err = capsys.readouterr()
     assert err.startswith("pvepassthru: node pve3: it is offline")
-    assert out.splitlines()[-1].endswith("; 1 node not checked")
+    assert (
+        out.splitlines()[-1] == "7 VMs on 2 of 3 nodes checked: 1 error, 3 left out by --select; not checked: node pve3"
+    )
+    environment.faults.answer(500, "some trouble", path="/nodes/pve1/qemu/100/")
+    environment.faults.answer(500, "lspci is broken", path="/nodes/pve2/hardware/pci")
+    assert main(["fleet", "validate", "--select", "PVP201"]) == 9
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("3 VMs on 1 of 3 nodes checked: 1 error, ")
+    assert last.endswith("; not checked: node pve2, pve3; VM 100")
     assert main(["fleet", "validate", "--node", "pve1", "--select", "PVP426", "--fail-on", "info"]) == 0
     capsys.readouterr()
     assert main(["fleet", "validate", "--node", "nope"]) == 3

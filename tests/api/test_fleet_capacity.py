@@ -192,7 +192,7 @@ def test_a_vm_that_cannot_be_read_makes_its_node_unsure() -> None:
         assert {room.node: room.sure for room in found.rooms} == {"pve1": False, "pve2": True}
         first, second = capacity.fits(client, 100).fits
         assert (first.now, first.always, first.reasons) == (False, False, ())
-        assert first.unsure == ("it is not known what VM 101 has there",)
+        assert first.unsure == ("VM 101, whose config could not be read, may have devices there",)
         assert (second.now, second.unsure) == (True, ())
         pve.state.vm(100).running = True
         assert capacity.fits(client, 100).fits[0].always, "it has its devices"
@@ -230,7 +230,7 @@ def test_vms_that_are_not_to_be_seen_are_no_free_devices() -> None:
             assert (found.rooms[0].sure, found.rooms[0].used) == (False, 0)
             fitting = capacity.fits(client, 100)
             assert [(one.node, one.error.exit_code) for one in fitting.failures] == [(None, 12)]
-            assert fitting.fits[0].unsure == ("VMs that are not to be seen may have devices there",)
+            assert fitting.fits[0].unsure == ("VMs that this user may not see may have devices there",)
             assert not fitting.fits[0].now
             (note,) = fleet.validate(client).notes
             assert note.endswith("which are not checked; seeing all VMs needs VM.Audit on /vms")
@@ -269,22 +269,27 @@ def test_all_entries_at_once() -> None:
     first = node({100: TWO, 101: "hostpci0: 81:01.0\n", 102: "hostpci0: 81:01.2\n"}, [101, 102])
     second = node({200: "hostpci0: 81:01.0\n", 201: "hostpci0: 81:01.1\n"}, [200])
     found = fits(of(first, second, data.Node([CARD])), 100)
-    assert found["pve1"].reasons == ("hostpci1: all 3 devices of mapping vfs are used by VM 101, 102",)
-    assert found["pve1"].notes == ("it is here",)
+    assert found["pve1"].reasons == (
+        "hostpci1: all 3 devices of mapping vfs are taken by VM 101, 102 and this VM's hostpci0",
+    )
+    assert found["pve1"].notes == ("this VM is here",)
     assert (found["pve2"].now, found["pve2"].always) == (True, False)
-    assert found["pve2"].later == ("hostpci1: all 3 devices of mapping vfs are wanted by VM 200, 201",)
+    assert found["pve2"].later == (
+        "hostpci1: all 3 devices of mapping vfs are wanted by VM 200, 201 and this VM's hostpci0",
+    )
     assert found["pve3"].reasons[0] == "hostpci0: mapping vfs has no device on node pve3"
+
+
+BY_MAPPING = "by a mapping it could have one of another node: pvepassthru migrate-to-mapping 100"
 
 
 def test_where_it_runs_it_fits() -> None:
     vms = {100: "hostpci0: 81:01.0\n", 101: "hostpci0: 81:01.0\n", 102: "hostpci0: mapping=p4,mdev=nvidia-63\n"}
     found = fits(of(node(vms, [100, 102], left=0), node({})), 100)
-    assert found["pve1"] == ("pve1", (), (), ("it runs here",), ())
-    assert found["pve2"].reasons == (
-        "hostpci0 names 81:01.0, which is meant on node pve1 (migrate-to-mapping makes it a mapping)",
-    )
+    assert found["pve1"] == ("pve1", (), (), ("this VM runs here",), ())
+    assert found["pve2"].reasons == (f"hostpci0 names 81:01.0, the address of a device of node pve1; {BY_MAPPING}",)
     assert fits(of(node(vms, [100, 102], left=0), node({})), 102)["pve1"].always
-    assert fits(of(node(vms, [100])), 101)["pve1"].reasons == ("hostpci0: 0000:81:01.0 is used by VM 100",)
+    assert fits(of(node(vms, [100])), 101)["pve1"].reasons == ("hostpci0: 0000:81:01.0 is taken by VM 100",)
 
 
 def test_a_group_is_shared() -> None:
@@ -293,7 +298,7 @@ def test_a_group_is_shared() -> None:
     mapping = "nic\n\tmap node=pve1,path=0000:05:00.1,id=8086:1533,iommugroup=5\n"
     vms = {100: "hostpci0: 05:00.0\n", 101: "hostpci0: mapping=nic\n"}
     found = fits(of(data.Node(pair, vms, [100]), mappings=mapping), 101)
-    assert found["pve1"].reasons == ("hostpci0: mapping nic is used by VM 100",)
+    assert found["pve1"].reasons == ("hostpci0: mapping nic is taken by VM 100",)
 
 
 def test_instances_of_mediated_devices() -> None:
@@ -304,12 +309,12 @@ def test_instances_of_mediated_devices() -> None:
     assert found["pve1"].reasons[0].startswith("hostpci1: no instance of nvidia-63 is left")
     assert (found["pve2"].now, found["pve2"].later) == (
         True,
-        ("2 of nvidia-63 are free, and VM 200 wants 1 of them",),
+        ("this VM wants 2 of nvidia-63; 2 can be had now, of which VM 200 wants 1",),
     )
 
 
 SMALL, LARGE = "mapping=p4,mdev=nvidia-63\n", "mapping=p4,mdev=nvidia-64\n"
-BESIDE = "hostpci0: no GPU has a place for nvidia-63 beside what VM 200 wants there"
+BESIDE = "hostpci0: no GPU there has room for nvidia-63 beside what VM 200 wants"
 
 
 def test_a_size_of_vgpu_excludes_the_others_of_its_gpu() -> None:
@@ -326,7 +331,9 @@ def test_a_size_of_vgpu_excludes_the_others_of_its_gpu() -> None:
 
 def test_sizes_of_one_vm_exclude_each_other_too() -> None:
     found = fits(of(node({100: f"hostpci0: {SMALL}hostpci1: {LARGE}"}), node({})), 100)
-    assert found["pve2"].reasons == ("hostpci1: no GPU has a place for nvidia-64 beside the VM's other entries",)
+    assert found["pve2"].reasons == (
+        "hostpci1: no GPU there has room for nvidia-64 beside what this VM's other entries take",
+    )
 
 
 def test_sizes_side_by_side_share_the_memory() -> None:
@@ -335,7 +342,7 @@ def test_sizes_side_by_side_share_the_memory() -> None:
     cluster = of(node({100: f"hostpci0: {SMALL}hostpci1: {SMALL}"}), node(vms, [200], left=7))
     assert rooms(cluster, mdev="nvidia-63")["pve2", "nvidia-63"][5:9] == (1, 7, 0, 1)
     found = fits(cluster, 100)["pve2"]
-    words = "hostpci1: no GPU has a place for nvidia-63 beside what VM 201, 202, 203 wants there"
+    words = "hostpci1: no GPU there has room for nvidia-63 beside what VM 201, 202, 203 wants"
     assert (found.now, found.later) == (True, (words,))
 
 
@@ -380,17 +387,17 @@ def test_vgpus_of_a_mapping() -> None:
     other = node({200: one, 201: one}, [200, 201], vgpus=0)
     found = fits(of(node({100: one}), other), 100)
     assert (found["pve1"].always, found["pve2"].now) == (True, False)
-    assert found["pve2"].reasons == ("hostpci0: all 2 devices of mapping vgpu are used by VM 200, 201",)
+    assert found["pve2"].reasons == ("hostpci0: all 2 devices of mapping vgpu are taken by VM 200, 201",)
     wrong = fits(of(node({100: "hostpci0: mapping=vgpu,mdev=nvidia-9\n"})), 100)
-    assert wrong["pve1"].reasons == ("hostpci0: what is free of mapping vgpu offers no nvidia-9 now",)
+    assert wrong["pve1"].reasons == ("hostpci0: no free device of mapping vgpu offers nvidia-9 now",)
 
 
 RULE = {"rule": "r", "type": "resource-affinity", "resources": "vm:100,vm:200,ct:300"}
 STARTED = ({"sid": "vm:100", "state": "started"}, {"sid": "vm:200", "state": "started"})
 STOPPED = (STARTED[0], {"sid": "vm:200", "state": "stopped"})
 AFFINE = {"rule": "n", "type": "node-affinity", "resources": "vm:100", "nodes": "pve2:1", "strict": 1}
-APART = "HA rule r keeps it apart from VM 200, which is there"
-TOGETHER = "HA rule r keeps it with VM 200 on pve2"
+APART = "HA rule r keeps this VM apart from VM 200, which is there"
+TOGETHER = "HA rule r keeps this VM together with VM 200 on pve2"
 
 
 @pytest.mark.parametrize(
@@ -402,12 +409,12 @@ TOGETHER = "HA rule r keeps it with VM 200 on pve2"
         ({"ha_resources": STARTED, "ha_rules": [{**RULE, "affinity": "positive"}]}, (TOGETHER,), ()),
         ({"ha_resources": STOPPED, "ha_rules": [{**RULE, "affinity": "positive"}]}, (), ()),
         ({"ha_resources": STARTED, "ha_rules": [{**RULE, "affinity": "negative", "disable": 1}]}, (), ()),
-        ({"ha_resources": STARTED, "ha_rules": [AFFINE]}, ("node affinity rule n keeps it to pve2",), ()),
+        ({"ha_resources": STARTED, "ha_rules": [AFFINE]}, ("node affinity rule n keeps this VM to pve2",), ()),
         ({"ha_resources": STARTED, "ha_rules": [{**AFFINE, "strict": 0}]}, (), ()),
         (
             {"ha_resources": STARTED, "ha_rules": [{**AFFINE, "affinity": "negative"}]},
             (),
-            ("node affinity rule n keeps it to pve1",),
+            ("node affinity rule n keeps this VM to pve1",),
         ),
         (
             {
@@ -415,7 +422,7 @@ TOGETHER = "HA rule r keeps it with VM 200 on pve2"
                 "ha_resources": [{**STARTED[0], "group": "g"}],
                 "ha_groups": [{"group": "g", "nodes": "pve2", "restricted": 1}],
             },
-            ("HA group g keeps it to pve2",),
+            ("HA group g keeps this VM to pve2",),
             (),
         ),
     ],
@@ -428,7 +435,7 @@ def test_rules_of_ha(more: dict[str, Any], first: tuple[str, ...], second: tuple
 def test_a_preference_of_ha_is_a_note() -> None:
     more: dict[str, Any] = {"ha_resources": STARTED, "ha_rules": [{**AFFINE, "strict": 0}]}
     found = fits(of(node({100: "hostpci0: mapping=vfs\n"}), node({}), **more), 100)
-    assert found["pve1"].notes == ("it is here", "node affinity rule n prefers pve2")
+    assert found["pve1"].notes == ("this VM is here", "node affinity rule n prefers pve2")
 
 
 def test_what_is_no_question() -> None:
@@ -454,8 +461,8 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         assert lines[1].split()[-5:] == ["3", "2", "1", "1", "0"]
         assert main(["fleet", "capacity", "--vm", "100", "--node", "pve1", "--node", "pve2"]) == 0
         assert capsys.readouterr().out == (
-            "node pve1 does not fit (it is here)\n"
-            "  hostpci1: all 3 devices of mapping vfs are used by VM 101, 102\n"
+            "node pve1 does not fit (this VM is here)\n"
+            "  hostpci1: all 3 devices of mapping vfs are taken by VM 101, 102 and this VM's hostpci0\n"
             "node pve2 fits\n"
         )
         assert main(["fleet", "capacity", "--vm", "100", "--node", "pve3"]) == 1, "no node fits"
@@ -476,7 +483,10 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         assert main(["fleet", "capacity", "--device", IDS]) == 9
         assert capsys.readouterr().out.splitlines()[1].split()[-5:] == ["3", ">=1", "<=2", ">=2", "<=0"]
         assert main(["fleet", "capacity", "--vm", "100", "--node", "pve1"]) == 9
-        assert capsys.readouterr().out == "node pve1 may fit (it is here)\n  it is not known what VM 101 has there\n"
+        assert capsys.readouterr().out == (
+            "node pve1 may fit, which cannot be told for sure (this VM is here)\n"
+            "  VM 101, whose config could not be read, may have devices there\n"
+        )
         pve.faults.clear()
         pve.take_down("pve2")
         assert main(["fleet", "capacity"]) == 10

@@ -103,6 +103,23 @@ def test_the_rules_on_mappings(scene: Scene) -> None:
     assert any(one.code == "PVP413" for one in only), "against all others, not only those that are named"
 
 
+def test_what_two_mappings_have_is_found_of_either_and_told_once(scene: Scene) -> None:
+    text = mapping("a1", GPU_LINE) + mapping("b2", GPU_LINE2) + mapping("c3", GPU_LINE) + mapping("d4", GPU_LINE)
+    said = {
+        names: [(one.mapping, one.message) for one in scene.check(text, names) if one.code == "PVP413"]
+        for names in (("a1",), ("b2",), ("c3",), ("a1", "c3"), ())
+    }
+    two = "0000:01:00 of node pve1 is in mapping c3 and in a1"
+    three = "0000:01:00 of node pve1 is in mapping d4 and in a1, c3"
+    assert said == {
+        ("a1",): [("a1", two), ("a1", three)],
+        ("b2",): [],
+        ("c3",): [("c3", two), ("c3", three)],
+        ("a1", "c3"): [("a1", three), ("c3", two)],
+        (): [("c3", two), ("d4", three)],
+    }
+
+
 def test_what_only_pve_says(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "faults", lambda _, node, name: [("error", f"{name}\nis odd")] * (node == "pve2"))
     found = [one for one in scene.check(GOOD) if one.node]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 import pytest
 
-from pvepassthru.api import mapping_apply, mapping_entry, migration, nodes, reading, restore
+from pvepassthru.api import mapping_apply, mapping_entry, migration, migration_apply, nodes, reading, restore
 from pvepassthru.model import hostpci
 from pvepassthru.model.errors import (
     ApiConflictError,
@@ -91,6 +91,37 @@ def test_a_mapping_that_has_just_the_device_is_taken(scene: Scene) -> None:
 def test_a_mapping_of_several_is_not_the_same_device(scene: Scene) -> None:
     scene.pve.state.mapping_text = mapping("vfs", VF0, VF1) + mapping("drift", VF0.replace("=20", "=1"))
     assert made(scene.read(101)) == {"nic-pve1-03-10-0": [VF0], "nic-pve1-03-10-1": [VF1]}
+
+
+def test_a_device_that_comes_into_two_mappings_is_told_before_with_the_way_out(scene: Scene) -> None:
+    scene.pve.state.mapping_text = mapping("vfs", VF0, VF1) + mapping("drift", VF0.replace("=20", "=1"))
+    found = scene.read(101)
+    assert (
+        "mapping vfs has 0000:03:10.0 of node pve1 too (PVP413): VMs with either compete for it" in found.plans[0].notes
+    )
+    notes = [note for note in found.changes[0].notes if "mapping" in note]
+    gets = "so that no device is in two mappings; VM 101 gets the first of its 2 devices on pve1 that is free"
+    assert notes == [
+        "mapping drift has what hostpci1 has, and does not fit the node: pvepassthru mapping check drift",
+        f"hostpci1 can do with mapping vfs, {gets}: qm set 101 --hostpci1 mapping=vfs",
+        f"hostpci3 can do with mapping vfs, {gets}: qm set 101 --hostpci3 mapping=vfs,rombar=0",
+    ]
+
+
+def test_a_part_of_a_device_that_a_mapping_has(scene: Scene) -> None:
+    scene.pve.state.mapping_text = mapping("card", GPU_LINE)
+    (change,) = scene.read(102).changes
+    assert (
+        "hostpci0 can do with mapping card, so that no device is in two mappings; VM 102 gets 0000:01:00.0, "
+        "0000:01:00.1 by it: qm set 102 --hostpci0 mapping=card"
+    ) in change.notes
+
+
+def test_a_name_where_there_is_a_mapping_already(scene: Scene) -> None:
+    scene.pve.state.mapping_text = mapping("card", GPU_LINE)
+    words = "mapping card has just what hostpci0 has: leave out --name, and no device is in two mappings"
+    assert words in scene.read(100, name="other").changes[0].notes
+    assert words not in scene.read(100).changes[0].notes
 
 
 def test_vms_with_the_same_device_share_a_mapping(scene: Scene) -> None:
@@ -205,7 +236,7 @@ def test_a_node_that_is_down(scene: Scene) -> None:
 
 
 def test_done_and_done_twice(scene: Scene) -> None:
-    outcome = migration.apply(scene.client, scene.read(100, 101))
+    outcome = migration_apply.apply(scene.client, scene.read(100, 101))
     assert [result.error for result in outcome.results] == [None, None]
     assert scene.config(100)["hostpci0"] == "mapping=gpu-pve1-01-00,pcie=1,x-vga=1"
     assert scene.config(101)["hostpci3"] == "mapping=nic-pve1-03-10-1,rombar=0"
@@ -213,21 +244,21 @@ def test_done_and_done_twice(scene: Scene) -> None:
     assert all(mapping_cluster.faults(scene.pve, name) == {} for name in scene.pve.state.mappings)
     writes = len(scene.pve.state.writes)
     again = scene.read(100, 101)
-    assert migration.apply(scene.client, again) == migration.Outcome((), ())
+    assert migration_apply.apply(scene.client, again) == migration_apply.Outcome((), ())
     assert len(scene.pve.state.writes) == writes == 6
 
 
 def test_two_mappings_that_are_there_are_both_extended(scene: Scene) -> None:
     scene.vm(201, "hostpci0: 81:00\n", "pve2")
     scene.pve.state.mapping_text = mapping("card", GPU_LINE2.replace("pve2", "pve7"))
-    outcome = migration.apply(scene.client, scene.read(100, 201, name="card"))
+    outcome = migration_apply.apply(scene.client, scene.read(100, 201, name="card"))
     assert not [result.error for result in outcome.results if result.error]
     assert scene.pve.state.mappings["card"].map == [GPU_LINE2.replace("pve2", "pve7"), GPU_LINE, GPU_LINE2]
 
 
 def test_a_new_mapping_for_two_nodes_is_made_at_once(scene: Scene) -> None:
     scene.vm(201, "hostpci0: 81:00\n", "pve2")
-    outcome = migration.apply(scene.client, scene.read(100, 201, name="card"))
+    outcome = migration_apply.apply(scene.client, scene.read(100, 201, name="card"))
     assert not [result.error for result in outcome.results if result.error]
     assert scene.pve.state.mappings["card"].map == [GPU_LINE, GPU_LINE2]
     assert [entry.method for entry in scene.pve.state.writes] == ["POST", "PUT", "PUT"]
@@ -244,7 +275,7 @@ def test_only_root_may(scene: Scene, user: str, token: tuple[str, str] | None) -
             match="an address or ROM file can be replaced, by a mapping too, by root@pam with its password only",
         ) as info,
     ):
-        migration.apply(client, migration.read(client, [100], name="card"))
+        migration_apply.apply(client, migration.read(client, [100], name="card"))
     assert "as root@pam, which makes card first: pvepassthru migrate-to-mapping 100 --apply" in info.value.hint
     assert "qm set" not in info.value.hint, "a mapping is named that is not there"
     assert scene.pve.state.writes == []
@@ -253,14 +284,14 @@ def test_only_root_may(scene: Scene, user: str, token: tuple[str, str] | None) -
 def test_a_locked_vm_is_told_before_anything_is_made(scene: Scene) -> None:
     scene.pve.state.vm(101).text += "lock: backup\n"
     with pytest.raises(ApiConflictError, match="VM 101 on node pve1 is locked"):
-        migration.apply(scene.client, scene.read(100, 101))
+        migration_apply.apply(scene.client, scene.read(100, 101))
     assert scene.pve.state.writes == []
 
 
 def test_a_mapping_that_is_refused_leaves_the_vms_alone(scene: Scene) -> None:
     scene.pve.faults.answer(500, path="/mapping/pci", write=2, times=None)
     with pytest.raises(ApiError):
-        migration.apply(scene.client, scene.read(101))
+        migration_apply.apply(scene.client, scene.read(101))
     assert "03:10.1" in scene.config(101)["hostpci3"]
     assert "nic-pve1-03-10-1" not in scene.pve.state.mappings
 
@@ -274,7 +305,7 @@ def test_cut(scene: Scene, moment: Moment, write: int) -> None:
     after = {change.vmid: change.keys[0].new for change in found.changes}
     scene.pve.faults.cut(moment, write=write)
     try:
-        migration.apply(scene.client, found)
+        migration_apply.apply(scene.client, found)
     except ApiError as error:
         assert "was not changed" in error.message, "a mapping that could not be made"  # noqa: PT017 - not always
         assert write <= 2
@@ -291,7 +322,7 @@ def test_cut(scene: Scene, moment: Moment, write: int) -> None:
 def test_a_vm_that_is_refused_leaves_no_mapping_of_its_own(scene: Scene, status: int) -> None:
     before = scene.config(101)
     scene.pve.faults.answer(status, path="/qemu/101/config", write=1, times=None)
-    outcome = migration.apply(scene.client, scene.read(100, 101))
+    outcome = migration_apply.apply(scene.client, scene.read(100, 101))
     assert [bool(result.error) for result in outcome.results] == [False, True]
     assert list(scene.pve.state.mappings) == ["gpu-pve1-01-00"]
     assert scene.config(101) == before
@@ -304,7 +335,7 @@ def test_a_mapping_that_somebody_took_meanwhile_stays(scene: Scene) -> None:
     scene.pve.faults.meddle(
         lambda state: state.vm(101).change(hostpci1="mapping=gpu-pve1-01-00-0"), path="/qemu/102/config", write=1
     )
-    migration.apply(scene.client, found)
+    migration_apply.apply(scene.client, found)
     assert list(scene.pve.state.mappings) == ["gpu-pve1-01-00-0"]
 
 
@@ -318,7 +349,7 @@ def test_an_equal_mapping_that_somebody_else_made_stays(scene: Scene) -> None:
     found = scene.read(100)
     scene.pve.faults.meddle(lambda state: _made_by_another(state, "gpu-pve1-01-00", GPU_LINE), write=1)
     scene.pve.faults.answer(403, path="/qemu/100/config", write=1, times=None)
-    outcome = migration.apply(scene.client, found)
+    outcome = migration_apply.apply(scene.client, found)
     assert [bool(result.error) for result in outcome.results] == [True]
     assert list(scene.pve.state.mappings) == ["gpu-pve1-01-00"]
     assert [entry.method for entry in scene.pve.state.writes if entry.method == "DELETE"] == []
@@ -328,7 +359,7 @@ def test_an_equal_mapping_that_somebody_else_made_stays(scene: Scene) -> None:
 def test_what_a_mapping_got_for_a_vm_that_failed_is_told(scene: Scene) -> None:
     scene.pve.state.mapping_text = mapping("card", GPU_LINE2)
     scene.pve.faults.answer(403, path="/qemu/100/config", write=1, times=None)
-    outcome = migration.apply(scene.client, scene.read(100, name="card"))
+    outcome = migration_apply.apply(scene.client, scene.read(100, name="card"))
     assert scene.pve.state.mappings["card"].map == [GPU_LINE2, GPU_LINE]
     assert outcome.notes == ("mapping card keeps what it got for pve1, though no VM of these has it now",)
 
@@ -336,7 +367,7 @@ def test_what_a_mapping_got_for_a_vm_that_failed_is_told(scene: Scene) -> None:
 def test_a_new_mapping_of_which_one_node_has_no_vm_after_all(scene: Scene) -> None:
     scene.vm(201, "hostpci0: 81:00\n", "pve2")
     scene.pve.faults.answer(403, path="/qemu/201/config", write=1, times=None)
-    outcome = migration.apply(scene.client, scene.read(100, 201, name="card"))
+    outcome = migration_apply.apply(scene.client, scene.read(100, 201, name="card"))
     assert scene.pve.state.mappings["card"].map == [GPU_LINE, GPU_LINE2]
     assert outcome.notes == ("mapping card keeps what it got for pve2, though no VM of these has it now",)
 
@@ -346,7 +377,7 @@ def test_new_mappings_that_stay_are_told(scene: Scene) -> None:
     found = scene.read(101)
     scene.pve.faults.answer(403, path="/qemu/101/config", write=1, times=None)
     scene.pve.faults.answer(500, path="/qemu/300/config", times=None)
-    outcome = migration.apply(scene.client, found)
+    outcome = migration_apply.apply(scene.client, found)
     names = ["nic-pve1-03-10-0", "nic-pve1-03-10-1"]
     assert sorted(scene.pve.state.mappings) == names
     for name, note in zip(names, outcome.notes, strict=True):
@@ -357,7 +388,7 @@ def test_what_stays_is_told_with_the_error_of_a_mapping(scene: Scene) -> None:
     found = scene.read(101)
     scene.pve.faults.answer(500, path="/mapping/pci", write=2, times=None)
     with pytest.raises(ApiError, match=r"is as it was; the new mapping nic-pve1-03-10-0 stays, though no VM has it"):
-        migration.apply(scene.client, found)
+        migration_apply.apply(scene.client, found)
     assert list(scene.pve.state.mappings) == ["nic-pve1-03-10-0"]
 
 
@@ -365,7 +396,7 @@ def test_a_node_without_vms_that_is_down_keeps_no_mapping(scene: Scene) -> None:
     found = scene.read(100)
     scene.pve.take_down("pve3")
     scene.pve.faults.answer(403, path="/qemu/100/config", write=1, times=None)
-    outcome = migration.apply(scene.client, found)
+    outcome = migration_apply.apply(scene.client, found)
     assert outcome.notes == ("mapping gpu-pve1-01-00 was removed again, since no VM has it",)
 
 
@@ -373,7 +404,7 @@ def test_vms_are_read_once_however_many_mappings_there_are(scene: Scene) -> None
     found = scene.read(101)
     scene.pve.faults.answer(403, path="/qemu/101/config", write=1, times=None)
     before = len(scene.pve.state.log)
-    outcome = migration.apply(scene.client, found)
+    outcome = migration_apply.apply(scene.client, found)
     assert [note.endswith("was removed again, since no VM has it") for note in outcome.notes] == [True, True]
     asked = [entry.path for entry in list(scene.pve.state.log)[before:]]
     for vmid in (100, 102):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -221,7 +222,8 @@ def test_check_of_a_cluster_with_a_node_down(pve: FakePve, capsys: Capture) -> N
     pve.take_down("pve3")
     assert main(["mapping", "check"]) == 10
     out, err = capsys.readouterr()
-    assert "1 not read" in out
+    assert out.splitlines()[-1].startswith("1 mapping on 2 of 3 nodes checked: ")
+    assert out.endswith("; not looked at: node pve3\n")
     assert "node pve3 was not looked at: node pve3 is offline" in err
 
 
@@ -265,6 +267,46 @@ def test_migration_as_json(pve: FakePve, capsys: Capture) -> None:
     assert shape["vms"][0]["applied"]["written"] == ["hostpci0"]
     assert shape["vms"][1]["error"]
     assert shape["notes"] == ["mapping gpu-pve1-01-00-0 was removed again, since no VM has it"]
+
+
+@pytest.mark.parametrize(
+    "number, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 8, "ended by SIGTERM")]
+)
+def test_migration_that_is_ended_tells_what_was_done(
+    pve: FakePve, capsys: Capture, number: int, code: int, word: str
+) -> None:
+    """Four mappings, then VM 100, then in the midst of VM 102."""
+    before = {vmid: pve.state.vm(vmid).config.main for vmid in (101, 102)}
+    pve.faults.meddle(lambda _: os.kill(os.getpid(), number), write=6)
+    assert main(["migrate-to-mapping", "100", "102", "101", "--apply", "--yes"]) == code
+    out, err = capsys.readouterr()
+    assert out.endswith("VM 100 is changed: set hostpci0\n"), "as soon as it is"
+    (line,) = [line for line in err.splitlines() if "is as it was" in line]
+    assert word in line
+    assert "VM 102 on node pve1 is as it was" in line
+    assert "; changed: VM 100; not changed: VM 101; mapping gpu-pve1-01-00-0 was removed again, since no" in line
+    assert line.count("was removed again") == 3
+    assert {vmid: pve.state.vm(vmid).config.main for vmid in (101, 102)} == before
+    assert list(pve.state.mappings) == ["gpu-pve1-01-00"]
+
+
+def test_migration_that_is_interrupted_while_mappings_are_made(pve: FakePve, capsys: Capture) -> None:
+    pve.faults.meddle(lambda _: os.kill(os.getpid(), signal.SIGINT), write=2)
+    assert main(["migrate-to-mapping", "100", "102", "--apply", "--yes"]) == 130
+    err = capsys.readouterr().err
+    assert "interrupted: not changed: VM 100, 102; mapping gpu-pve1-01-00-0 is as it was or as planned" in err
+    assert "mapping gpu-pve1-01-00 was removed again" in err
+    assert "gpu-pve1-01-00" not in pve.state.mappings
+
+
+def test_migration_that_is_interrupted_twice(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mapping_apply, "take_back", again)
+    pve.faults.meddle(lambda _: os.kill(os.getpid(), signal.SIGINT), write=2)
+    assert main(["migrate-to-mapping", "100", "--apply", "--yes"]) == 130
+    assert "on the way back, so mapping gpu-pve1-01-00 may be left, though no VM" in capsys.readouterr().err
 
 
 def test_migration_of_what_is_not_there(pve: FakePve, capsys: Capture) -> None:
