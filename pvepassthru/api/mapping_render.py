@@ -55,10 +55,10 @@ def shape(plan: Plan) -> dict[str, Any]:
 def removal_diff(removal: Removal) -> str:
     """What goes of a mapping, line by line, what stands in the way, and what is to be known besides."""
     gone = counted(len(removal.lines), "device")
-    what = f"is removed, with {gone}"
+    what = f"to be removed, with {gone}"
     if removal.after is not None:
-        what = f"loses {gone}, and keeps {counted(len(removal.after.lines), 'device')}"
-    lines = [f"mapping {removal.name} {what}"]
+        what = f"{gone} to be removed, {counted(len(removal.after.lines), 'device')} left"
+    lines = [f"mapping {removal.name}: {what}"]
     lines += [f"- map {line.text}" for line in removal.lines]
     lines += [f"note: {note}" for note in removal.notes]
     lines += [f"refused: {removal.refusal}"] if removal.refusal else []

@@ -95,7 +95,7 @@ def refusal(client: Client, change: Change, found: tuple[Lack, ...]) -> ApiDenie
         else:
             ways.append(f"as root on node {change.node}: {command(change)}")
         replaced = [one.key for one in former if one.new is not None]
-        if replaced:
+        if replaced and not absent:
             gone = f"qm set {change.vmid} --delete {','.join(replaced)}"
             ways.append(f"or root takes the old value away ({gone}), and then the same can be done without root")
             free = _free(change)

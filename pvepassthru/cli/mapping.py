@@ -205,9 +205,10 @@ def _remove(args: argparse.Namespace, client: Client) -> int:
         if args.json:
             print_json(mapping_render.removal_shape(removal))
         return EXIT_FINDINGS if removal.refusal else EXIT_FINE
+    what = "this of" if removal.after else "the whole"
     if removal.after is not None:
         mapping_apply.check(client, (removal.name,))
-    if not consent.given(f"remove that of mapping {removal.name}?", yes=args.yes):
+    if not consent.given(f"remove {what} mapping {removal.name}?", yes=args.yes):
         print_error("pvepassthru: nothing is changed, since the answer was no")
         return EXIT_FINDINGS
     with undoing():

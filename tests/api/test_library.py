@@ -89,6 +89,22 @@ def test_the_first_example(lab: FakePve, capsys: pytest.CaptureFixture[str]) -> 
     assert len(lab.state.writes) == before, "applying it again sends nothing"
 
 
+def test_the_first_example_when_it_cannot_be_done(lab: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.state.vm(100).change(lock="backup")
+    with pytest.raises(SystemExit, match=r"later, perhaps: VM 100 on node pve1 is locked \(backup\)"):
+        run(EXAMPLES[0])
+    assert "in the way: VM 100 on node pve1 is locked (backup)" in capsys.readouterr().out
+    lab.take_down("pve1")
+    with pytest.raises(SystemExit, match=r"cannot reach the PVE API .* \(exit code 10\)"):
+        run(EXAMPLES[0])
+
+
+def test_the_errors_in_the_page_are_those_of_the_library() -> None:
+    named = set(re.findall(r"`([A-Z]\w+Error)`", PAGE))
+    offered = {name for name in library.__all__ if name.endswith("Error")}
+    assert named - {"BusyError"} == offered - {"BusyError"}
+
+
 def test_the_example_of_several_vms(lab: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
     run(EXAMPLES[1])
     assert capsys.readouterr().out == "101 is changed\n102 is changed\n"

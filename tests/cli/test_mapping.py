@@ -66,7 +66,7 @@ def test_remove_shows_asks_and_does_it(pve: FakePve, capsys: Capture, monkeypatc
     pve.state.mapping_text = mapping("gpu", GPU_LINE, GPU_LINE2)
     words = ["mapping", "remove", "gpu", "--node", "pve2"]
     assert main(words) == 0
-    assert capsys.readouterr().out == f"mapping gpu loses 1 device, and keeps 1 device\n- map {GPU_LINE2}\n"
+    assert capsys.readouterr().out == f"mapping gpu: 1 device to be removed, 1 device left\n- map {GPU_LINE2}\n"
     assert main([*words, "--yes"]) == 2
     assert main([*words, "--apply"]) == 2
     assert "there is no terminal to ask at; add --yes" in capsys.readouterr().err
