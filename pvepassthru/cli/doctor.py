@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli import fix
 from pvepassthru.cli.words import print_json
-from pvepassthru.host.prepare import METHODS
+from pvepassthru.host.keeping import METHODS
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, UsageError
 from pvepassthru.model.text import number, one_line
 from pvepassthru.rules import catalogue

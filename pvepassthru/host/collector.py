@@ -62,7 +62,7 @@ class _Snapshot:
     def __init__(self, host: Host, file: BinaryIO, *, full: bool) -> None:
         self.host = host
         self.masks = Masks(full=full)
-        self.archive = Archive(file, self._change, self.masks.name)
+        self.archive = Archive(file, self._change, self.masks.pseudonyms.name)
         self.unreadable: dict[str, int] = {}
         self.files = 0
         self._listed: dict[str, list[tuple[str, bool]]] = {}

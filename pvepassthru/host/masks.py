@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a snapshot does not tell: secrets, and what names one person's machine, replaced or left out.
 
-MAC addresses, serial numbers and UUIDs become pseudonyms, the same one wherever the same value stands, counted in the
-order in which they are met: a hash of something as short as a MAC address could be found by trying all. Of formats
-that can hold anything only what is known to be harmless is kept, so that a secret under an unknown key is left out
-too. Lines are kept as lines, so that findings name the same ones. Node names, VM names and interface names stay.
+MAC addresses, serial numbers and UUIDs become pseudonyms (host/pseudonyms.py). Of formats that can hold anything only
+what is known to be harmless is kept, so that a secret under an unknown key is left out too. Lines are kept as lines, so
+that findings name the same ones. Node names, VM names and interface names stay.
 """
 
 from __future__ import annotations
@@ -14,20 +13,12 @@ from itertools import pairwise
 
 from pvepassthru.host import commands
 from pvepassthru.host.commands import MASKED
+from pvepassthru.host.pseudonyms import UUID, Pseudonyms
 
-_MAC = re.compile(
-    rb"(?<![0-9A-Fa-f])(?<![0-9A-Fa-f]{2}[:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4,}[0-9A-Fa-f]{2}(?![0-9A-Fa-f])"
-)
-"""Six bytes, or more, as InfiniBand's have."""
-_MAC_NAME = re.compile(rb"(?<![0-9A-Za-z])((?:en|wl|ww|sl|ib)x)([0-9a-f]{12})(?![0-9a-f])")
-"""An interface that systemd names by its MAC address (systemd.net-naming-scheme)."""
-_BY_ID = re.compile(rb"(?<=/disk/by-id/)[^\s,;:\"']+")
-"""Disks named by model and serial number."""
 _IPV4 = re.compile(rb"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])")
 _IPV6 = re.compile(
     rb"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f:]*::|(?:[0-9A-Fa-f]+:){7})(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:])"
 )
-_UUID = re.compile(rb"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _SECRET = re.compile(
     rb"(?i)([\w.-]*(?:pass|secret|token|key|credential|serial|wwn|ticket|user|psk)[\w.-]*)[ \t]*="
     rb"(?:\"[^\"\n]*\"|'[^'\n]*'|\S*?(?=[\"']?(?:\s|$)))"
@@ -81,56 +72,15 @@ _OPTION_TEXT = re.compile(rb"(?i)\b(description|comment)=[^,\n]*")
 
 
 class Masks:
-    """The pseudonyms of one snapshot; with `full` nothing is masked."""
+    """What is kept of each file of one snapshot; with `full` nothing is masked."""
 
     def __init__(self, *, full: bool = False) -> None:
         self.full = full
-        self._numbers: dict[str, dict[bytes, int]] = {}
-
-    def _number(self, kind: str, value: bytes) -> int:
-        known = self._numbers.setdefault(kind, {})
-        return known.setdefault(value, len(known) + 1)
+        self.pseudonyms = Pseudonyms(full=full)
 
     def plain(self, data: bytes) -> bytes:
-        """Any text without MAC addresses and disk names that have a serial number.
-
-        Asked once of everything that goes into a snapshot, after the others.
-        """
-        if self.full:
-            return data
-        if b":" in data or b"-" in data:
-            data = _MAC.sub(self._mac, data)
-        if b"x" in data:
-            data = _MAC_NAME.sub(self._mac_name, data)
-        if b"/by-id/" in data:
-            data = _BY_ID.sub(self._disk, data)
-        return data
-
-    def name(self, name: str) -> str:
-        """A file's path, or a link's text, without a MAC address or a disk's serial number."""
-        if self.full or ("x" not in name and "/by-id/" not in name):
-            return name
-        data = _MAC_NAME.sub(self._mac_name, name.encode("utf-8", "surrogateescape"))
-        return _BY_ID.sub(self._disk, data).decode("utf-8", "surrogateescape")
-
-    def _mac(self, found: re.Match[bytes]) -> bytes:
-        digits = found[0].replace(found[1], b"").lower()
-        if digits in {b"0" * 12, b"f" * 12}:  # none, and everybody
-            return found[0]
-        pseudonym = b"02%010x" % self._number("mac", digits)
-        return found[1].join(pseudonym[place : place + 2] for place in range(0, 12, 2))
-
-    def _mac_name(self, found: re.Match[bytes]) -> bytes:
-        return b"%s02%010x" % (found[1], self._number("mac", found[2]))
-
-    def _disk(self, found: re.Match[bytes]) -> bytes:
-        return b"disk-%d" % self._number("disk", found[0])
-
-    def uuids(self, data: bytes) -> bytes:
-        """A text with its UUIDs replaced."""
-        if self.full:
-            return data
-        return _UUID.sub(lambda found: b"00000000-0000-4000-8000-%012x" % self._number("uuid", found[0].lower()), data)
+        """Any text as `Pseudonyms.plain` leaves it."""
+        return self.pseudonyms.plain(data)
 
     # ---- texts
 
@@ -222,8 +172,8 @@ class Masks:
                 return _GIVEN.sub(rb"\1=" + MASKED, self.words(line))
             return _SECRET_PROPERTY.sub(rb"\1=" + MASKED, line)
         if word in {b"smbios", b"vmgenid"}:
-            ids = b",".join(_UUID.findall(value))
-            return self.uuids(b"%s: %s%s" % (key, b"uuid=" if word == b"smbios" else b"", ids or MASKED))
+            ids = b",".join(UUID.findall(value))
+            return self.pseudonyms.uuids(b"%s: %s%s" % (key, b"uuid=" if word == b"smbios" else b"", ids or MASKED))
         return key + b": " + MASKED
 
     def _sections(self, data: bytes, keys: frozenset[bytes]) -> bytes:
@@ -321,7 +271,7 @@ class Masks:
         if self.full:
             return data
         owner, dash, rest = data.partition(b"-")
-        return b"%s-%d\n" % (owner, self._number("dm", rest)) if dash else data
+        return b"%s-%d\n" % (owner, self.pseudonyms.number("dm", rest)) if dash else data
 
     def mounts(self, data: bytes) -> bytes:
         """A table of mounts, without options that have a value; of others' servers only that it is one."""
@@ -369,7 +319,9 @@ class Masks:
 
     def serial(self, data: bytes) -> bytes:
         """A serial number: equal ones stay equal."""
-        return data if self.full or not data.strip() else b"serial-%d\n" % self._number("serial", data.strip())
+        return (
+            data if self.full or not data.strip() else b"serial-%d\n" % self.pseudonyms.number("serial", data.strip())
+        )
 
     def _lines(self, data: bytes, kept: tuple[bytes, ...]) -> bytes:
         """The lines that start so, the others as comments."""

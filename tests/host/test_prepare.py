@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pvepassthru.host import boot, changes, overrides, prepare
+from pvepassthru.host import boot, changes, keeping, options, overrides, prepare
 from pvepassthru.host.draft import HEAD
 from pvepassthru.host.host import Host
 from pvepassthru.host.inventory import Inventory
@@ -169,9 +169,9 @@ def test_the_obsolete_module_is_commented_out(tmp_path: Path, kernel: str, stays
 
 def test_options_are_asked_for_by_name(tmp_path: Path) -> None:
     host = build(tmp_path)
-    assert prepare.MODPROBE not in after(plan(host))
+    assert options.MODPROBE not in after(plan(host))
     found = plan(host, unsafe_interrupts=True, max_vfs=(("igb", 4),))
-    assert after(found)[prepare.MODPROBE] == (
+    assert after(found)[options.MODPROBE] == (
         HEAD + "options vfio_iommu_type1 allow_unsafe_interrupts=1\noptions igb max_vfs=4\n"
     )
 
@@ -180,7 +180,7 @@ def test_an_option_is_changed_where_it_counts(tmp_path: Path) -> None:
     path = "/etc/modprobe.d/zz.conf"
     found = plan(build(tmp_path, {path: "# x\noptions igb debug=1 max_vfs=2 # no comment\n"}), max_vfs=(("igb", 4),))
     assert after(found)[path] == "# x\noptions igb debug=1 max_vfs=4 # no comment\n"
-    assert prepare.MODPROBE not in after(found)
+    assert options.MODPROBE not in after(found)
 
 
 def test_more_vfs_than_a_device_has_are_refused(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_gvt_needs_an_intel_gpu(tmp_path: Path) -> None:
         plan(host, gvt=True)
     tree.add_device(tmp_path, "0000:00:02.0", {"vendor": "0x8086", "device": "0x5916", "class": "0x030000"})
     found = after(plan(host, gvt=True))
-    assert found[prepare.MODPROBE] == HEAD + "options i915 enable_gvt=1\n"
+    assert found[options.MODPROBE] == HEAD + "options i915 enable_gvt=1\n"
     assert found[prepare.MODULES_LOAD].endswith("\nkvmgt\n")
 
 
@@ -207,7 +207,7 @@ def test_a_device_alone_of_its_kind_is_kept_by_its_id(tmp_path: Path) -> None:
     aliases = "alias pci:v000010DEd*sv*sd*bc03sc00i* nvidiafb\nalias pci:v000010DEd*sv*sd*bc02* forcedeth\n"
     tree.put(tmp_path, "/lib/modules/6.5.13-5-pve/modules.alias", aliases)
     found = plan(host, devices=("01:00",))
-    assert after(found)[prepare.MODPROBE] == (
+    assert after(found)[options.MODPROBE] == (
         HEAD
         + "options vfio-pci ids=10de:1aef,10de:2204\nsoftdep nouveau pre: vfio-pci\nsoftdep nvidiafb pre: vfio-pci\n"
     )
@@ -218,7 +218,7 @@ def test_ids_are_added_to_those_that_are_there(tmp_path: Path) -> None:
     path = "/etc/modprobe.d/vfio.conf"
     found = plan(build(tmp_path, {path: "options vfio-pci ids=10DE:1aef,1:2 disable_vga=1\n"}), devices=("01:00",))
     assert after(found)[path] == "options vfio-pci ids=10DE:1aef,1:2,10de:2204 disable_vga=1\n"
-    assert "options" not in after(found)[prepare.MODPROBE]
+    assert "options" not in after(found)[options.MODPROBE]
 
 
 def test_ids_on_the_command_line_are_added_there(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_ids_on_the_command_line_are_added_there(tmp_path: Path) -> None:
 def test_one_of_two_identical_devices_is_kept_by_its_address(tmp_path: Path) -> None:
     found = plan(build(tmp_path), devices=("0000:02:00.0",))
     text = after(found)
-    assert prepare.MODPROBE not in text
+    assert options.MODPROBE not in text
     ids = 'ATTR{vendor}=="0x8086", ATTR{device}=="0x10d3"'
     assert text[overrides.UDEV].splitlines()[1:] == [
         f'ACTION=="add", SUBSYSTEM=="pci", DEVPATH=="{PLACE}", {ids}, ATTR{{driver_override}}="vfio-pci"'
@@ -280,7 +280,7 @@ def test_who_takes_the_console_is_told_so(tmp_path: Path) -> None:
 
 def test_both_of_two_identical_devices_are_kept_by_their_id(tmp_path: Path) -> None:
     text = after(plan(build(tmp_path), devices=("02:00.0", "03:00.0")))
-    assert text[prepare.MODPROBE] == HEAD + "options vfio-pci ids=8086:10d3\nsoftdep e1000e pre: vfio-pci\n"
+    assert text[options.MODPROBE] == HEAD + "options vfio-pci ids=8086:10d3\nsoftdep e1000e pre: vfio-pci\n"
 
 
 def test_a_method_that_takes_more_says_so(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_method_that_takes_more_says_so(tmp_path: Path) -> None:
     assert "vfio-ids takes 0000:03:00.0 too" in found.notes[0]
     found = plan(build(tmp_path / "2"), devices=("02:00.0",), method="blacklist")
     assert "blacklist takes 0000:03:00.0 too" in found.notes[0]
-    assert after(found)[prepare.MODPROBE] == HEAD + "blacklist e1000e\n"
+    assert after(found)[options.MODPROBE] == HEAD + "blacklist e1000e\n"
 
 
 def test_all_at_once_is_idempotent_and_comes_in_steps(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_what_the_host_lives_on_is_not_taken(tmp_path: Path, devices: tuple[str,
 
 @pytest.mark.parametrize("method", [None, "vfio-ids", "override", "blacklist"])
 def test_an_id_of_the_hosts_own_disk_in_ids_keeps_vfio_pci_from_coming_first(
-    tmp_path: Path, method: prepare.Method | None
+    tmp_path: Path, method: keeping.Method | None
 ) -> None:
     """It has had no effect so far, as nvme comes first; a softdep, or an early vfio-pci, would give it one."""
     host = build(tmp_path, {"/etc/modprobe.d/v.conf": "options vfio-pci ids=144d:a80a\n"})
@@ -380,7 +380,7 @@ def test_vfs_of_no_driver_are_refused(tmp_path: Path) -> None:
 
 def test_each_reason_is_said_once(tmp_path: Path) -> None:
     found = plan(build(tmp_path), devices=("0000:01:00.0",))
-    (why,) = [change.why for change in found.changes if change.path == prepare.MODPROBE]
+    (why,) = [change.why for change in found.changes if change.path == options.MODPROBE]
     assert why == "vfio-pci takes 0000:01:00.0; before nouveau does"
 
 
@@ -458,8 +458,8 @@ def test_what_is_left_of_a_slot_or_taken_beside_it_is_told(tmp_path: Path) -> No
 
 def test_a_line_is_not_added_to_one_that_goes_on(tmp_path: Path) -> None:
     text = "options snd_hda_intel \\"
-    found = after(plan(build(tmp_path, {prepare.MODPROBE: text}), unsafe_interrupts=True))
-    assert found[prepare.MODPROBE] == f"{text}\n\noptions vfio_iommu_type1 allow_unsafe_interrupts=1\n"
+    found = after(plan(build(tmp_path, {options.MODPROBE: text}), unsafe_interrupts=True))
+    assert found[options.MODPROBE] == f"{text}\n\noptions vfio_iommu_type1 allow_unsafe_interrupts=1\n"
 
 
 ATOMS = (
@@ -472,7 +472,7 @@ FILES = (
     "/etc/default/grub.d/x.cfg",
     "/etc/modprobe.d/a.conf",
     "/etc/modules",
-    prepare.MODPROBE,
+    options.MODPROBE,
     overrides.UDEV,
 )
 
@@ -488,7 +488,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(
     texts=st.fixed_dictionaries(dict.fromkeys(FILES, st.lists(st.sampled_from(ATOMS), max_size=12).map("".join))),
     devices=st.sampled_from([(), ("01:00",), ("02:00.0",)]),
-    method=st.sampled_from([None, *prepare.METHODS]),
+    method=st.sampled_from([None, *keeping.METHODS]),
     unsafe=st.booleans(),
 )
 def test_whatever_the_files_hold_a_second_fix_has_nothing_to_do(
