@@ -217,7 +217,7 @@ def test_huge_lines_take_linear_time(name: str) -> None:
 
 
 def test_messages_of_huge_values_are_short() -> None:
-    (dropped,) = vmconfig.parse(HUGE["one value"]).main.dropped
+    (dropped,) = vmconfig.parse(HUGE["one value"]()).main.dropped
     assert all(len(fault.message) < 300 and len(fault.hint) < 300 for fault in dropped.faults)
 
 
