@@ -267,6 +267,44 @@ def test_a_skipped_file_fails_in_ci_only(tmp_path: Path) -> None:
     assert "1 skipped" in pytest_in(tmp_path, "")
 
 
+NOTING = """
+import os, time
+import pytest
+def note(word):
+    with open(os.environ["NOTED"], "a") as file: file.write(word + " " + os.environ["PYTEST_XDIST_WORKER"] + chr(10))
+"""
+GUEST = """
+@pytest.mark.parametrize("suite", ["6.1-one-a", "6.1-one-b", "6.1-two-a", "6.1-two-b", "6.1-three-a", "6.1-three-b"])
+def test_guest(suite):
+    note("begin")
+    time.sleep(0.5)
+    note("end")
+"""
+OTHERS = """
+@pytest.mark.parametrize("number", range(20))
+def test_other(number):
+    note("other")
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_two_workers_have_guests_and_the_others_all_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setenv("NOTED", str(tmp_path / "noted"))
+    (tmp_path / "tests/kernel").mkdir(parents=True)
+    (tmp_path / "tests/kernel/test_guest.py").write_text(NOTING + GUEST)
+    (tmp_path / "tests/test_other.py").write_text(NOTING + OTHERS)
+    assert "26 passed" in pytest_in(tmp_path, "true", "-n", str(workers), "--dist", "loadgroup")
+    noted = [line.split() for line in (tmp_path / "noted").read_text().splitlines()]
+    running, most = 0, 0
+    for word, _ in noted:
+        running += {"begin": 1, "end": -1, "other": 0}[word]
+        most = max(most, running)
+    assert most == min(workers, 2)
+    assert len(noted) == 2 * 6 + 20
+
+
 def test_demo(dev: ModuleType) -> None:
     done = subprocess.run(
         [os.path.join(ROOT, "dev"), "demo"],

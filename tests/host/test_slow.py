@@ -20,6 +20,7 @@ from pvepassthru.host.host import Host
 from pvepassthru.model.errors import BusyError, PassthruError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -232,12 +233,13 @@ class Locked(Host):
 
 
 @pytest.fixture
-def functions(tmp_path: Path) -> Locked:
+def functions(tmp_path: Path) -> Iterator[Locked]:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "driver_override").write_text(f"of {name}\n")
         (tmp_path / name / "sriov_numvfs").write_text("2\n")
-    return Locked(str(tmp_path))
+    yield Locked(str(tmp_path))
+    (tmp_path / "a/locked").unlink(missing_ok=True)  # a reader that was left behind ends
 
 
 def test_attributes_are_read_by_one_process_of_their_own(functions: Locked) -> None:
