@@ -62,14 +62,13 @@ def test_errno_comes_back(name: str, tmp_path: Path) -> None:
 
 def test_late_write_is_left_behind_with_its_lock(tmp_path: Path) -> None:
     host = Stuck(str(tmp_path))
-    begun = time.monotonic()
     with lock_on(host) as lock, pytest.raises(slow.StillBlockedError):
-        slow.write(host, "/file", "1.5", 0.2, lock)
-    assert time.monotonic() - begun < 1.2
+        slow.write(host, "/file", "4", 0.2, lock)
+    assert not (tmp_path / "file").exists(), "it was not waited for"
     with pytest.raises(BusyError):
         locks.take(host, "/lock", Deadline(0.1), "it")
     locks.take(host, "/lock", Deadline(20), "it").release()
-    assert (tmp_path / "file").read_text() == "1.5", "the write went on, and the lock was held until it was done"
+    assert (tmp_path / "file").read_text() == "4", "the write went on, and the lock was held until it was done"
 
 
 CALLER = """
@@ -270,12 +269,13 @@ def test_a_locked_function_is_waited_for_once(functions: Locked, monkeypatch: py
     start = time.monotonic()
     assert functions.text("/a/sriov_numvfs") is None
     assert functions.unreadable == {"/a/sriov_numvfs": errno.ETIMEDOUT}
-    assert 1.0 <= time.monotonic() - start < 3
+    assert time.monotonic() - start >= 1.0
+    monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 60.0)
     start = time.monotonic()
     with pytest.raises(TimeoutError):
         functions.read("/a/driver_override")
     assert functions.text("/b/driver_override") == "of b"
-    assert time.monotonic() - start < 0.9
+    assert time.monotonic() - start < 30
 
 
 def test_a_late_read_is_left_behind_once(functions: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,11 +290,12 @@ def test_a_late_read_is_left_behind_once(functions: Locked, monkeypatch: pytest.
     assert functions._reader is not None
     stuck = functions._reader._child
     other = Locked(functions.root)
+    monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 60.0)
     start = time.monotonic()
     with pytest.raises(TimeoutError):
         other.read("/a/driver_override")
     assert other.texts(["/a/driver_override", "/b/driver_override"])["/a/driver_override"] is None
-    assert time.monotonic() - start < 0.4
+    assert time.monotonic() - start < 30
     noted = other.path(state.late_path("a"))
     with open(noted, encoding="ascii") as file:
         assert file.read() == slow.identity(stuck)
@@ -306,7 +307,7 @@ def test_a_late_read_is_left_behind_once(functions: Locked, monkeypatch: pytest.
 
 def test_many_are_read_together(functions: Locked, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is late does not cost the others theirs, nor are its function's other attributes asked for."""
-    monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 0.5)
+    monkeypatch.setattr("pvepassthru.host.host.ATTRIBUTE_WAIT", 4.0)
     os.unlink(os.path.join(functions.root, "b", "sriov_numvfs"))
     paths = [f"/{name}/{attribute}" for name in ("a", "b") for attribute in ("driver_override", "sriov_numvfs")]
     expected = {"/a/driver_override": "of a", "/a/sriov_numvfs": "2", "/b/driver_override": "of b"}
@@ -316,7 +317,7 @@ def test_many_are_read_together(functions: Locked, monkeypatch: pytest.MonkeyPat
     late = dict.fromkeys(paths[:2])
     start = time.monotonic()
     assert functions.texts(paths) == {**expected, **late, "/b/sriov_numvfs": None}
-    assert 0.5 <= time.monotonic() - start < 0.9
+    assert 4.0 <= time.monotonic() - start < 8, "one wait for both of the function"
     assert functions.unreadable == dict.fromkeys(late, errno.ETIMEDOUT)
 
 
