@@ -40,7 +40,7 @@ class Reading(NamedTuple):
     pending: dict[str, str]
     """What waits for the next start, or of a VM that does not run for the next write."""
     deletes: frozenset[str]
-    """The keys whose deletion waits."""
+    """The keys whose deletion waits; of what is not set there is nothing to delete."""
 
     def value(self, key: str) -> str | None:
         """What a key will have at the next start; None if it is not set."""
@@ -92,7 +92,7 @@ def read(client: Client, vmid: int, node: str) -> Reading:
         digest,
         {row["key"]: _text(row["value"]) for row in settings if "value" in row},
         {row["key"]: _text(row["pending"]) for row in settings if "pending" in row},
-        frozenset(row["key"] for row in settings if row.get("delete")),
+        frozenset(row["key"] for row in settings if row.get("delete") and "value" in row),
     )
 
 

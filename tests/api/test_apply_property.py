@@ -112,7 +112,8 @@ def is_as_generated(before: Held, now: Held, change: Change, *, running: bool) -
 
 
 def others_wait(before: Held, change: Change) -> bool:
-    return bool((before.pending.keys() | set(before.deletes)) - {one.key for one in change.keys})
+    gone = before.main.keys() & set(before.deletes)
+    return bool((before.pending.keys() | gone) - {one.key for one in change.keys})
 
 
 class Trial(NamedTuple):
@@ -144,6 +145,8 @@ OVMF = Wish((Device(kind="nic"),), bios="ovmf", storage="local-lvm")
 @example(Trial(OF_OTHERS, OVMF))
 @example(Trial(OF_OTHERS, OVMF, take=False))
 @example(Trial("lock: backup\n", OVMF))
+@example(Trial("[PENDING]\ndelete: machine\nmachine: pc\n", Wish((Device(addresses=("0000:01:00",)),)), running=True))
+@example(Trial("[PENDING]\ndelete: machine\nhostpci0: 0000:04:00.0\n", Wish(remove=("hostpci0",)), take=False))
 @example(Trial("[PENDING]\nlock: backup\n", OVMF))
 def test_applied_as_generated_and_twice_sends_nothing(both: Both, trial: Trial) -> None:
     change = change_for(both, trial)

@@ -58,3 +58,17 @@ jsontext.loads(b'{"a": [1, null, 1.5, true, "b \\\\"c\\\\" \\\\n"]}\\n')
 sys.exit("json" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_no_json_is_told_without_json_loaded() -> None:
+    """The part in C finds its own error class in json, which a hook has not loaded."""
+    code = """
+from pvepassthru.model import jsontext
+for text in (b'{"100"', b'{"a": 1,}', b'[1', b'"', b'{1: 2}'):
+    try:
+        jsontext.loads(text)
+    except ValueError:
+        continue
+    raise SystemExit(str(text))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -43,13 +43,13 @@ def pending(call: Call) -> Json:
     parts = vm.config
     now, later = options.answered(parts.main), options.answered(parts.pending)
     answer: list[Json] = [{"key": "digest", "value": vm.digest}]
-    for key in sorted(now.keys() | later.keys()):
+    for key in sorted({*now, *later, *parts.deletes}):
         row: dict[str, Json] = {"key": key}
         if key in now:
             row["value"] = now[key]
         if key in later:
             row["pending"] = later[key]
-        if key in parts.deletes:
+        if key in parts.deletes and (key in now or key not in later):
             row["delete"] = 1
         answer.append(row)
     return answer
