@@ -20,8 +20,7 @@ ALLOWED_SKIPS = ("only on Debian 12", "only on Debian 13", "no captured server")
 GUESTS = 2
 """How many workers may have a guest at a time."""
 
-# Machines that run tests are shared and slow. CI proves the same of the same code each time; a run by hand has inputs of
-# its own.
+# Machines that run tests are shared and slow. CI has the same inputs each time, a run by hand its own.
 settings.register_profile("project", deadline=None, print_blob=True, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("project")
 
