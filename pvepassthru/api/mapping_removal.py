@@ -96,7 +96,7 @@ def apply(client: Client, removal: Removal) -> str:
     if removal.after is None:
         return _remove(client, removal)
     changes = tuple(LineChange(line.node or "", line.text, None, "it is to be removed") for line in removal.lines)
-    written = mapping_apply.apply(client, Plan(removal.name, removal.before, removal.after, changes, (), (), ()))
+    written = mapping_apply.store(client, Plan(removal.name, removal.before, removal.after, changes, (), (), ()))
     return written.note if written else ""
 
 
@@ -157,7 +157,7 @@ def _refusal(removal: Removal) -> ApiError | None:
     if removal.users:
         first = removal.users[0]
         message = f"mapping {name} is in use: {listed(one.words for one in removal.users)}; nothing was changed"
-        hint = f"take the entries away first, such as pvepassthru config {first.vmid} --remove {first.key}"
+        hint = mapping_use.freeing(removal.users)
         if removal.after is not None and any(line.node == first.node for line in removal.after.lines):
             way = f"pvepassthru mapping apply {name} --prune --exclude {first.node}:ADDRESS"
             hint += f"; {way} takes one device from a mapping of several while VMs use it"

@@ -137,9 +137,11 @@ def test_not_while_a_vm_uses_it(pve: FakePve, nodes: tuple[str, ...], text: str,
     with client_of(pve) as client:
         removal = mapping_removal.read(client, "gpu", nodes)
         assert [(one.vmid, one.node, one.key) for one in removal.users] == [(205, "pve2", "hostpci2")]
-        with pytest.raises(ApiConflictError, match=r"in use: VM 205 \(hostpci2\) on node pve2") as raised:
+        with pytest.raises(ApiConflictError, match=r"in use: VM 205 \(hostpci2.*\) on node pve2") as raised:
             mapping_removal.apply(client, removal)
-    assert "pvepassthru config 205 --remove hostpci2" in raised.value.hint
+    leaving = "delete: hostpci2" in text
+    assert ("pvepassthru config 205 --remove hostpci2" in raised.value.hint) == (not leaving)
+    assert ("stop VM 205 first, whose next start does without it" in raised.value.hint) == leaving
     assert pve.state.writes == []
 
 

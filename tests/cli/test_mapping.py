@@ -94,6 +94,10 @@ def test_remove_is_refused_while_a_vm_uses_it(pve: FakePve, capsys: Capture) -> 
     told = json.loads(capsys.readouterr().out)
     assert told["users"] == [{"vmid": 102, "node": "pve1", "key": "hostpci0"}]
     assert told["refused"].startswith("mapping gpu is in use")
+    capsys.readouterr()
+    assert main(["mapping", "remove", "gpu", "--apply", "--yes", "--json"]) == 13
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["note"], told["error"]) == (False, None, told["refused"])
     assert main(["mapping", "remove", "gpu", "--apply", "--yes"]) == 13
     assert "pvepassthru config 102 --remove hostpci0" in capsys.readouterr().err
     assert pve.state.writes == []
@@ -178,6 +182,28 @@ def test_what_is_wrong_is_one_sentence(pve: FakePve, capsys: Capture, words: lis
     assert found == code
     assert text in capsys.readouterr().err
     assert pve.state.writes == []
+
+
+def test_apply_is_refused_while_a_vm_needs_what_goes(pve: FakePve, capsys: Capture) -> None:
+    pve.state.mapping_text = mapping("gpu", GPU_LINE, GPU_LINE2)
+    pve.state.vm(102).change(hostpci0="mapping=gpu")
+    words = ["gpu", "--prune", "--exclude", "pve1:01:00"]
+    assert main(["mapping", "plan", *words]) == 1
+    sentence = (
+        "mapping gpu is in use: node pve1 would be left with no device of it, and in use there: VM 102 (hostpci0)"
+    )
+    assert f"\nrefused: {sentence}" in capsys.readouterr().out
+    assert main(["mapping", "plan", *words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["refused"].startswith(sentence)
+    assert main(["mapping", "apply", *words, "--yes"]) == 13
+    assert sentence in capsys.readouterr().err
+    assert main(["mapping", "apply", *words, "--yes", "--json"]) == 13
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["error"]) == (False, told["refused"])
+    assert pve.state.writes == []
+    assert main(["mapping", "apply", "gpu", "--prune", "--exclude", "pve2:81:00", "--yes", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["refused"], told["error"]) == (True, None, None)
 
 
 def test_apply_without_the_privilege(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
