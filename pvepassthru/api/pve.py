@@ -106,8 +106,9 @@ class Pve:
     def validate(self, change: Change) -> Judgement:
         """What the rules of `pvepassthru validate` find of the VM after a change, as far as the API tells of its node.
 
-        `new` is what they do not find now, `remaining` what they find before and after, `gone` what is put right;
-        `refused` says whether there is a new error.
+        `new` is what they do not find now, `remaining` what they find before and after, `gone` what is put right,
+        `moot` what ends with an entry while the setting that it is about stays; `refused` says whether there is a new
+        error.
         """
         place = site.of_api(self.client, survey.overview(self.client), change.node, [change.vmid])
         return proposal.judge(place, change)
