@@ -94,8 +94,13 @@ class FreeFunctions:
         if not free:
             whys = listed((f"{one.words}: {reasons[one.address]}" for one in fitting), 6)
             message = f"there is no {what} on node {node}" + (" that is free" if fitting else "")
-            theirs = next((one.address for one in fitting if one.address in self.reach.taken), "")
+            own = occupied.union(*(taken.functions for taken in (*self.reach.entries, *self.reach.leaving)))
+            theirs = next(
+                (one.address for one in fitting if one.address in self.reach.taken and one.address not in own), ""
+            )
             whys += f"; name its address ({theirs}) to have what another VM has too" if theirs else ""
+            twice = not theirs and any(one.address in occupied for one in fitting)
+            whys += f"; leave out {device.words}, or name a device that the VM does not get yet" if twice else ""
             raise NotFoundError(message, whys or self._nearest(device))
         doubtful = [one for one in free if self.hardware.in_doubt(one) and one.address not in self.chosen.mapped]
         free = [one for one in free if one not in doubtful]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.host import vms
 from pvepassthru.host.overlay import Overlay
+from pvepassthru.model.vmconfig import is_hostpci
 from pvepassthru.rules import catalogue, silence
 from pvepassthru.rules import subject as subjects
 from pvepassthru.rules.subject import Surroundings
@@ -26,6 +27,8 @@ class Judgement(NamedTuple):
     """What they find of it as it is, too."""
     gone: tuple[Finding, ...]
     """What the change puts right."""
+    moot: tuple[Finding, ...] = ()
+    """What they find no more only because an entry goes: the setting that it is about stays as it is."""
 
     @property
     def refused(self) -> bool:
@@ -42,11 +45,20 @@ def judge(host: Host, change: Change) -> Judgement:
     before = _findings(host, change.vmid)
     after = _findings(Overlay(host, {path: change.after.text}), change.vmid)
     known, present = {_mark(finding) for finding in before}, {_mark(finding) for finding in after}
+    ended = [finding for finding in before if _mark(finding) not in present]
     return Judgement(
         tuple(finding for finding in after if _mark(finding) not in known),
         tuple(finding for finding in after if _mark(finding) in known),
-        tuple(finding for finding in before if _mark(finding) not in present),
+        tuple(finding for finding in ended if not _is_moot(finding, change)),
+        tuple(finding for finding in ended if _is_moot(finding, change)),
     )
+
+
+def _is_moot(finding: Finding, change: Change) -> bool:
+    """Whether a finding ends with an entry that goes, while the other setting that it is about stays as it is."""
+    key = finding.where.rpartition(" ")[2]
+    stays = change.before.get(key) is not None and change.before.get(key) == change.after.get(key)
+    return stays and not is_hostpci(key) and any(is_hostpci(one.key) and one.new is None for one in change.keys)
 
 
 def _findings(host: Host, vmid: int) -> list[Finding]:

@@ -6,6 +6,7 @@ Those settings are named and left alone: what a guest does without them only its
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from pvepassthru.api import selection
@@ -90,10 +91,16 @@ def _of_display(draft: Draft, lost: Iterable[HostpciEntry], removed: Iterable[Fu
     if any(one.x_vga or one.legacy_igd for one in after):
         return
     shows = any(one.x_vga or one.legacy_igd for one in lost) or any(one.has_outputs for one in removed)
-    if shows:
+    if shows or not (after or _is_reached(draft)):  # without entries no rule says any more that nobody sees the VM
         keys = listed(one.key for one in lost)
         how = f"qm set {vmid} --delete vga gives it one"
         yield f"vga: {vga} made sense with {keys}, and without it the VM has no display: {how}"
+
+
+def _is_reached(draft: Draft) -> bool:
+    """Whether there is a way to a VM without a display that its config tells of: a serial port or the guest agent."""
+    agent = (draft.value("agent") or "0").split(",")[0].removeprefix("enabled=")
+    return property_string.boolean(agent) is True or any(draft.value(f"serial{at}") for at in range(4))
 
 
 def _of_guest(draft: Draft, removed: Iterable[Function], kept: Iterable[Function]) -> Iterator[str]:
@@ -113,9 +120,21 @@ def _of_arguments(draft: Draft, lost: Iterable[HostpciEntry]) -> Iterator[str]:
             yield f"args names {one.key}, and QEMU does not start without what it names: change args as well, as root"
 
 
+def _of_cpu(draft: Draft) -> Iterator[str]:
+    """What `args` says of the CPU, which is mostly for a passed GPU."""
+    words = (draft.value("args") or "").split()
+    model = next((shown(after) for word, after in itertools.pairwise(words) if word in {"-cpu", "--cpu"}), "")
+    if model:
+        yield (
+            f"args stays, and its -cpu {model} replaces the VM's cpu as before: if that was for a device, "
+            f"qm set {draft.before.vmid} --delete args, or change it, as root"
+        )
+
+
 def _of_last(draft: Draft, removed: Iterable[Function]) -> Iterator[str]:
     """What is left of settings for devices when there is none any more."""
     vmid = draft.before.vmid
+    yield from _of_cpu(draft)
     if draft.value("balloon") == "0":
         yield f"balloon: 0 is needed by no device any more: qm set {vmid} --delete balloon lets the VM give memory back"
     hookscript = draft.value("hookscript")

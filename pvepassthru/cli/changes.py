@@ -162,20 +162,22 @@ def _lines(one: Proposal) -> Iterator[str]:
     if one.change is None or not one.change.keys:
         return
     yield from (f"note: as things are now --apply would not do it: {error}" for error in one.hindrances)
-    told = [
-        counted(len(findings), "finding") + f" {word}"
-        for findings, word in ((judged.new, "new"), (judged.remaining, "as before"), (judged.gone, "put right"))
-        if findings
-    ]
+    kinds = (
+        (judged.new, "new", "new "),
+        (judged.remaining, "as before", ""),
+        (judged.gone, "put right", "put right: "),
+        (judged.moot, "moot, since what is found stays as it is", "moot: "),
+    )
+    told = [f"{counted(len(findings), 'finding')} {word}" for findings, word, _ in kinds if findings]
     yield f"rules: {listed(told) or 'nothing to say'}"
-    for findings, word in ((judged.new, "new "), (judged.remaining, ""), (judged.gone, "put right: ")):
+    for findings, _, word in kinds:
         for finding in findings:
             where = finding.where.rpartition(" ")[2]
             silenced = "silenced " if finding.silenced is not None else ""
             yield f"  {word}{silenced}{finding.severity} {finding.code} {where}: {finding.message}"
             if finding.silenced is not None:
                 yield f"    reason: {finding.silenced}"
-            elif finding.hint and findings is not judged.gone:
+            elif finding.hint and findings is not judged.gone and findings is not judged.moot:
                 yield f"    hint: {finding.hint}"
 
 

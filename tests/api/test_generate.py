@@ -122,6 +122,15 @@ def test_what_others_have_is_not_chosen() -> None:
     assert any("0000:04:00.0 is also of VM 101" in note for note in named.notes)
 
 
+def test_what_the_vm_gets_already_is_not_to_be_named_again() -> None:
+    """Naming its address once more would be refused, whoever else has it."""
+    taken = {"0000:01:00.0": "VM 101"}
+    with pytest.raises(NotFoundError, match="no device 10de:1b80 on node pve1 that is free") as raised:
+        generate(present.of_file(100, node.NODE, b""), words(devices=["01:00", "10de:1b80"]), API, MAPPINGS, taken)
+    assert "name its address" not in raised.value.hint
+    assert "leave out 10de:1b80, or name a device that the VM does not get yet" in raised.value.hint
+
+
 def test_a_gpu_as_the_display_has_outputs() -> None:
     """There are an Intel GPU, a GTX 1080, and P4s, which have none."""
     asked = words(devices=["gpu"], primary_gpu=True)

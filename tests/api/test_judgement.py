@@ -55,6 +55,17 @@ def test_what_is_new_what_stays_and_what_goes(tmp_path: Path) -> None:
     assert not any(f"{PATH}:" in finding.where for finding in (*found.new, *found.remaining, *found.gone))
 
 
+def test_what_has_only_lost_its_reason_is_not_put_right(tmp_path: Path) -> None:
+    """The VM has no display afterwards either, and -cpu still replaces what is configured."""
+    host = node.build(tmp_path, {100: "hostpci0: 03:10.0\nvga: none\nargs: -cpu host\nmemory: 512\n"})
+    found = judge(host, wish.of_arguments(remove=["hostpci0"]))
+    assert {"PVP348", "PVP351"} <= codes(found.moot)
+    assert not {"PVP348", "PVP351"} & codes((*found.gone, *found.new, *found.remaining))
+    host = node.build(tmp_path / "other", {100: "hostpci0: 01:00.7\nvga: none\nmemory: 512\n"})
+    found = judge(host, wish.of_arguments(remove=["hostpci0"]))
+    assert "PVP201" in codes(found.gone), "the entry that it was about is gone"
+
+
 def test_it_says_what_validate_says_afterwards(tmp_path: Path) -> None:
     host = node.build(tmp_path, {100: "memory: 2048\nballoon: 512\n", 101: "hostpci0: 01:00\nonboot: 1\n"})
     asked = wish.of_arguments(devices=["01:00", "04:00.0"], primary_gpu=True)._replace(storage="local")

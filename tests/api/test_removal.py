@@ -64,6 +64,8 @@ def test_one_that_is_not_there() -> None:
         ("hostpci0: mapping=gpu\nvga: none\n", ("hostpci0",), "qm set 100 --delete vga gives it one"),
         ("hostpci0: 0000:01:00\ncpu: host,hidden=1\n", ("hostpci0",), "cpu: hidden=1 was for the NVIDIA driver"),
         ("hostpci0: 0000:01:00\nargs: -set device.hostpci0.x=1\n", ("hostpci0",), "args names hostpci0"),
+        ("hostpci0: 0000:03:10.0\nvga: none\n", ("hostpci0",), "without it the VM has no display"),
+        ("hostpci0: 0000:03:10.0\nargs: -cpu host,kvm=off\n", ("hostpci0",), "its -cpu host,kvm=off replaces"),
         ("hostpci0: 0000:01:00\nballoon: 0\n", ("hostpci0",), "balloon: 0 is needed by no device any more"),
         (
             "hostpci0: 0000:01:00\nhookscript: local:snippets/pvepassthru\n",
@@ -82,7 +84,9 @@ def test_what_made_sense_only_with_it(text: str, asked: tuple[str, ...], note: s
     "text",
     [
         "hostpci0: 0000:01:00\nhostpci1: 00:02.0,legacy-igd=1\nvga: none\n",
-        "hostpci0: 0000:04:00.0\nvga: none\n",
+        "hostpci0: 0000:04:00.0\nvga: none\nserial0: socket\n",
+        "hostpci0: 0000:04:00.0\nvga: none\nagent: enabled=1\n",
+        "hostpci0: 0000:04:00.0\nhostpci1: 0000:06:00.0\nvga: none\nargs: -cpu host\n",
         "hostpci0: 0000:01:00\nhostpci1: mapping=gpu\ncpu: host,hidden=1\n",
         "hostpci0: 0000:01:00\nhostpci10: 0000:04:00.0\nargs: -set device.hostpci10.x=1\n",
         "hostpci0: 0000:01:00\nhostpci1: 0000:04:00.0\nballoon: 0\nhookscript: local:snippets/pvepassthru\n",

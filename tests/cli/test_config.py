@@ -103,6 +103,18 @@ def test_entries_are_removed(pve: FakePve, capsys: pytest.CaptureFixture[str]) -
     assert "vga is no hostpci entry" in capsys.readouterr().err
 
 
+def test_what_stays_useless_is_not_put_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "node"
+    node.build(folder, {100: "hostpci0: 03:10.0\nvga: none\nargs: -cpu host\nmemory: 512\n"})
+    assert run("100", "--remove", "hostpci0", root=str(folder)) == 0
+    out = capsys.readouterr().out
+    assert "note: vga: none made sense with hostpci0" in out
+    assert "note: args stays" in out
+    assert "  moot: warning PVP348 vga: " in out
+    assert "put right: warning PVP348" not in out
+    assert "serial0" not in out, "one way out is enough, that of the note"
+
+
 def test_the_preview_says_what_stands_in_the_way(pve: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
     """A note, which leaves the exit code alone; and not before --apply, which says it itself."""
     pve.state.vm(100).change(lock="backup")
@@ -164,7 +176,7 @@ def test_forms(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     (told,) = json.loads(out("json"))
     assert yaml.safe_load(out("yaml")) == [told]
     assert [one["key"] for one in told["changes"]] == ["hostpci0", "balloon"]
-    assert told["findings"] == {"new": [], "remaining": [], "gone": []}
+    assert told["findings"] == {"new": [], "remaining": [], "gone": [], "moot": []}
     assert (told["refused"], told["applied"], told["error"]) == (False, None, None)
     assert 'resource "proxmox_virtual_environment_vm" "vm100"' in out("terraform")
     assert "community.proxmox.proxmox_kvm" in out("ansible")
