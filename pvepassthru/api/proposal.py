@@ -105,7 +105,8 @@ def judge(place: Site, change: Change) -> Judgement:
     judged = judgement.judge(place.host, change)
     if not _is_mirror(place):
         return judged
-    return Judgement(*(tuple(mirror.plain(finding) for finding in findings) for findings in judged))
+    plain = (tuple(mirror.plain(finding) for finding in findings) for findings in judged.findings.values())
+    return Judgement(*plain, only_removes=judged.only_removes)
 
 
 def _is_mirror(place: Site) -> bool:

@@ -119,7 +119,7 @@ class Pve:
 
         `new` is what they do not find now, `remaining` what they find before and after, `gone` what is put right,
         `moot` what ends with an entry while the setting that it is about stays; `refused` says whether there is a new
-        error.
+        error, and is False for a change that only takes entries away.
         """
         place = site.of_api(self.client, survey.overview(self.client), change.node, [change.vmid])
         return proposal.judge(place, change)

@@ -138,10 +138,7 @@ def shape(one: Proposal, result: Result | None = None) -> dict[str, Any]:
     applied = result.applied._asdict() if result and result.applied else None
     return render.shape(one.change) | {
         "refused": one.refused,
-        "findings": {
-            name: [finding._asdict() for finding in findings]
-            for name, findings in zip(judged._fields, judged, strict=True)
-        },
+        "findings": {name: [finding._asdict() for finding in findings] for name, findings in judged.findings.items()},
         "hindrances": [str(error) for error in one.hindrances],
         "applied": applied,
         "error": result.error.message if result and result.error else None,
