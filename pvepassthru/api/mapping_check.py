@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster, mappings, survey
+from pvepassthru.api import cluster, mapping_use, mappings, survey
 from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import build
 from pvepassthru.model import mapped
@@ -211,7 +211,7 @@ def _presents(client: Client, seen: Nodes, unread: dict[str, PassthruError]) -> 
     """The VMs with devices on the nodes that answered; what could not be read goes to `unread` with the reason."""
     nodes = [cluster.Node(name, online=True) for name in sorted(seen.hardware)]
     vms = cluster.vms(client).values()
-    found = survey.walk(client, nodes, vms, lambda vms: vms.presents, matters=survey.passes)
+    found = survey.walk(client, nodes, vms, lambda vms: vms.presents, matters=survey.passes, held=True)
     for failure in found.failures:
         if isinstance(failure.error, ApiCertificateError):  # nothing of the cluster is to be believed then
             raise failure.error
@@ -242,13 +242,17 @@ def _of_vms(
 
 
 def _unused(client: Client, presents: Iterable[Present], wanted: Iterable[str]) -> Iterator[Drift]:
-    used = {entry.mapping for present in presents for entry in _mapped(present)}
+    """Mappings that no VM uses from its next start on."""
+    uses = [use for present in presents for use in mapping_use.of_vm(present, running=True)]
     for name in wanted:
-        if name not in used:
+        theirs = [use for use in uses if use.mapping == name]
+        if all(use.leaving for use in theirs):
+            until = sorted({use.vmid for use in theirs})
             message = f"no VM that {client.user} sees uses mapping {name}"
-            yield Drift(
-                None, "info", "own", name, None, None, message, f"if nobody needs it: pvepassthru mapping remove {name}"
-            )
+            message += f", but VM {listed(until)} until it stops" if until else ""
+            hint = f"if nobody needs it: pvepassthru mapping remove {name}"
+            hint = f"stop VM {listed(until)} first; then {hint}" if until else hint
+            yield Drift(None, "info", "own", name, None, None, message, hint)
 
 
 def _mapped(present: Present) -> list[HostpciEntry]:

@@ -155,6 +155,16 @@ def test_a_change_that_waits_counts(scene: Scene) -> None:
     assert [one.mapping for one in scene.check("", vms=True)] == ["soon"]
 
 
+def test_what_a_vm_has_until_it_stops_is_in_use(scene: Scene) -> None:
+    text = "hostpci0: mapping=one\n[PENDING]\ndelete: hostpci0\n"
+    scene.pve.state.vms[300] = type(scene.pve.state.vms[100])("pve1", text, running=True)
+    found = [one for one in scene.check(mapping("one", GPU_LINE), vms=True) if one.node is None]
+    assert [one.message for one in found] == ["no VM that root@pam sees uses mapping one, but VM 300 until it stops"]
+    assert found[0].hint == "stop VM 300 first; then if nobody needs it: pvepassthru mapping remove one"
+    scene.pve.state.vms[301] = type(scene.pve.state.vms[100])("pve1", "hostpci0: mapping=one\n")
+    assert not [one for one in scene.check(mapping("one", GPU_LINE), vms=True) if one.node is None]
+
+
 def test_a_node_that_is_down_is_named(scene: Scene) -> None:
     scene.pve.state.vms[300] = type(scene.pve.state.vms[100])("pve2", "hostpci0: mapping=gpu\n")
     scene.pve.take_down("pve2")
