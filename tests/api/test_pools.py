@@ -39,8 +39,10 @@ def test_a_class_of_which_mappings_have_several() -> None:
         ("03:10.0", "mapping vfs has more, of which PVE takes what is free: --mapping vfs"),
         (
             "06:00.0",
-            "only root@pam can name a device by its address; have a mapping made: "
-            "pvepassthru mapping apply NAME --node pve1 --device 0000:06:00.0 --only",
+            (
+                "only root@pam can name a device by its address; have a mapping made: "
+                "pvepassthru mapping apply NAME --node pve1 --device 0000:06:00.0 --only"
+            ),
         ),
     ],
 )
