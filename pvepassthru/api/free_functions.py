@@ -12,7 +12,7 @@ from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.text import counted, listed, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from pvepassthru.api.chosen import Chosen
     from pvepassthru.api.wish import Device
@@ -112,6 +112,9 @@ class FreeFunctions:
         vfs_of_one = len(physical) == 1 and None not in physical
         if len(free) > alike and not vfs_of_one:
             hint = f"name the one that is wanted by its address, such as {free[0].address}"
+            names = self._mappings_of([one.address for one in free if one.address in self.chosen.mapped])
+            if names:  # only mappings will do
+                hint = f"name a mapping, of which PVE takes what is free, such as --mapping {names[0]}: {listed(names)}"
             words = listed(one.words for one in free)
             raise UsageError(f"more than one {what} is free on node {node}: {words}", hint)
         function = free[0]
@@ -120,6 +123,14 @@ class FreeFunctions:
         card, slot = self.reach.card(function, self.chosen.wanted), pci.slot(function.address)
         whole = len(card) > 1 and set(card) == set(self.hardware.in_slot(slot))
         return self.chosen.taking(device, card, slot if whole else "")
+
+    def _mappings_of(self, addresses: Collection[str]) -> list[str]:
+        """The mappings of which a device on this node has one of these functions."""
+        return [
+            name
+            for name in sorted(self.reach.mappings.by_name)
+            if any(address in functions for functions in self.reach.pool(name) for address in addresses)
+        ]
 
     def _nearest(self, device: Device) -> str:
         known = {one.ids for one in self.hardware.functions.values() if not one.bridge}

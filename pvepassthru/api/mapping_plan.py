@@ -101,12 +101,20 @@ def plan(
         found = mapping_search.search(sought, seen.hardware, without)
     except NotFoundError as error:
         if not own:
-            raise
+            raise _with_unread(error, seen) from error
         found = mapping_search.Search({}, (str(error),))  # what it has is looked at all the same
     planner = _Planner(name, before, seen, options, mdev=_flag(name, before, found, sought), without=without)
     made = planner.plan(found, known)
     new = any(change.old is None for change in made.lines)
     return made._replace(notes=(*made.notes, API_CANNOT_TELL)) if new else made
+
+
+def _with_unread(error: NotFoundError, seen: Nodes) -> NotFoundError:
+    """The same error with the nodes that were not looked at, where it may be."""
+    if not seen.unread:
+        return error
+    words = listed(f"node {node} ({why.message})" for node, why in sorted(seen.unread.items()))
+    return NotFoundError(f"{error.message}; not looked at: {words}", error.hint)
 
 
 def with_device(name: str, known: Mapping[str, Stored], seen: Nodes, found: Found) -> Plan:

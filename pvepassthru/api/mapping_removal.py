@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mapping_apply, mapping_use, mapping_wish, mappings, permission
+from pvepassthru.api import mapping_apply, mapping_snapshots, mapping_use, mapping_wish, mappings, permission
 from pvepassthru.api.mapping_plan import LineChange, Plan
 from pvepassthru.model.errors import (
     ApiConflictError,
@@ -76,11 +76,17 @@ def plan(name: str, stored: Stored, uses: Uses, nodes: Sequence[str] = (), devic
 
 
 def read(client: Client, name: str, nodes: Sequence[str] = (), devices: Sequence[str] = ()) -> Removal:
-    """As `plan`, by what the API tells. Raises ApiMissingError without such a mapping, and ApiError."""
+    """As `plan`, by what the API tells, with notes on snapshots that use it.
+
+    Raises ApiMissingError without such a mapping, and ApiError."""
     known = mappings.read(client)
     mappings.need(known, name)
     _lines(known[name], nodes, devices)  # a slip is told before all VMs are read
-    return plan(name, known[name], mapping_use.read(client), nodes, devices)
+    found = plan(name, known[name], mapping_use.read(client), nodes, devices)
+    if found.refusal:
+        return found
+    bare = None if found.after is None else {line.node or "" for line in found.lines} - _nodes(found.after)
+    return found._replace(notes=(*found.notes, *mapping_snapshots.notes(client, name, bare)))
 
 
 def apply(client: Client, removal: Removal) -> str:
@@ -132,6 +138,11 @@ def _lines(stored: Stored, nodes: Sequence[str], devices: Sequence[str]) -> tupl
             raise NotFoundError(f"mapping {stored.name} has no device {shown(word)}", f"it has {listed(paths)}")
         found |= dict.fromkeys(fitting)
     return tuple(line for line in stored.lines if line in found)
+
+
+def _nodes(stored: Stored) -> set[str]:
+    """The nodes that have a device."""
+    return {line.node for line in stored.lines if line.node}
 
 
 def _has(line: Line, selector: str) -> bool:

@@ -10,9 +10,11 @@ from pvepassthru.api.wish import BEST
 from pvepassthru.model import mapped
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.mapping import instead
-from pvepassthru.model.text import listed, shown
+from pvepassthru.model.text import counted, listed, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pvepassthru.api.chosen import Chosen
     from pvepassthru.api.wish import Device
 
@@ -54,6 +56,11 @@ class Pools:
             self.chosen.notes.append(
                 f"mapping {name} has mediated devices, and without mdev= its device is passed whole"
             )
+        for address in dict.fromkeys(address for alternative in pool for address in alternative):
+            if vfs := self.hardware.functions[address].vfs:
+                self.chosen.notes.append(
+                    f"{address} of mapping {name} has {counted(len(vfs), 'VF')}, which vanish when it is passed"
+                )
         same = [
             one
             for one in self.chosen.unclaimed
@@ -110,6 +117,10 @@ class Pools:
         shared = device.mdev and not any(one.vendor_vgpu or one.physfn for one in firsts)
         return all(self.chosen.is_one(device, one) for one in firsts) and (bool(shared) or left > 0)
 
+    def having(self, functions: Sequence[str]) -> list[str]:
+        """The mappings that fit this node and have these functions in a device, with others maybe."""
+        return [name for name in self._right() if any(set(functions) <= set(one) for one in self.reach.pool(name))]
+
     def through(self, choice: Choice) -> Choice:
         """The same choice by a mapping that has just that device here. Raises NotFoundError and UsageError."""
         if choice.mapping:
@@ -117,8 +128,14 @@ class Pools:
         fitting = [name for name in self._right() if self.reach.pool(name) == (choice.functions,)]
         what = listed(choice.functions)
         if not fitting:
-            hint = "only root@pam can name a device by its address; have a mapping made: pvepassthru mapping plan"
-            raise NotFoundError(f"no mapping has just {what} of node {self.hardware.node}", hint)
+            node = self.hardware.node
+            among = self.having(choice.functions)
+            device = f"'{choice.host}'" if ";" in choice.host else choice.host
+            way = f"pvepassthru mapping apply NAME --node {node} --device {device} --only"
+            hint = f"only root@pam can name a device by its address; have a mapping made: {way}"
+            if among:
+                hint = f"mapping {listed(among)} has more, of which PVE takes what is free: --mapping {among[0]}"
+            raise NotFoundError(f"no mapping has just {what} of node {node}", hint)
         return choice._replace(host="", mapping=_only(fitting, what))
 
 

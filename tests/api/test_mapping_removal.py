@@ -165,6 +165,20 @@ def test_one_of_several_devices(pve: FakePve) -> None:
     assert "mapping apply gpu --prune --exclude pve2:ADDRESS takes one device" in removal.refusal.hint
 
 
+def test_snapshots_that_use_it_are_told(pve: FakePve) -> None:
+    text = "memory: 512\nparent: new\n\n[old]\nhostpci2: mapping=gpu\n\n[new]\nhostpci0: mapping=other\n"
+    use(pve, 205, "pve2", text)
+    note = "snapshot old of VM 205 on node pve2 uses it: after a rollback the VM does not start there"
+    with client_of(pve) as client:
+        assert mapping_removal.read(client, "gpu").notes == (note,)
+        assert mapping_removal.read(client, "gpu", ("pve2",)).notes == (note,)
+        assert mapping_removal.read(client, "gpu", ("pve1",)).notes == ()
+        assert mapping_removal.read(client, "gpu", (), ("82:00",)).notes == (), "it may have the other device"
+        pve.faults.answer(500, path="/qemu/205/snapshot", times=None)
+        (unread,) = mapping_removal.read(client, "gpu").notes
+        assert unread.startswith("whether a snapshot of VM 205 on node pve2 uses it cannot be told: ")
+
+
 @both
 def test_a_vm_that_uses_it_since_it_was_read(pve: FakePve, nodes: tuple[str, ...]) -> None:
     with client_of(pve) as client:

@@ -194,7 +194,7 @@ def test_nothing_to_do(scene: Scene) -> None:
 
 def test_a_name(scene: Scene) -> None:
     assert made(scene.read(100, name="mine")) == {"mine": [GPU_LINE]}
-    with pytest.raises(UsageError, match=r"--name is for one device of a node|is to have just"):
+    with pytest.raises(UsageError, match="--name is for one device of a node"):
         scene.read(101, name="mine")
     with pytest.raises(UsageError, match="is no name of a mapping"):
         scene.read(100, name="1x")
@@ -214,6 +214,17 @@ def test_one_name_for_vms_of_two_nodes(scene: Scene) -> None:
     found = scene.read(100, 201, name="card")
     assert made(found) == {"card": [GPU_LINE, GPU_LINE2]}
     assert new(found) == {100: ["mapping=card,pcie=1,x-vga=1"], 201: ["mapping=card"]}
+
+
+def test_one_name_for_different_devices(scene: Scene) -> None:
+    scene.vm(201, "hostpci0: 05:10.0\n", "pve2")
+    with pytest.raises(
+        UsageError, match="--name is for one device, of the same model on each node, and there are"
+    ) as error:
+        scene.read(100, 201, name="card")
+    assert "0000:01:00.0, 0000:01:00.1 of pve1, 0000:05:10.0 of pve2" in error.value.message
+    with pytest.raises(UsageError, match="--name is for one device of a node, and there are several"):
+        scene.read(101, name="card")
 
 
 @pytest.mark.parametrize("other, words", [("0000:04:00.0", "would get other functions"), ("00:02.0", "mdev is 0")])
