@@ -49,11 +49,8 @@ class Pools:
         if device.mdev:
             parents = [alternative[0] for alternative in pool]
             _, kind = self.chosen.mediated.choose(device, parents, self.reach.mdevs(), pooled=True)
-            return Choice(device, functions, mapping=name, mdev=kind)
-        if mapping.mdev:
-            self.chosen.notes.append(
-                f"mapping {name} has mediated devices, and without mdev= its device is passed whole"
-            )
+            return Choice(device, functions, mapping=name, mdev=kind, pool=len(pool))
+        self._say_whole(name)
         same = [
             one
             for one in self.chosen.unclaimed
@@ -63,7 +60,14 @@ class Pools:
         if len(pool) == 1 and same:  # the same device by its address: through the mapping from now on
             self.chosen.unclaimed.remove(same[0])
             return Choice(device, functions, mapping=name, entry=same[0].entry)
-        return Choice(device, functions, mapping=name)
+        return Choice(device, functions, mapping=name, pool=len(pool))
+
+    def _say_whole(self, name: str) -> None:
+        """Note of a mapping for mediated devices that its device is passed whole."""
+        if self.reach.mappings.by_name[name].mdev:
+            self.chosen.notes.append(
+                f"mapping {name} has mediated devices, and without mdev= its device is passed whole"
+            )
 
     def _right(self) -> list[str]:
         """The mappings that fit this node, each with all of its devices there, by name."""
@@ -93,7 +97,7 @@ class Pools:
             kind = self.chosen.mediated.choose(device, parents, self.reach.mdevs(), pooled=True)[1]
         self.chosen.pools[name] = self.chosen.pools.get(name, 0) + 1
         self.chosen.wanted.update(functions[0] for functions in pool)
-        return Choice(device, pool[0], mapping=name, mdev=kind)
+        return Choice(device, pool[0], mapping=name, mdev=kind, pool=len(pool))
 
     def _is_pool(self, device: Device, name: str) -> bool:
         pool = self.reach.pool(name)
@@ -119,7 +123,10 @@ class Pools:
         if not fitting:
             hint = "only root@pam can name a device by its address; have a mapping made: pvepassthru mapping plan"
             raise NotFoundError(f"no mapping has just {what} of node {self.hardware.node}", hint)
-        return choice._replace(host="", mapping=_only(fitting, what))
+        name = _only(fitting, what)
+        if not choice.mdev:
+            self._say_whole(name)
+        return choice._replace(host="", mapping=name)
 
 
 def _only(names: list[str], what: str) -> str:
