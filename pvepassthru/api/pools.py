@@ -51,11 +51,8 @@ class Pools:
         if device.mdev:
             parents = [alternative[0] for alternative in pool]
             _, kind = self.chosen.mediated.choose(device, parents, self.reach.mdevs(), pooled=True)
-            return Choice(device, functions, mapping=name, mdev=kind)
-        if mapping.mdev:
-            self.chosen.notes.append(
-                f"mapping {name} has mediated devices, and without mdev= its device is passed whole"
-            )
+            return Choice(device, functions, mapping=name, mdev=kind, pool=len(pool))
+        self._say_whole(name)
         for address in dict.fromkeys(address for alternative in pool for address in alternative):
             if vfs := self.hardware.functions[address].vfs:
                 self.chosen.notes.append(
@@ -70,7 +67,14 @@ class Pools:
         if len(pool) == 1 and same:  # the same device by its address: through the mapping from now on
             self.chosen.unclaimed.remove(same[0])
             return Choice(device, functions, mapping=name, entry=same[0].entry)
-        return Choice(device, functions, mapping=name)
+        return Choice(device, functions, mapping=name, pool=len(pool))
+
+    def _say_whole(self, name: str) -> None:
+        """Note of a mapping for mediated devices that its device is passed whole."""
+        if self.reach.mappings.by_name[name].mdev:
+            self.chosen.notes.append(
+                f"mapping {name} has mediated devices, and without mdev= its device is passed whole"
+            )
 
     def _right(self) -> list[str]:
         """The mappings that fit this node, each with all of its devices there, by name."""
@@ -100,7 +104,7 @@ class Pools:
             kind = self.chosen.mediated.choose(device, parents, self.reach.mdevs(), pooled=True)[1]
         self.chosen.pools[name] = self.chosen.pools.get(name, 0) + 1
         self.chosen.wanted.update(functions[0] for functions in pool)
-        return Choice(device, pool[0], mapping=name, mdev=kind)
+        return Choice(device, pool[0], mapping=name, mdev=kind, pool=len(pool))
 
     def _is_pool(self, device: Device, name: str) -> bool:
         pool = self.reach.pool(name)
@@ -136,7 +140,10 @@ class Pools:
             if among:
                 hint = f"mapping {listed(among)} has more, of which PVE takes what is free: --mapping {among[0]}"
             raise NotFoundError(f"no mapping has just {what} of node {node}", hint)
-        return choice._replace(host="", mapping=_only(fitting, what))
+        name = _only(fitting, what)
+        if not choice.mdev:
+            self._say_whole(name)
+        return choice._replace(host="", mapping=name)
 
 
 def _only(names: list[str], what: str) -> str:

@@ -127,8 +127,7 @@ class Pve:
     def hindrances(self, change: Change) -> tuple[PassthruError, ...]:
         """What would keep `apply` from making a change as things are now: a lock, what this user may not, and more.
 
-        Beside what `apply` refuses before its first write: a storage or hookscript that is not there on the VM's node,
-        as far as this user may read that. It only reads; none for a change without keys.
+        It is what `apply` refuses before its first write. It only reads; none for a change without keys.
         """
         return hindrance.foreseen(self.client, change)
 
@@ -148,8 +147,9 @@ class Pve:
         It is not judged: see `validate`. Of a VM that does not run PVE makes pending values of others effective with
         any write, so they are refused unless `take_pending` is true.
 
-        Raises before the first write ApiConflictError (the config has changed since, a lock, pending values of others)
-        and ApiDeniedError (what this user may not set); later, when all is as before, what went wrong;
+        Raises before the first write ApiConflictError (the config has changed since, a lock, pending values of others),
+        ApiDeniedError (what this user may not set) and ApiMissingError (a storage or hookscript is not there); later,
+        when all is as before, what went wrong;
         ApiPartialError and ApiUnsureError say what is known when it is not.
         """
         return apply.apply(self.client, change, take_pending=take_pending)

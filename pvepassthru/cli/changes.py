@@ -120,8 +120,14 @@ def tell(form: str, result: Result) -> None:
     done = result.applied
     if done is None or form in DATA:
         return
-    words = [f"set {listed(done.written, 20)}"] if done.written else []
-    words += [f"its next start takes over {listed(done.pending, 20)}"] if done.pending else []
+    gone = {one.key for one in result.change.keys if one.new is None}
+    kinds = (
+        ("set", [key for key in done.written if key not in gone]),
+        ("removed", [key for key in done.written if key in gone]),
+        ("its next start sets", [key for key in done.pending if key not in gone]),
+        ("its next start removes", [key for key in done.pending if key in gone]),
+    )
+    words = [f"{word} {listed(keys, 20)}" for word, keys in kinds if keys]
     words += [f"pending values of others took effect: {listed(done.taken, 20)}"] if done.taken else []
     line = f"VM {vmid} is changed: {'; '.join(words)}"
     if form == "diff":

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 TOLD = (restore.SETTLING, mapping_apply.SETTLE)
 """As they are without these tests."""
-FIRST_READS = 1
-"""Requests to the VM's node before the first write: the reading of its config."""
+FIRST_READS = 2
+"""Requests to the VM's node before the first write of PART: the reading of its config, and of the node's storages."""
 TWO_KEYS = 2
 """Which write of PART has two keys; of the others a worker that dies leaves all that there is pending."""
 SLOW = 0.6

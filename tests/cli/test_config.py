@@ -99,6 +99,9 @@ def test_entries_are_removed(pve: FakePve, capsys: pytest.CaptureFixture[str]) -
     assert run("100", "--remove", "hostpci3", "--apply", "--yes", "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)
     assert (told["changes"], told["applied"]) == ([], None)
+    pve.state.vm(100).change(hostpci4="0000:04:00.0")
+    assert run("100", "--remove", "hostpci4", "--apply", "--yes") == 0
+    assert "VM 100 is changed: removed hostpci4\n" in capsys.readouterr().out
     assert run("100", "--remove", "vga") == 2
     assert "vga is no hostpci entry" in capsys.readouterr().err
 
