@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from pvepassthru.api import survey
+from pvepassthru.model.errors import ApiError, ApiMissingError
 from pvepassthru.model.text import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pvepassthru.api.client import Client
+    from pvepassthru.api.cluster import Vm
     from pvepassthru.api.present import Present
     from pvepassthru.api.survey import NodeVms
     from pvepassthru.model.errors import PassthruError
@@ -47,7 +49,7 @@ class Uses(NamedTuple):
     found: tuple[Use, ...]
     """By mapping and VMID."""
     unread: tuple[tuple[str | None, PassthruError], ...]
-    """What could not be read, by node; None: VMs that this user does not see, on any node."""
+    """What could not be read, by node; None: on any node, as VMs that this user does not see or that are on the move."""
 
     def of(self, name: str) -> tuple[Use, ...]:
         """The uses of one mapping."""
@@ -61,7 +63,8 @@ def read(client: Client) -> Uses:
     nodes = [node for node in known.nodes.values() if node.name in places]
     walked = survey.walk(client, nodes, known.vms.values(), _of_node, matters=survey.passes, held=True)
     found = {use for uses in walked.found for use in uses}
-    unread = [(one.node, _named(one)) for one in walked.failures]
+    unread = [(_place(one, walked.unread), _named(one)) for one in walked.failures]
+    unread += [(None, _unlisted(vm)) for _, vm in sorted(known.vms.items()) if vm.node not in known.nodes]
     hidden = survey.unseen(client)
     return Uses(tuple(sorted(found)), (*unread, *([(None, hidden)] if hidden else [])))
 
@@ -99,6 +102,23 @@ def of_vm(present: Present, *, running: bool) -> tuple[Use, ...]:
 
 def _of_node(vms: NodeVms) -> list[Use]:
     return [use for present in vms.presents for use in of_vm(present, running=present.vmid in vms.running)]
+
+
+def _place(failure: survey.Failure, unread: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Where what could not be read may be; None, which is any node, for a VM that is not where it was known to be.
+
+    Such a one may have gone on by the time of a write; `unread` are the VMs that could not be read, by node.
+    """
+    if failure.node is None or failure.vmid is None:
+        return failure.node
+    moved = failure.vmid not in unread.get(failure.node, ()) or isinstance(failure.error, ApiMissingError)
+    return None if moved else failure.node
+
+
+def _unlisted(vm: Vm) -> PassthruError:
+    """Why a VM of a node that the list of nodes has not is not read."""
+    message = f"VM {vm.vmid} on node {vm.node}: that node is not among those of the cluster"
+    return ApiError(message, "has it just joined or left? pvecm status tells; then run this again")
 
 
 def _named(failure: survey.Failure) -> PassthruError:

@@ -189,6 +189,40 @@ def test_a_vm_that_uses_it_since_it_was_read(pve: FakePve, nodes: tuple[str, ...
     assert left(pve) == LINES
 
 
+def test_a_vm_that_moves_while_it_is_read(pve: FakePve) -> None:
+    """It may be on a node that loses what it needs, whichever it was on."""
+    use(pve, 205, "pve1")
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", PART)
+        assert removal.refusal is None
+        pve.faults.meddle(lambda state: setattr(state.vm(205), "node", "pve2"), path="/qemu/205/")
+        with pytest.raises(ApiConflictError, match="cannot be told: VM 205 on node pve1: it has gone to node pve2"):
+            mapping_removal.apply(client, removal)
+    assert left(pve) == LINES
+
+
+def test_a_vm_that_has_gone_where_nobody_can_tell(pve: FakePve) -> None:
+    use(pve, 205, "pve1")
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", PART)
+        pve.faults.meddle(lambda state: setattr(state.vm(205), "node", "pve2"), path="/qemu/205/")
+        pve.faults.answer(500, path="/cluster/resources", request=2, times=None)
+        with pytest.raises(ApiMissingError, match="cannot be told: VM 205 on node pve1"):
+            mapping_removal.apply(client, removal)
+    assert left(pve) == LINES
+
+
+@both
+def test_a_vm_of_a_node_that_is_not_listed(pve: FakePve, nodes: tuple[str, ...]) -> None:
+    """It may be that of a node that joins just now."""
+    use(pve, 905, "pve9")
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", nodes)
+        with pytest.raises(ApiError, match="cannot be told: VM 905 on node pve9: that node is not among"):
+            mapping_removal.apply(client, removal)
+    assert left(pve) == LINES
+
+
 def test_a_node_that_cannot_be_asked(pve: FakePve) -> None:
     use(pve, 305, "pve3", "memory: 512\n")
     use(pve, 105, "pve1", "memory: 512\n")
