@@ -49,7 +49,7 @@ class Uses(NamedTuple):
     found: tuple[Use, ...]
     """By mapping and VMID."""
     unread: tuple[tuple[str | None, PassthruError], ...]
-    """What could not be read, by node; None: on any node, as VMs that this user does not see or that are on the move."""
+    """What could not be read, by node; None: on any node, as VMs that he does not see or that move."""
 
     def of(self, name: str) -> tuple[Use, ...]:
         """The uses of one mapping."""
