@@ -78,7 +78,8 @@ def plan(name: str, stored: Stored, uses: Uses, nodes: Sequence[str] = (), devic
 def read(client: Client, name: str, nodes: Sequence[str] = (), devices: Sequence[str] = ()) -> Removal:
     """As `plan`, by what the API tells, with notes on snapshots that use it.
 
-    Raises ApiMissingError without such a mapping, and ApiError."""
+    Raises ApiMissingError without such a mapping, and ApiError.
+    """
     known = mappings.read(client)
     mappings.need(known, name)
     _lines(known[name], nodes, devices)  # a slip is told before all VMs are read

@@ -45,7 +45,8 @@ def _of_vm(client: Client, name: str, vm: Vm) -> str:
     if not using:
         return ""
     what, verb = ("snapshot", "uses") if len(using) == 1 else ("snapshots", "use")
-    return f"{what} {listed(using)} of VM {vm.vmid} on node {vm.node} {verb} it: after a rollback the VM does not start there"
+    where = f"{what} {listed(using)} of VM {vm.vmid} on node {vm.node}"
+    return f"{where} {verb} it: after a rollback the VM does not start there"
 
 
 def _snapshots(client: Client, vm: Vm) -> list[str]:

@@ -194,7 +194,8 @@ def _told(args: argparse.Namespace, shape: dict[str, Any]) -> Iterator[None]:
         yield
     except PassthruError as error:
         if args.json:
-            print_json(_outcome(shape, written=None if isinstance(error, ApiUnsureError) else False, error=error))
+            unsure = isinstance(error, (ApiUnsureError, EndedError))
+            print_json(_outcome(shape, written=None if unsure else False, error=error))
         raise
 
 

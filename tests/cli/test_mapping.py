@@ -282,6 +282,25 @@ def test_migration(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatc
     assert capsys.readouterr().out.endswith("VM 100 on node pve1: nothing to change\nnothing was changed\n")
 
 
+def test_a_migration_that_is_refused_is_json_too(pve: FakePve, capsys: Capture) -> None:
+    pve.state.vm(100).text += "lock: backup\n"
+    assert main(["migrate-to-mapping", "100", "--json", "--apply", "--yes"]) == 13
+    out, err = capsys.readouterr()
+    shape = json.loads(out)
+    assert ([plan["mapping"] for plan in shape["mappings"]], shape["vms"][0]["applied"]) == (["gpu-pve1-01-00"], None)
+    assert "VM 100 on node pve1 is locked" in shape["error"]
+    assert shape["error"] in err
+    assert pve.state.writes == []
+
+
+def test_a_write_that_is_denied_or_lost_is_json_too(pve: FakePve, capsys: Capture) -> None:
+    pve.faults.answer(403, path="/cluster/mapping/pci", write=1)
+    assert main(["mapping", "apply", "gpu", *GPU, "--yes", "--json"]) == 12
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["mapping"]) == (False, "gpu")
+    assert "mapping gpu is as it was" in told["error"]
+
+
 def test_migration_as_json(pve: FakePve, capsys: Capture) -> None:
     assert main(["migrate-to-mapping", "100", "102", "--json"]) == 0
     shape = json.loads(capsys.readouterr().out)
