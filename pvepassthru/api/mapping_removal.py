@@ -70,9 +70,8 @@ def plan(name: str, stored: Stored, uses: Uses, nodes: Sequence[str] = (), devic
     after = None if whole else stored._replace(lines=left)
     theirs = uses.of(name)
     places = {line.node for line in gone}
-    users = tuple(one for one in theirs if whole or one.node in places)
-    unread = tuple(error for node, error in uses.unread if whole or node is None or node in places)
-    return Removal(name, stored, after, gone, users, unread, tuple(_notes(name, theirs, after, places)))
+    removal = Removal(name, stored, after, gone, (), (), tuple(_notes(name, theirs, after, places)))
+    return _used_by(removal, uses)
 
 
 def read(client: Client, name: str, nodes: Sequence[str] = (), devices: Sequence[str] = ()) -> Removal:
@@ -91,24 +90,44 @@ def read(client: Client, name: str, nodes: Sequence[str] = (), devices: Sequence
 
 
 def apply(client: Client, removal: Removal) -> str:
-    """Remove it and read back; what is to be known of the way there, empty for nothing.
+    """Remove it and read back, with what VMs use then; what is to be known of the way there, empty for nothing.
 
     Raises before anything is written as Removal.refusal, by what the VMs use just then; ApiDeniedError without
     Mapping.Modify; UsageError for a client that cannot write what is left; ApiConflictError when the mapping has been
     changed since it was read; and for what goes wrong at the write as mapping_apply.apply.
     """
-    again = _again(removal, mapping_use.read(client))
+    again = _used_by(removal, mapping_use.read(client))
     if again.refusal:
         raise again.refusal
-    if removal.after is None:
-        return _remove(client, removal)
+    note = _write(client, removal, removal.after) if removal.after else _remove(client, removal)
+    return "; ".join(one for one in (note, _meanwhile(client, removal)) if one)
+
+
+def _write(client: Client, removal: Removal, after: Stored) -> str:
+    """Write what is left."""
     changes = tuple(LineChange(line.node or "", line.text, None, "it is to be removed") for line in removal.lines)
-    written = mapping_apply.store(client, Plan(removal.name, removal.before, removal.after, changes, (), (), ()))
+    written = mapping_apply.store(client, Plan(removal.name, removal.before, after, changes, (), (), ()))
     return written.note if written else ""
 
 
-def _again(removal: Removal, uses: Uses) -> Removal:
-    """The same with who uses it now."""
+def _meanwhile(client: Client, removal: Removal) -> str:
+    """Which VMs have come to need between the look and the write what is gone now, with the way back; or empty."""
+    try:
+        now = _used_by(removal, mapping_use.read(client))
+    except ApiError as error:
+        return f"whether a VM has taken mapping {removal.name} meanwhile cannot be told: {error.message}"
+    if now.users:
+        who = listed(one.words for one in now.users)
+        ways = f"{mapping_use.freeing(now.users)}; or give mapping {removal.name} back what it had"
+        had = listed(f"'{line.text}'" for line in removal.lines)
+        return f"mapping {removal.name} is needed by {who}, which came meanwhile: {ways} ({had})"
+    if now.unread:
+        return f"whether a VM has taken mapping {removal.name} meanwhile cannot be told: {now.unread[0].message}"
+    return ""
+
+
+def _used_by(removal: Removal, uses: Uses) -> Removal:
+    """The same with who uses what is to go, and why that cannot be told."""
     places = {line.node for line in removal.lines}
     whole = removal.after is None
     return removal._replace(

@@ -189,6 +189,30 @@ def test_a_vm_that_uses_it_since_it_was_read(pve: FakePve, nodes: tuple[str, ...
     assert left(pve) == LINES
 
 
+@both
+def test_a_vm_that_takes_it_just_before_the_write(pve: FakePve, nodes: tuple[str, ...]) -> None:
+    """PVE does not look, so it is told afterwards, with the way back."""
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", nodes)
+        pve.faults.meddle(lambda _: use(pve, 205, "pve2"), write=1)
+        note = mapping_removal.apply(client, removal)
+    assert left(pve) == WAYS[nodes]
+    assert note.startswith("mapping gpu is needed by VM 205 (hostpci2) on node pve2, which came meanwhile: ")
+    assert "pvepassthru config 205 --remove hostpci2" in note
+    assert f"'{SECOND}'" in note
+
+
+@both
+def test_vms_that_cannot_be_read_after_the_write(pve: FakePve, nodes: tuple[str, ...]) -> None:
+    use(pve, 205, "pve2", "memory: 512\n")
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", nodes)
+        pve.faults.meddle(lambda _: pve.take_down("pve2"), write=1)
+        note = mapping_removal.apply(client, removal)
+        assert note.startswith("whether a VM has taken mapping gpu meanwhile cannot be told: node pve2")
+    assert left(pve) == WAYS[nodes]
+
+
 def test_a_vm_that_moves_while_it_is_read(pve: FakePve) -> None:
     """It may be on a node that loses what it needs, whichever it was on."""
     use(pve, 205, "pve1")
