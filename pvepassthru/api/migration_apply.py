@@ -77,7 +77,6 @@ def apply(
     made: dict[str, Written] = {}
     notes: list[str] = []
     results: list[Result] = []
-    left: list[str] = []
     try:
         for plan_ in migration.plans:
             written = mapping_apply.apply(client, plan_)
@@ -89,17 +88,24 @@ def apply(
             if tell is not None:
                 tell(result)
     except ApiError as error:
-        left += _take_back(client, migration.plans, made, ())
+        left, ended = _take_back(client, migration.plans, made, ())
+        message = "; ".join((error.message, *left))
+        if ended is not None:
+            raise outcome.retold(ended, message) from error
         if not left:
             raise
-        raise mapping_apply.told(error, "; ".join((error.message, *left))) from error
+        raise mapping_apply.told(error, message) from error
     except BaseException as error:
         words = [*_so_far(changes, results, error), *notes, *_left_by(client, migration.plans, made, results)]
         raise outcome.retold(error, "; ".join(words)) from error
     done = [result.change for result in results if result.applied]
     if len(done) < len(changes):
-        left += _take_back(client, migration.plans, made, done)
-    return Outcome(tuple(results), (*notes, *left))
+        left, ended = _take_back(client, migration.plans, made, done)
+        if ended is not None:
+            words = [*_so_far(changes, results, ended), *notes, *left]
+            raise outcome.retold(ended, "; ".join(words)) from ended
+        notes += left
+    return Outcome(tuple(results), tuple(notes))
 
 
 def _so_far(changes: Sequence[Change], results: Sequence[Result], cause: BaseException) -> list[str]:
@@ -120,15 +126,24 @@ def _left_by(
     unsure = next((one for one in plans if one.name not in made and one.changed), None)
     if unsure is not None:  # what came of its write nobody has looked at
         words.append(f"mapping {unsure.name} is as it was or as planned: the same command again tells")
+    left, _ = _take_back(client, plans, made, [result.change for result in results if result.applied])
+    return words + left
+
+
+def _take_back(
+    client: Client, plans: Iterable[Plan], made: Mapping[str, Written], done: Iterable[Change]
+) -> tuple[list[str], BaseException | None]:
+    """The way back of mappings as `_taken_back` has it in sentences, and what ended it before it was done, or None."""
     try:
-        words += _take_back(client, plans, made, [result.change for result in results if result.applied])
-    except (KeyboardInterrupt, EndedError):
-        names = listed(made)
-        words.append(f"interrupted on the way back, so mapping {names} may be left, though no VM may have it")
-    return words
+        return _taken_back(client, plans, made, done), None
+    except (KeyboardInterrupt, EndedError) as ended:
+        words = f"interrupted on the way back, so mapping {listed(made)} may be left, though no VM may have it"
+        return [words], ended
 
 
-def _take_back(client: Client, plans: Iterable[Plan], made: Mapping[str, Written], done: Iterable[Change]) -> list[str]:
+def _taken_back(
+    client: Client, plans: Iterable[Plan], made: Mapping[str, Written], done: Iterable[Change]
+) -> list[str]:
     """Remove the new mappings that no VM has; what was removed, and what stays without need, in sentences.
 
     `done` are the changes that were made. What fails at it is not worth another error.

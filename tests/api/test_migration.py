@@ -16,6 +16,7 @@ from pvepassthru.model.errors import (
     ApiMissingError,
     ApiUnreachableError,
     DeviceError,
+    EndedError,
     NotFoundError,
     UsageError,
 )
@@ -401,6 +402,27 @@ def test_what_stays_is_told_with_the_error_of_a_mapping(scene: Scene) -> None:
     with pytest.raises(ApiError, match=r"is as it was; the new mapping nic-pve1-03-10-0 stays, though no VM has it"):
         migration_apply.apply(scene.client, found)
     assert list(scene.pve.state.mappings) == ["nic-pve1-03-10-0"]
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), EndedError("ended by SIGTERM")], ids=["ctrl-c", "signal"])
+@pytest.mark.parametrize("refused", ["vm", "mapping"])
+def test_what_an_interrupt_on_the_way_back_leaves_is_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, ending: BaseException, refused: str
+) -> None:
+    found = scene.read(101)
+    if refused == "vm":
+        scene.pve.faults.answer(403, path="/qemu/101/config", write=1, times=None)
+    else:
+        scene.pve.faults.answer(500, path="/mapping/pci", write=2, times=None)
+
+    def end(*_: object) -> None:
+        raise ending
+
+    monkeypatch.setattr(mapping_apply, "take_back", end)
+    left = "interrupted on the way back, so mapping nic-pve1-03-10-0.* may be left, though no VM may have it"
+    with pytest.raises(type(ending), match=left):
+        migration_apply.apply(scene.client, found)
+    assert "nic-pve1-03-10-0" in scene.pve.state.mappings
 
 
 def test_a_node_without_vms_that_is_down_keeps_no_mapping(scene: Scene) -> None:
