@@ -33,7 +33,8 @@ _APART = Pattern(r"[^A-Za-z0-9]+", ASCII)
 def write(draft: Draft, keys: Sequence[str], reach: Reach) -> tuple[HostpciEntry, ...]:
     """Take entries from a draft, and return those that were there.
 
-    `reach` is that of the VM's entries as they are. One that is not there is a note, since that is as required.
+    `reach` is that of the VM's entries as they are. One that is not there is a note, since that is as required. Where
+    another value is pending, what is in force goes as well.
     """
     gone = []
     draft.barred = frozenset(keys)
@@ -48,6 +49,10 @@ def write(draft: Draft, keys: Sequence[str], reach: Reach) -> tuple[HostpciEntry
             found = [reach.hardware.functions[address].words for address in taken.functions]
             name = f"mapping {shown(taken.entry.mapping)}" if taken.entry.mapping else listed(found, 1)
             what = f": {name or 'its device is not there'}"
+        now = draft.before.config.main.get(key)
+        if now not in {None, draft.before.get(key)}:
+            gone += [one for one in draft.before.config.main.entries.values() if one.key == key]
+            what += f", which is pending; and what is in force, {shown(now)}"
         draft.set(key, None, f"{key} is to be removed{what}")
     return tuple(gone)
 
@@ -92,7 +97,7 @@ def _of_display(draft: Draft, lost: Iterable[HostpciEntry], removed: Iterable[Fu
         return
     shows = any(one.x_vga or one.legacy_igd for one in lost) or any(one.has_outputs for one in removed)
     if shows or not (after or _is_reached(draft)):  # without entries no rule says any more that nobody sees the VM
-        keys = listed(one.key for one in lost)
+        keys = listed(dict.fromkeys(one.key for one in lost))
         how = f"qm set {vmid} --delete vga gives it one"
         yield f"vga: {vga} made sense with {keys}, and without it the VM has no display: {how}"
 
@@ -115,9 +120,9 @@ def _of_guest(draft: Draft, removed: Iterable[Function], kept: Iterable[Function
 
 def _of_arguments(draft: Draft, lost: Iterable[HostpciEntry]) -> Iterator[str]:
     named = set(_APART.split(draft.value("args") or ""))
-    for one in lost:
-        if one.key in named:
-            yield f"args names {one.key}, and QEMU does not start without what it names: change args as well, as root"
+    for key in dict.fromkeys(one.key for one in lost):
+        if key in named:
+            yield f"args names {key}, and QEMU does not start without what it names: change args as well, as root"
 
 
 def _of_cpu(draft: Draft) -> Iterator[str]:

@@ -44,7 +44,9 @@ def test_nothing_else_is_touched() -> None:
     found = made("hostpci0: 0000:01:00\nhostpci3: 0000:04:00.0,pcie=1\nballoon: 512\n", Wish(remove=("hostpci0",)))
     assert values(found) == {"hostpci0": None}
     assert found.keys[0].reason.startswith("hostpci0 is to be removed: 0000:01:00.0 (NVIDIA")
-    assert found.notes[:-1] == ()
+    (note,) = found.notes
+    assert note.startswith("PVE does not start the VM as it was before, nor as it will be: hostpci3: ")
+    assert "q35" in note
     assert found.after.get("hostpci3") == "0000:04:00.0,pcie=1"
 
 
@@ -94,7 +96,19 @@ def test_what_made_sense_only_with_it(text: str, asked: tuple[str, ...], note: s
     ],
 )
 def test_what_others_need_is_not_named(text: str) -> None:
-    assert made(text, Wish(remove=("hostpci0",))).notes[:-1] == ()
+    assert made(text, Wish(remove=("hostpci0",))).notes == ()
+
+
+def test_what_is_in_force_goes_too() -> None:
+    """The VM as it runs has another entry than its next start would take; both go."""
+    text = "hostpci0: 0000:01:00,x-vga=1\nvga: none\nserial0: socket\n[PENDING]\nhostpci0: 0000:04:00.0\n"
+    found = made(text, Wish(remove=("hostpci0",)))
+    assert values(found) == {"hostpci0": None}
+    assert found.keys[0].reason.endswith(", which is pending; and what is in force, 0000:01:00,x-vga=1")
+    assert [note.partition(" made")[0] for note in found.notes] == ["vga: none"]
+    same = made(text.replace(",x-vga=1", "").replace("01:00", "04:00.0"), Wish(remove=("hostpci0",)))
+    assert "in force" not in same.keys[0].reason
+    assert same.notes == ()
 
 
 def test_the_cpus_beside_a_device() -> None:
