@@ -88,33 +88,31 @@ def apply(
             if tell is not None:
                 tell(result)
     except ApiError as error:
-        left, ended = _take_back(client, migration.plans, made, ())
-        message = "; ".join((error.message, *left))
-        if ended is not None:
-            raise outcome.retold(ended, message) from error
+        left = _take_back(client, migration.plans, made, (), [error.message])
         if not left:
             raise
-        raise mapping_apply.told(error, message) from error
+        raise mapping_apply.told(error, "; ".join((error.message, *left))) from error
     except BaseException as error:
-        words = [*_so_far(changes, results, error), *notes, *_left_by(client, migration.plans, made, results)]
+        own = _own(error)
+        words = [*own, *_so_far(changes, results, *own), *notes, *_left_by(client, migration.plans, made, results)]
         raise outcome.retold(error, "; ".join(words)) from error
     done = [result.change for result in results if result.applied]
     if len(done) < len(changes):
-        left, ended = _take_back(client, migration.plans, made, done)
-        if ended is not None:
-            words = [*_so_far(changes, results, ended), *notes, *left]
-            raise outcome.retold(ended, "; ".join(words)) from ended
-        notes += left
+        notes += _take_back(client, migration.plans, made, done, [*_so_far(changes, results), *notes])
     return Outcome(tuple(results), tuple(notes))
 
 
-def _so_far(changes: Sequence[Change], results: Sequence[Result], cause: BaseException) -> list[str]:
-    """What became of the VMs when something ended the work, in words; its own say what became of the one at work."""
+def _own(cause: BaseException) -> list[str]:
+    """The words of what ended the work, if it has some."""
     own = (cause.message if isinstance(cause, PassthruError) else str(cause)).strip()
+    return [own] if own else []
+
+
+def _so_far(changes: Sequence[Change], results: Sequence[Result], own: str = "") -> list[str]:
+    """What became of the VMs when something ended the work, in words; its own say what became of the one at work."""
     done = [result.change.vmid for result in results if result.applied]
     left = [one.vmid for one in changes[len(results) :] if f"VM {one.vmid} " not in own]
-    words = [own] if own else []
-    words += [f"changed: VM {listed(done)}"] if done else []
+    words = [f"changed: VM {listed(done)}"] if done else []
     return words + ([f"not changed: VM {listed(left)}"] if left else [])
 
 
@@ -126,19 +124,22 @@ def _left_by(
     unsure = next((one for one in plans if one.name not in made and one.changed), None)
     if unsure is not None:  # what came of its write nobody has looked at
         words.append(f"mapping {unsure.name} is as it was or as planned: the same command again tells")
-    left, _ = _take_back(client, plans, made, [result.change for result in results if result.applied])
-    return words + left
+    done = [result.change for result in results if result.applied]
+    try:
+        return words + _take_back(client, plans, made, done, [])
+    except (KeyboardInterrupt, EndedError) as again:
+        return words + _own(again)
 
 
 def _take_back(
-    client: Client, plans: Iterable[Plan], made: Mapping[str, Written], done: Iterable[Change]
-) -> tuple[list[str], BaseException | None]:
-    """The way back of mappings as `_taken_back` has it in sentences, and what ended it before it was done, or None."""
+    client: Client, plans: Iterable[Plan], made: Mapping[str, Written], done: Iterable[Change], said: Iterable[str]
+) -> list[str]:
+    """As `_taken_back`. What ends it comes through with `said` and with what may be left, in words."""
     try:
-        return _taken_back(client, plans, made, done), None
+        return _taken_back(client, plans, made, done)
     except (KeyboardInterrupt, EndedError) as ended:
         words = f"interrupted on the way back, so mapping {listed(made)} may be left, though no VM may have it"
-        return [words], ended
+        raise outcome.retold(ended, "; ".join((*said, *_own(ended), words))) from ended
 
 
 def _taken_back(
