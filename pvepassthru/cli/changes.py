@@ -109,13 +109,13 @@ def _refusal(one: Proposal) -> str:
     )
 
 
-def tell(form: str, result: Result) -> None:
-    """Say what became of one VM's change."""
+def tell(form: str, result: Result, *, way: bool = True) -> None:
+    """Say what became of one VM's change; with `way` what root can do instead, too."""
     vmid = result.change.vmid
     if result.error is not None:
         print_error(f"pvepassthru: {_named(vmid, result.error)}")
-        if isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
-            print(render.qm(result.change), end="", file=sys.stderr if form in DATA else sys.stdout)
+        if way:
+            tell_root(form, result)
         return
     done = result.applied
     if done is None or form in DATA:
@@ -134,6 +134,12 @@ def tell(form: str, result: Result) -> None:
         print(line)
     else:
         print_error(line)
+
+
+def tell_root(form: str, result: Result) -> None:
+    """Print the command for root where this user was refused what is root's alone."""
+    if isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
+        print(render.qm(result.change), end="", file=sys.stderr if form in DATA else sys.stdout)
 
 
 def shape(one: Proposal, result: Result | None = None) -> dict[str, Any]:

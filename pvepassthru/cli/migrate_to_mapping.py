@@ -78,8 +78,12 @@ def _apply(args: argparse.Namespace, client: Client, planned: Migration) -> Outc
     form = "json" if args.json else "diff"
     with undoing():
         outcome = migration_apply.apply(
-            client, planned, take_pending=args.with_pending, tell=lambda result: changes.tell(form, result)
+            client, planned, take_pending=args.with_pending, tell=lambda result: changes.tell(form, result, way=False)
         )
+    for result in outcome.results:
+        entries = result.change.after.section.entries.values()
+        if not any(entry.mapping in outcome.gone for entry in entries):  # else the command would name what is not there
+            changes.tell_root(form, result)
     told = {result.change.vmid for result in outcome.results}
     left = [one.vmid for one in planned.changes if one.keys and one.vmid not in told]
     if left:

@@ -253,6 +253,8 @@ def test_a_node_that_cannot_be_asked(pve: FakePve) -> None:
     with client_of(pve) as client:
         pve.take_down("pve3")
         removal = mapping_removal.read(client, "gpu")
+        assert removal.refusal is not None, "the preview says so too"
+        assert "whether a VM uses mapping gpu cannot be told: node pve3" in removal.refusal.message
         with pytest.raises(ApiUnreachableError, match="whether a VM uses mapping gpu cannot be told: node pve3"):
             mapping_removal.apply(client, removal)
         assert left(pve) == LINES
@@ -339,7 +341,7 @@ def test_refused_and_not_to_be_read(pve: FakePve) -> None:
 
 def _meddle(state: State, lines: list[str] | None) -> None:
     found = state.mappings
-    found.pop("gpu")
+    found.pop("gpu", None)
     if lines is not None:
         found["gpu"] = Mapping(lines)
     state.write_mappings(found)
@@ -369,6 +371,16 @@ def test_changed_during_the_write(pve: FakePve) -> None:
         pve.faults.answer(500, write=1)
         with pytest.raises(ApiConflictError, match="was not removed: somebody else has changed it meanwhile"):
             mapping_removal.apply(client, removal)
+    assert left(pve) == [SECOND]
+
+
+def test_somebody_else_makes_it_again(pve: FakePve) -> None:
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu")
+        again = pve.faults.meddle(lambda state: _meddle(state, [SECOND]), path="/cluster/mapping/pci", request=4)
+        with pytest.raises(ApiConflictError, match="was removed, and is there again: somebody else made it"):
+            mapping_removal.apply(client, removal)
+    assert again.happened
     assert left(pve) == [SECOND]
 
 

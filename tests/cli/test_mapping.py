@@ -314,6 +314,19 @@ def test_migration_as_json(pve: FakePve, capsys: Capture) -> None:
     assert shape["notes"] == ["mapping gpu-pve1-01-00-0 was removed again, since no VM has it"]
 
 
+def test_root_is_told_no_command_for_a_mapping_that_is_gone(pve: FakePve, capsys: Capture) -> None:
+    pve.faults.answer(403, path="/qemu/102/config", write=1, times=None)
+    assert main(["migrate-to-mapping", "102", "--apply", "--yes"]) == 12
+    out, err = capsys.readouterr()
+    assert "mapping gpu-pve1-01-00-0 was removed again" in err
+    assert "qm set" not in out + err
+    pve.state.mapping_text = mapping("sole", GPU_LINE.replace("00,", "00.0,"))
+    pve.faults.clear()
+    pve.faults.answer(403, path="/qemu/102/config", write=1, times=None)
+    assert main(["migrate-to-mapping", "102", "--apply", "--yes"]) == 12
+    assert "qm set 102 \\\n  --hostpci0 mapping=sole" in capsys.readouterr().out, "one that was there before stays"
+
+
 @pytest.mark.parametrize(
     "number, code, word", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 8, "ended by SIGTERM")]
 )
