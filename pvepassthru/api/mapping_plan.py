@@ -113,8 +113,8 @@ def _with_unread(error: NotFoundError, seen: Nodes) -> NotFoundError:
     """The same error with the nodes that were not looked at, where it may be."""
     if not seen.unread:
         return error
-    words = listed(f"node {node} ({why.message})" for node, why in sorted(seen.unread.items()))
-    return NotFoundError(f"{error.message}; not looked at: {words}", error.hint)
+    words = "; ".join(f"node {node} was not looked at: {why.message}" for node, why in sorted(seen.unread.items()))
+    return NotFoundError(f"{error.message}; {words}", error.hint)
 
 
 def with_device(name: str, known: Mapping[str, Stored], seen: Nodes, found: Found) -> Plan:

@@ -26,7 +26,7 @@ def test_a_class_of_which_mappings_have_several() -> None:
     asked = wish.of_arguments(devices=["gpu"], by_mapping=True)
     with pytest.raises(UsageError, match="more than one GPU is free on node pve1") as error:
         generate(EMPTY, asked, API, MAPPINGS)
-    words = "name a mapping, of which PVE takes what is free, such as --mapping gpu: gpu, igd, p4"
+    words = "name a mapping, of which PVE takes what is free: --mapping gpu or igd or p4"
     assert error.value.hint == words
     found = generate(EMPTY, wish.of_arguments(mappings=["gpu"], by_mapping=True), API, MAPPINGS)
     assert found.keys[0].new == "mapping=gpu,pcie=1"
