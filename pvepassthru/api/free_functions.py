@@ -114,7 +114,7 @@ class FreeFunctions:
             hint = f"name the one that is wanted by its address, such as {free[0].address}"
             names = self._mappings_of([one.address for one in free if one.address in self.chosen.mapped])
             if names:  # only mappings will do
-                hint = f"name a mapping, of which PVE takes what is free, such as --mapping {names[0]}: {listed(names)}"
+                hint = f"name a mapping, of which PVE takes what is free: --mapping {' or '.join(names[:4])}"
             words = listed(one.words for one in free)
             raise UsageError(f"more than one {what} is free on node {node}: {words}", hint)
         function = free[0]

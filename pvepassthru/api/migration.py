@@ -13,10 +13,10 @@ from pvepassthru.api import (
     cluster,
     mapping_entry,
     mapping_plan,
+    mapping_wish,
     mappings,
     nodes,
     permission,
-    wish,
 )
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.mapping_search import Found
@@ -88,7 +88,7 @@ def plan(
     DeviceError when PVE's mappings cannot hold it, UsageError when `name` does not fit.
     """
     if name:
-        wish.mapping(name)
+        mapping_wish.name(name)
     return _Migrator(known, found, name).plan(presents, others)
 
 

@@ -41,8 +41,9 @@ class Pools:
         here = mapping.on(node)
         if not here:
             others = listed(sorted({other.node for other in mapping.entries})) or "no node"
-            hint = f"it has devices on {others}; add one of {node}: pvepassthru mapping plan"
-            raise NotFoundError(f"mapping {name} has no device on node {node}", hint)
+            way = f"pvepassthru mapping apply {name} --node {node} --device DEVICE"
+            message = f"mapping {name} has no device on node {node}"
+            raise NotFoundError(message, f"it has devices on {others}; add one of {node}: {way}")
         problems = [problem for one in here for problem in mapped.check(mapping, one, self.hardware, name, None)]
         if problems:
             raise DeviceError(problems[0].message, problems[0].hint)

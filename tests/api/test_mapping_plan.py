@@ -259,7 +259,7 @@ def test_a_class_of_which_nothing_can_be_taken_says_why(scene: Scene) -> None:
 def test_what_nobody_has_names_nodes_that_were_not_looked_at(scene: Scene) -> None:
     scene.pve.take_down("pve3")
     with pytest.raises(
-        NotFoundError, match=r"none of pve1, pve2 has a device at 0000:a1:00.0; not looked at: node pve3"
+        NotFoundError, match=r"none of pve1, pve2 has a device at 0000:a1:00.0; node pve3 was not looked at"
     ):
         scene.plan("some", "0000:a1:00.0")
 

@@ -26,7 +26,7 @@ def test_a_class_of_which_mappings_have_several() -> None:
     asked = wish.of_arguments(devices=["gpu"], by_mapping=True)
     with pytest.raises(UsageError, match="more than one GPU is free on node pve1") as error:
         generate(EMPTY, asked, API, MAPPINGS)
-    words = "name a mapping, of which PVE takes what is free, such as --mapping gpu: gpu, igd, p4"
+    words = "name a mapping, of which PVE takes what is free: --mapping gpu or igd or p4"
     assert error.value.hint == words
     found = generate(EMPTY, wish.of_arguments(mappings=["gpu"], by_mapping=True), API, MAPPINGS)
     assert found.keys[0].new == "mapping=gpu,pcie=1"
@@ -58,3 +58,10 @@ def test_vfs_that_vanish_with_a_device_of_a_mapping_are_told() -> None:
     assert "0000:03:00.0 of mapping ports has 2 VFs, which vanish when it is passed" in found.notes
     found = generate(EMPTY, wish.of_arguments(mappings=["vfs"]), API, MAPPINGS)
     assert not any("vanish" in note for note in found.notes)
+
+
+def test_a_mapping_without_a_device_here_says_how_it_gets_one() -> None:
+    with pytest.raises(NotFoundError, match="mapping elsewhere has no device on node pve1") as error:
+        generate(EMPTY, wish.of_arguments(mappings=["elsewhere"]), API, MAPPINGS)
+    way = "pvepassthru mapping apply elsewhere --node pve1 --device DEVICE"
+    assert error.value.hint == f"it has devices on pve2; add one of pve1: {way}"

@@ -164,7 +164,7 @@ def test_apply_as_json(pve: FakePve, capsys: Capture) -> None:
     "words, code, text",
     [
         (["plan", "gpu", "--device", "nonsense"], 2, "nonsense is no device"),
-        (["plan", "g", "--device", "gpu"], 2, "is no name of a mapping"),
+        (["plan", "g", "--device", "gpu"], 2, "g is no name of a mapping; two characters or more: a letter, then"),
         (["plan", "gpu", "--device", "gpu", "--vf-of", "01:00.0"], 2, "not allowed with argument"),
         (["plan", "gpu", "--mdev"], 2, "one of --device and --vf-of says"),
         (["plan", "gpu", "--device", "gpu", "--subsystem", "x"], 2, "is no subsystem's id"),
