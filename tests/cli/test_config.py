@@ -148,6 +148,12 @@ def test_of_several_vms_each_fact_is_said_once(
     assert pve.state.writes == []
 
 
+def test_by_the_api_each_vm_has_its_node(pve: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--node", "pve9", "config", "100", "--device", "02:00.0"]) == 2
+    assert "--node says whose files are read, and here everything is read by the API" in capsys.readouterr().err
+    assert not pve.state.log
+
+
 # ---- from files
 
 
