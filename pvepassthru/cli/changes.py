@@ -89,11 +89,16 @@ def _show(form: str, one: Proposal) -> None:
     """Print one change as a text; only in a diff is there room for what the rules say."""
     if one.change:
         print(TEXTS[form](one.change), end="")
-    for line in _lines(one):
+    for line in _lines(one if form == "diff" else _by_others(one)):
         if form == "diff":
             print(one_line(line))
         else:
             print_error(f"pvepassthru: VM {one.vmid}: {line.strip()}")
+
+
+def _by_others(one: Proposal) -> Proposal:
+    """A change that is made by other means than --apply: what its own user may not says nothing of these."""
+    return one._replace(hindrances=tuple(error for error in one.hindrances if not isinstance(error, ApiDeniedError)))
 
 
 def _refusal(one: Proposal) -> str:
@@ -115,7 +120,7 @@ def tell(form: str, result: Result) -> None:
     if result.error is not None:
         print_error(f"pvepassthru: {_named(vmid, result.error)}")
         if isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
-            print(render.qm(result.change), end="", file=sys.stderr if form in DATA else sys.stdout)
+            _show_qm(form, result.change)
         return
     done = result.applied
     if done is None or form in DATA:
@@ -134,6 +139,12 @@ def tell(form: str, result: Result) -> None:
         print(line)
     else:
         print_error(line)
+
+
+def _show_qm(form: str, change: Change) -> None:
+    """Print the command for root; not what was shown before it: the reasons, the notes, or with --format qm all."""
+    if form != "qm":
+        print(render.qm_command(change), end="", file=sys.stderr if form in DATA else sys.stdout)
 
 
 def shape(one: Proposal, result: Result | None = None) -> dict[str, Any]:

@@ -336,6 +336,41 @@ def test_it_asks(
     assert ("hostpci0" in held(pve).main) == (code == 0)
 
 
+def test_a_question_that_is_interrupted(
+    pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop() -> str:
+        raise KeyboardInterrupt
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(terminal, "readline", stop)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert run("100", "--device", "02:00.0", "--apply") == 130
+    assert capsys.readouterr().err.endswith(
+        "[y/N] \npvepassthru: nothing is changed, since the question was interrupted\n"
+    )
+    assert pve.state.writes == []
+
+
+def test_the_command_for_root_is_printed_once(
+    pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reasons and notes stand in the preview already."""
+    log_in(monkeypatch, pve, "root@pam", "full")
+    words = ["100", "--device", "01:00", "--apply", "--yes"]
+    assert run(*words) == 12
+    out = capsys.readouterr().out
+    assert (out.count("does not tell"), out.count("qm set 100"), out.count("# note")) == (1, 1, 0)
+    assert run(*words, "--format", "qm") == 12
+    out = capsys.readouterr().out
+    assert out.count("qm set 100") == 1
+    assert run("100", "--device", "01:00", "--format", "qm") == 0
+    assert "--apply would not do it" not in capsys.readouterr().err, "that is why root is to do it"
+    assert run("100", "--device", "01:00") == 0
+    assert "--apply would not do it" in capsys.readouterr().out
+
+
 def test_what_is_roots_alone_is_printed_for_root(
     pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
