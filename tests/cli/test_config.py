@@ -482,3 +482,14 @@ def test_no_secret_is_shown(pve: FakePve, capsys: pytest.CaptureFixture[str], mo
     assert run("100", "--mapping", "nic", "--apply", "--yes") == 12
     captured = capsys.readouterr()
     assert "s3cret" not in captured.out + captured.err
+
+
+def test_of_a_vm_that_runs_it_is_said_what_its_next_start_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakePve(fake_cluster(running=True)) as pve:
+        log_in(monkeypatch, pve)
+        assert run("100", "--remove", "hostpci3", "--apply", "--yes") == 0
+        assert "VM 100 is changed: its next start removes hostpci3\n" in capsys.readouterr().out
+        assert run("100", "--device", "02:00.0", "--apply", "--yes") == 0
+        assert "VM 100 is changed: set balloon; its next start sets hostpci0\n" in capsys.readouterr().out
