@@ -20,8 +20,8 @@ ALLOWED_SKIPS = ("only on Debian 12", "only on Debian 13", "no captured server")
 GUESTS = 2
 """How many workers may have a guest at a time."""
 
-# Machines that run tests are shared and slow. CI proves the same thing of the same code each time; new inputs are looked
-# for in every run by hand.
+# Machines that run tests are shared and slow. CI proves the same thing of the same code each time; new inputs are
+# looked for in every run by hand.
 settings.register_profile("project", deadline=None, print_blob=True, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("project")
 

@@ -89,11 +89,16 @@ def _show(form: str, one: Proposal) -> None:
     """Print one change as a text; only in a diff is there room for what the rules say."""
     if one.change:
         print(TEXTS[form](one.change), end="")
-    for line in _lines(one):
+    for line in _lines(one if form == "diff" else _by_others(one)):
         if form == "diff":
             print(one_line(line))
         else:
             print_error(f"pvepassthru: VM {one.vmid}: {line.strip()}")
+
+
+def _by_others(one: Proposal) -> Proposal:
+    """A change that is made by other means than --apply: what its own user may not says nothing of these."""
+    return one._replace(hindrances=tuple(error for error in one.hindrances if not isinstance(error, ApiDeniedError)))
 
 
 def _refusal(one: Proposal) -> str:
@@ -137,9 +142,12 @@ def tell(form: str, result: Result, *, way: bool = True) -> None:
 
 
 def tell_root(form: str, result: Result) -> None:
-    """Print the command for root where this user was refused what is root's alone."""
-    if isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
-        print(render.qm(result.change), end="", file=sys.stderr if form in DATA else sys.stdout)
+    """Print the command for root where this user was refused what is root's alone.
+
+    Not what was shown before it: the reasons, the notes, or with --format qm all.
+    """
+    if form != "qm" and isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
+        print(render.qm_command(result.change), end="", file=sys.stderr if form in DATA else sys.stdout)
 
 
 def shape(one: Proposal, result: Result | None = None) -> dict[str, Any]:

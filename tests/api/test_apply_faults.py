@@ -584,7 +584,7 @@ def test_a_write_that_is_done_after_its_sender_gave_up(pve: FakePve, monkeypatch
 
         asked = len(pve.state.log) + 1
         monkeypatch.setattr(client, "put", slow)
-        with pytest.raises(KeyboardInterrupt, match="is as it was"):
+        with pytest.raises(KeyboardInterrupt, match="is as it was: the change was interrupted"):
             apply(client, change)
         threads[0].join()
     assert len(pve.state.writes) == 2, "the late one, and its undoing"
