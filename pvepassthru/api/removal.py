@@ -62,6 +62,10 @@ def _absent(draft: Draft, key: str) -> str:
     vmid = draft.before.vmid
     if draft.before.config.main.get(key) is not None:
         return f"{key} of VM {vmid} is gone with the next start already"
+    line = next((one for one in draft.before.config.main.dropped if one.key == key), None)
+    if line is not None:
+        what = f'"{key}: {shown(line.value)}"'
+        return f"PVE drops {what}, so VM {vmid} has no {key} for it; the line goes with any change of the VM"
     return f"VM {vmid} has no {key}, so there is nothing to remove"
 
 

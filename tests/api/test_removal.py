@@ -56,6 +56,11 @@ def test_one_that_is_not_there() -> None:
     text = "hostpci3: 0000:04:00.0\n[PENDING]\ndelete: hostpci3\n"
     found = made(text, Wish(remove=("hostpci3",)))
     assert (found.keys, found.notes) == ((), ("hostpci3 of VM 100 is gone with the next start already",))
+    found = made("hostpci1: garbage=1\n", Wish(remove=("hostpci1",)))
+    dropped = (
+        'PVE drops "hostpci1: garbage=1", so VM 100 has no hostpci1 for it; the line goes with any change of the VM'
+    )
+    assert (found.keys, found.notes) == ((), (dropped,))
 
 
 @pytest.mark.parametrize(
