@@ -51,6 +51,7 @@ def shape(plan: Plan, refusal: PassthruError | None = None) -> dict[str, Any]:
         "moved": list(plan.moved),
         "stale": [stale._asdict() for stale in plan.stale],
         "refused": refusal.message if refusal else None,
+        "hint": refusal.hint or None if refusal else None,
         "notes": list(plan.notes),
     }
 
@@ -78,6 +79,7 @@ def removal_shape(removal: Removal) -> dict[str, Any]:
         "removed": [line.text for line in removal.lines],
         "users": [{"vmid": one.vmid, "node": one.node, "key": one.key} for one in removal.users],
         "refused": removal.refusal.message if removal.refusal else None,
+        "hint": removal.refusal.hint or None if removal.refusal else None,
         "notes": list(removal.notes),
     }
 

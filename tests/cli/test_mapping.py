@@ -94,6 +94,7 @@ def test_remove_is_refused_while_a_vm_uses_it(pve: FakePve, capsys: Capture) -> 
     told = json.loads(capsys.readouterr().out)
     assert told["users"] == [{"vmid": 102, "node": "pve1", "key": "hostpci0"}]
     assert told["refused"].startswith("mapping gpu is in use")
+    assert "pvepassthru config 102 --remove hostpci0" in told["hint"]
     capsys.readouterr()
     assert main(["mapping", "remove", "gpu", "--apply", "--yes", "--json"]) == 13
     told = json.loads(capsys.readouterr().out)
@@ -203,7 +204,7 @@ def test_apply_is_refused_while_a_vm_needs_what_goes(pve: FakePve, capsys: Captu
     assert pve.state.writes == []
     assert main(["mapping", "apply", "gpu", "--prune", "--exclude", "pve2:81:00", "--yes", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["written"], told["refused"], told["error"]) == (True, None, None)
+    assert (told["written"], told["refused"], told["hint"], told["error"]) == (True, None, None, None)
 
 
 def test_apply_without_the_privilege(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
