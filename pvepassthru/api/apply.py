@@ -62,10 +62,10 @@ def apply(client: Client, change: Change, *, take_pending: bool = False) -> Appl
     Pending values of others stay as they are while the VM runs. While it does not, PVE makes them effective with any
     write: so they are refused, unless `take_pending` takes them along.
 
-    Raises ApiError. Before the first write: ApiConflictError, ApiDeniedError, as hindrance.check. After one: an error
-    of the same class as what went wrong, when the former config is there again; ApiPartialError when some keys could
-    be neither written nor given their former values; ApiUnsureError when that cannot be told. A KeyboardInterrupt, and
-    whatever else a signal raises, comes through after the way back.
+    Raises ApiError. Before the first write: ApiConflictError, ApiDeniedError, ApiMissingError, as hindrance.check.
+    After one: an error of the same class as what went wrong, when the former config is there again; ApiPartialError
+    when some keys could be neither written nor given their former values; ApiUnsureError when that cannot be told. A
+    KeyboardInterrupt, and whatever else a signal raises, comes through after the way back.
     """
     if not change.keys:
         return Applied(change.vmid, change.node, (), (), ())

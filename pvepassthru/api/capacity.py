@@ -63,6 +63,8 @@ class Room(NamedTuple):
     left: int
     """What is free when all VMs of the node have started, also those that want another type of the same GPUs; less than
     0 if it does not do for all."""
+    mdev: str | None = None
+    """The type, where a mapping's devices are for mediated devices: there is one room for each type then."""
     sure: bool = True
     """Whether it is known what all VMs of the node have; else more may be used or claimed, and less be free."""
 
@@ -105,12 +107,13 @@ def rooms(
     names = places.chosen(known.nodes, nodes)
     if wanted.mapping is not None:
         mappings.need(sorted(known.mappings.by_name), wanted.mapping)
-    with_types = wanted.mdev is not None or wanted == Wanted()
+    mapping = known.mappings.by_name.get(wanted.mapping or "")
+    with_types = wanted.mdev is not None or wanted == Wanted() or (mapping is not None and mapping.mdev)
 
     def visit(vms: NodeVms) -> list[Room]:
         functions = answers.node_hardware(client, vms.name, parents if with_types else _no_parents)
         found = Occupancy(functions, known.mappings, vms.presents, vms.running)
-        return sorted(_rooms(found, wanted))
+        return sorted(_rooms(found, wanted), key=lambda room: (room.kind, room.name, room.mdev or "", room.where))
 
     found = survey.walk(
         client,
@@ -247,11 +250,14 @@ def _total(gpus: list[Gpu], kind: str) -> int | None:
 
 
 def _mappings(found: Occupancy, only: str | None) -> Iterator[Room]:
-    """The devices of each mapping on the node; not of those for mediated devices, which are no devices of one VM."""
+    """The devices of each mapping on the node, and of one for mediated devices their types."""
     for name, mapping in sorted(found.mappings.by_name.items()):
         here = [found.hardware.resolved(entry.paths) for entry in mapping.on(found.hardware.node)]
         there = [functions for functions in here if functions]
-        if only not in {None, name} or not here or (mapping.mdev and any(_shared(found, one[0]) for one in there)):
+        if only not in {None, name} or not here:
+            continue
+        if mapping.mdev and any(_shared(found, one[0]) for one in there):
+            yield from _types_of_mapping(found, name, tuple(functions[0] for functions in there))
             continue
         used = sum(any(address in found.held for address in functions) for functions in there)
         lacking = sum(claim.mapping == name and not claim.functions for claim in found.claims if not claim.runs)
@@ -263,6 +269,34 @@ def _mappings(found: Occupancy, only: str | None) -> Iterator[Room]:
         where = tuple(functions[0] for functions in there)
         free, claimed = len(there) - used, claimed + lacking
         yield Room(found.hardware.node, "mapping", name, where, len(there), used, free, claimed, free - claimed)
+
+
+def _types_of_mapping(found: Occupancy, name: str, parents: tuple[str, ...]) -> Iterator[Room]:
+    """The mediated device types of a mapping's devices; one room without a type where they offer none."""
+    every = found.gpus()
+    gpus, (later, lacking) = _only(every, parents), found.started(every)
+    later = _only(later, parents)
+    theirs = [claim for claim in found.claims if claim.mdev and not set(parents).isdisjoint(claim.parents)]
+    asked = [(claim.mdev, claim.runs) for claim in theirs]
+    without = [claim.mdev for claim in lacking if claim in theirs]
+    kinds = sorted({kind for gpu in gpus for kind in gpu.profiles})
+    for kind in kinds:
+        used, free = asked.count((kind, True)), sum(placement.room(gpus, kind))
+        left = sum(placement.room(later, kind)) - without.count(kind)
+        having = [gpu for gpu in gpus if kind in gpu.profiles]
+        where = tuple(place.address for gpu in having for place in gpu.places)
+        total, claimed = _total(having, kind), asked.count((kind, False))
+        yield Room(found.hardware.node, "mapping", name, where, total, used, free, claimed, left, kind)
+    if not kinds:
+        running = sum(claim.runs for claim in theirs)
+        waiting = len(theirs) - running
+        yield Room(found.hardware.node, "mapping", name, parents, None, running, 0, waiting, -waiting)
+
+
+def _only(gpus: Iterable[Gpu], functions: tuple[str, ...]) -> tuple[Gpu, ...]:
+    """The GPUs with those of their functions alone."""
+    some = (gpu._replace(places=tuple(one for one in gpu.places if one.address in functions)) for gpu in gpus)
+    return tuple(gpu for gpu in some if gpu.places)
 
 
 def _shared(found: Occupancy, address: str) -> bool:

@@ -122,6 +122,11 @@ class Change(NamedTuple):
         """The digest of the config that the change was made from; None if it is not known."""
         return self.before.digest
 
+    @property
+    def only_removes(self) -> bool:
+        """Whether it takes hostpci entries away, and does nothing else."""
+        return bool(self.keys) and all(is_hostpci(one.key) and one.new is None for one in self.keys)
+
     def writes(self) -> tuple[Write, ...]:
         """The requests by which it is made, in order.
 

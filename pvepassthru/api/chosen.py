@@ -27,6 +27,8 @@ class Choice(NamedTuple):
     """The mdev type; empty for a device that is passed whole."""
     entry: HostpciEntry | None = None
     """The entry that is there already and serves, or that is to be changed."""
+    pool: int = 1
+    """How many devices the mapping has on this node, of which PVE takes one at the start."""
 
 
 class Chosen:

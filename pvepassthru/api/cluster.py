@@ -95,6 +95,11 @@ def next_options(client: Client, vmid: int, node: str) -> dict[str, Any]:
     return _object(client, f"nodes/{node}/qemu/{vmid}/config")
 
 
+def snapshot_options(client: Client, vmid: int, node: str, snapshot: str) -> dict[str, Any]:
+    """The options that a VM has in a snapshot, as the API answers them. Raises ApiError."""
+    return _object(client, f"nodes/{node}/qemu/{vmid}/config", snapshot=snapshot)
+
+
 def held_rows(client: Client, vmid: int, node: str) -> list[dict[str, Any]]:
     """What a VM has in force and what is pending, as /pending answers it, in one request. Raises ApiError."""
     return _entries(client, f"nodes/{node}/qemu/{vmid}/pending")

@@ -32,11 +32,20 @@ def write(draft: Draft, choices: list[Choice], display: Choice | None, rom: tupl
         file = choice.device.rom or (rom[1] if choice is rom[0] else "")
         if file:
             options["romfile"] = file
+            _say_rom(draft, choice, file)
         if choice.entry is None:
             pcie = choice.device.pcie if choice.device.pcie is not None else q35 and _may_be_pcie(choice)
             _add(draft, choice, ({"pcie": "1"} if pcie else {}) | options)
         else:
             _alter(draft, choice, choice.entry, options)
+
+
+def _say_rom(draft: Draft, choice: Choice, file: str) -> None:
+    """Note of a ROM file that is new what the API does not tell: whether there is one."""
+    now = choice.entry.options.get("romfile") if choice.entry else None
+    if draft.hardware.unknown and file != now:
+        where = f"{hostpci.ROMS}/{file} is on node {draft.hardware.node}"
+        draft.note(f"the API does not tell whether {where}; without it the VM does not start")
 
 
 def _will_be_q35(draft: Draft, choices: list[Choice]) -> bool:
@@ -86,6 +95,9 @@ def _reason(draft: Draft, choice: Choice) -> str:
     more = f" and {len(choice.functions) - 1} more of its functions" if len(choice.functions) > 1 else ""
     if choice.mapping and choice.mdev:
         return f"{wanted} is wanted: {choice.mdev} of mapping {choice.mapping}"
+    if choice.mapping and choice.pool > 1:
+        where = f"one of its {choice.pool} devices on node {draft.hardware.node}, which PVE chooses at the start"
+        return f"{wanted} is wanted: mapping {choice.mapping}, {where}"
     if choice.mapping:
         return f"{wanted} is wanted: mapping {choice.mapping}, on node {draft.hardware.node} {what}{more}"
     if choice.mdev:

@@ -12,7 +12,7 @@ from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.text import counted, listed, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from pvepassthru.api.chosen import Chosen
     from pvepassthru.api.wish import Device
@@ -94,8 +94,13 @@ class FreeFunctions:
         if not free:
             whys = listed((f"{one.words}: {reasons[one.address]}" for one in fitting), 6)
             message = f"there is no {what} on node {node}" + (" that is free" if fitting else "")
-            theirs = next((one.address for one in fitting if one.address in self.reach.taken), "")
+            own = occupied.union(*(taken.functions for taken in (*self.reach.entries, *self.reach.leaving)))
+            theirs = next(
+                (one.address for one in fitting if one.address in self.reach.taken and one.address not in own), ""
+            )
             whys += f"; name its address ({theirs}) to have what another VM has too" if theirs else ""
+            twice = not theirs and any(one.address in occupied for one in fitting)
+            whys += f"; leave out {device.words}, or name a device that the VM does not get yet" if twice else ""
             raise NotFoundError(message, whys or self._nearest(device))
         doubtful = [one for one in free if self.hardware.in_doubt(one) and one.address not in self.chosen.mapped]
         free = [one for one in free if one not in doubtful]
@@ -107,6 +112,9 @@ class FreeFunctions:
         vfs_of_one = len(physical) == 1 and None not in physical
         if len(free) > alike and not vfs_of_one:
             hint = f"name the one that is wanted by its address, such as {free[0].address}"
+            names = self._mappings_of([one.address for one in free if one.address in self.chosen.mapped])
+            if names:  # only mappings will do
+                hint = f"name a mapping, of which PVE takes what is free: --mapping {' or '.join(names[:4])}"
             words = listed(one.words for one in free)
             raise UsageError(f"more than one {what} is free on node {node}: {words}", hint)
         function = free[0]
@@ -115,6 +123,14 @@ class FreeFunctions:
         card, slot = self.reach.card(function, self.chosen.wanted), pci.slot(function.address)
         whole = len(card) > 1 and set(card) == set(self.hardware.in_slot(slot))
         return self.chosen.taking(device, card, slot if whole else "")
+
+    def _mappings_of(self, addresses: Collection[str]) -> list[str]:
+        """The mappings of which a device on this node has one of these functions."""
+        return [
+            name
+            for name in sorted(self.reach.mappings.by_name)
+            if any(address in functions for functions in self.reach.pool(name) for address in addresses)
+        ]
 
     def _nearest(self, device: Device) -> str:
         known = {one.ids for one in self.hardware.functions.values() if not one.bridge}

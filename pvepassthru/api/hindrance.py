@@ -37,14 +37,16 @@ def check(client: Client, change: Change, *, take_pending: bool) -> Reading:
     """The VM's config as it is before the first write.
 
     Raises ApiConflictError when the VM has another config or node by now, is locked, or has pending values of others
-    that any write would make effective; ApiDeniedError for what this user may not; and ApiError. The first of these
-    that applies says all others, too.
+    that any write would make effective; ApiDeniedError for what this user may not; ApiMissingError for a storage or a
+    hookscript that is not there, as far as this user may read that; and ApiError. The first of these that applies says
+    all others, too.
     """
     try:
         now = reading.read(client, change.vmid, change.node)
     except ApiMissingError as error:
         raise _moved(client, change) or error from error
-    found = list(_found(client, change, now, take_pending=take_pending))
+    found: list[PassthruError] = [*_found(client, change, now, take_pending=take_pending)]
+    found += volumes.absent(client, change)
     if not found:
         return now
     messages = "; besides, ".join(error.message for error in found)
@@ -55,8 +57,7 @@ def check(client: Client, change: Change, *, take_pending: bool) -> Reading:
 def foreseen(client: Client | None, change: Change) -> tuple[PassthruError, ...]:
     """What would stand in the way of a change as things are now, each once; it only reads, and never raises ApiError.
 
-    Beyond what `check` looks at: whether the storages and the hookscript that it names are there, as far as this user
-    may read that. Without a client only the lock is looked at.
+    It is what `check` looks at. Without a client only the lock is looked at.
     """
     if not change.keys:
         return ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mappings, permission, reading
+from pvepassthru.api import mapping_loss, mappings, permission, reading
 from pvepassthru.model.errors import (
     ApiConflictError,
     ApiDeniedError,
@@ -56,6 +56,18 @@ def check(client: Client, names: Iterable[str], hint: str = OTHER_WAY) -> None:
 
 def apply(client: Client, plan: Plan) -> Written | None:
     """Write what is planned, and read it back; None when there is nothing to change, and then nothing is asked.
+
+    A plan that takes devices from a node is looked at once more: raises as mapping_loss.read tells when the VMs there
+    need them. Raises else as `store`.
+    """
+    refusal = mapping_loss.read(client, plan)
+    if refusal is not None:
+        raise refusal
+    return store(client, plan)
+
+
+def store(client: Client, plan: Plan) -> Written | None:
+    """The same without a look at who uses the mapping, for those who have looked.
 
     Raises before anything is written as `check`, and ApiDeniedError without Mapping.Modify; ApiConflictError when
     somebody else has changed the mappings since they were read, ApiUnreachableError when a write got no clear answer

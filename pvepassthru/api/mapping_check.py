@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import cluster, mappings, survey
+from pvepassthru.api import cluster, mapping_use, mappings, survey
 from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import build
 from pvepassthru.model import mapped
@@ -114,7 +114,7 @@ def _of_mappings(wanted: dict[str, Stored], stored: dict[str, Stored], seen: Nod
                     yield Drift(DRIFTED, "error", "pve", name, node, None, problem.message, hint)
             if not here and mapping.entries:
                 message = f"mapping {name} has no device on node {node}, so no VM with it can start there"
-                yield Drift(None, "info", "own", name, node, None, message, _absent(mapping, hardware))
+                yield Drift(None, "info", "own", name, node, None, message, _absent(mapping, hardware, stored))
         if not mapping.entries:
             message = f"mapping {name} has no device at all"
             yield Drift(None, "warning", "own", name, None, None, message, f"pvepassthru mapping remove {name}")
@@ -144,7 +144,7 @@ def _hint(mapping: Mapping, entry: MapEntry, problem: Problem, hardware: NodeHar
     plan = f"pvepassthru mapping plan {mapping.name} --node {hardware.node} shows the way"
     if problem.code not in {"mapping-device-not-found", "mapping-id-mismatch", "mapping-subsystem-mismatch"}:
         return f"{problem.hint}; {plan}"
-    known = {address for other in mapping.on(hardware.node) for address in _fitting(mapping, other, hardware)}
+    known = {address for other in mapping.on(hardware.node) for address in _described(other, hardware)}
     alike = [
         one.address
         for one in hardware.functions.values()
@@ -158,12 +158,25 @@ def _hint(mapping: Mapping, entry: MapEntry, problem: Problem, hardware: NodeHar
     return f"a device {entry.id} that the mapping lacks is at {listed(alike, 4)} of node {hardware.node} now; {plan}"
 
 
-def _absent(mapping: Mapping, hardware: NodeHardware) -> str:
+def _absent(mapping: Mapping, hardware: NodeHardware, stored: dict[str, Stored]) -> str:
     """What to do about a node on which a mapping has no device: how it gets one, if there is one like the others."""
     ids = list(dict.fromkeys(entry.id.lower() for entry in mapping.entries))
     alike = [one.address for one in hardware.functions.values() if one.ids in ids and one.group is not None]
     if not alike:
         return f"node {hardware.node} has no device {listed(ids, 4)}, so such VMs are to stay on the others"
+    elsewhere = {
+        address: name
+        for name, other in stored.items()
+        for entry in other.mapping.on(hardware.node)
+        for address in hardware.reached(entry.paths)
+    }
+    free = [address for address in alike if address not in elsewhere]
+    if not free:
+        names = listed(sorted({elsewhere[address] for address in alike}))
+        what = f"the devices {listed(ids, 4)} of node {hardware.node} are in mapping {names}"
+        return f"{what}, so such VMs are to stay on the others"
+    if len(free) < len(alike):  # the whole model would bring those of the other mapping, too
+        return f"pvepassthru mapping plan {mapping.name} --node {hardware.node} --device {free[0]} --only"
     return f"pvepassthru mapping plan {_selection(mapping, hardware, alike)}"
 
 
@@ -174,9 +187,10 @@ def _selection(mapping: Mapping, hardware: NodeHardware, alike: Sequence[str]) -
     return f"{mapping.name} --node {hardware.node} --device {word}"
 
 
-def _fitting(mapping: Mapping, entry: MapEntry, hardware: NodeHardware) -> tuple[str, ...]:
-    """The functions of an entry that fits."""
-    return () if mapped.check(mapping, entry, hardware, "", None) else hardware.reached(entry.paths)
+def _described(entry: MapEntry, hardware: NodeHardware) -> tuple[str, ...]:
+    """The functions of an entry that are of its model, so that it may be made right where they are."""
+    functions = hardware.reached(entry.paths)
+    return functions if functions and hardware.functions[functions[0]].ids == entry.id.lower() else ()
 
 
 def _subsystem(attributes: dict[str, str]) -> str:
@@ -211,7 +225,7 @@ def _presents(client: Client, seen: Nodes, unread: dict[str, PassthruError]) -> 
     """The VMs with devices on the nodes that answered; what could not be read goes to `unread` with the reason."""
     nodes = [cluster.Node(name, online=True) for name in sorted(seen.hardware)]
     vms = cluster.vms(client).values()
-    found = survey.walk(client, nodes, vms, lambda vms: vms.presents, matters=survey.passes)
+    found = survey.walk(client, nodes, vms, lambda vms: vms.presents, matters=survey.passes, held=True)
     for failure in found.failures:
         if isinstance(failure.error, ApiCertificateError):  # nothing of the cluster is to be believed then
             raise failure.error
@@ -242,13 +256,17 @@ def _of_vms(
 
 
 def _unused(client: Client, presents: Iterable[Present], wanted: Iterable[str]) -> Iterator[Drift]:
-    used = {entry.mapping for present in presents for entry in _mapped(present)}
+    """Mappings that no VM uses from its next start on."""
+    uses = [use for present in presents for use in mapping_use.of_vm(present, running=True)]
     for name in wanted:
-        if name not in used:
+        theirs = [use for use in uses if use.mapping == name]
+        if all(use.leaving for use in theirs):
+            until = sorted({use.vmid for use in theirs})
             message = f"no VM that {client.user} sees uses mapping {name}"
-            yield Drift(
-                None, "info", "own", name, None, None, message, f"if nobody needs it: pvepassthru mapping remove {name}"
-            )
+            message += f", but VM {listed(until)} until it stops" if until else ""
+            hint = f"if nobody needs it: pvepassthru mapping remove {name}"
+            hint = f"stop VM {listed(until)} first; then {hint}" if until else hint
+            yield Drift(None, "info", "own", name, None, None, message, hint)
 
 
 def _mapped(present: Present) -> list[HostpciEntry]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mapping_order, mapping_search, mapping_wish, mappings, wish
+from pvepassthru.api import mapping_order, mapping_search, mapping_wish, mappings
 from pvepassthru.api import nodes as places
 from pvepassthru.api.hardware import API_CANNOT_TELL
 from pvepassthru.api.mappings import Line, Stored
@@ -89,7 +89,7 @@ def plan(
     Raises UsageError for what is ambiguous or contradicts the mapping, ApiMissingError for an unknown node, or mapping
     where nothing is sought, NotFoundError when what is sought is nowhere, DeviceError when nothing would be left.
     """
-    wish.mapping(name)
+    mapping_wish.name(name)
     before = known.get(name)
     own = sought is None
     if sought is None:
@@ -101,12 +101,20 @@ def plan(
         found = mapping_search.search(sought, seen.hardware, without)
     except NotFoundError as error:
         if not own:
-            raise
+            raise _with_unread(error, seen) from error
         found = mapping_search.Search({}, (str(error),))  # what it has is looked at all the same
     planner = _Planner(name, before, seen, options, mdev=_flag(name, before, found, sought), without=without)
     made = planner.plan(found, known)
     new = any(change.old is None for change in made.lines)
     return made._replace(notes=(*made.notes, API_CANNOT_TELL)) if new else made
+
+
+def _with_unread(error: NotFoundError, seen: Nodes) -> NotFoundError:
+    """The same error with the nodes that were not looked at, where it may be."""
+    if not seen.unread:
+        return error
+    words = "; ".join(f"node {node} was not looked at: {why.message}" for node, why in sorted(seen.unread.items()))
+    return NotFoundError(f"{error.message}; {words}", error.hint)
 
 
 def with_device(name: str, known: Mapping[str, Stored], seen: Nodes, found: Found) -> Plan:

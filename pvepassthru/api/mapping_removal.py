@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mapping_apply, mapping_use, mapping_wish, mappings, permission
+from pvepassthru.api import mapping_apply, mapping_snapshots, mapping_use, mapping_wish, mappings, permission
 from pvepassthru.api.mapping_plan import LineChange, Plan
 from pvepassthru.model.errors import (
     ApiConflictError,
@@ -70,38 +70,64 @@ def plan(name: str, stored: Stored, uses: Uses, nodes: Sequence[str] = (), devic
     after = None if whole else stored._replace(lines=left)
     theirs = uses.of(name)
     places = {line.node for line in gone}
-    users = tuple(one for one in theirs if whole or one.node in places)
-    unread = tuple(error for node, error in uses.unread if whole or node is None or node in places)
-    return Removal(name, stored, after, gone, users, unread, tuple(_notes(name, theirs, after, places)))
+    removal = Removal(name, stored, after, gone, (), (), tuple(_notes(name, theirs, after, places)))
+    return _used_by(removal, uses)
 
 
 def read(client: Client, name: str, nodes: Sequence[str] = (), devices: Sequence[str] = ()) -> Removal:
-    """As `plan`, by what the API tells. Raises ApiMissingError without such a mapping, and ApiError."""
+    """As `plan`, by what the API tells, with notes on snapshots that use it.
+
+    Raises ApiMissingError without such a mapping, and ApiError.
+    """
     known = mappings.read(client)
     mappings.need(known, name)
     _lines(known[name], nodes, devices)  # a slip is told before all VMs are read
-    return plan(name, known[name], mapping_use.read(client), nodes, devices)
+    found = plan(name, known[name], mapping_use.read(client), nodes, devices)
+    if found.refusal:
+        return found
+    bare = None if found.after is None else {line.node or "" for line in found.lines} - _nodes(found.after)
+    return found._replace(notes=(*found.notes, *mapping_snapshots.notes(client, name, bare)))
 
 
 def apply(client: Client, removal: Removal) -> str:
-    """Remove it and read back; what is to be known of the way there, empty for nothing.
+    """Remove it and read back, with what VMs use then; what is to be known of the way there, empty for nothing.
 
     Raises before anything is written as Removal.refusal, by what the VMs use just then; ApiDeniedError without
     Mapping.Modify; UsageError for a client that cannot write what is left; ApiConflictError when the mapping has been
     changed since it was read; and for what goes wrong at the write as mapping_apply.apply.
     """
-    again = _again(removal, mapping_use.read(client))
+    again = _used_by(removal, mapping_use.read(client))
     if again.refusal:
         raise again.refusal
-    if removal.after is None:
-        return _remove(client, removal)
+    note = _write(client, removal, removal.after) if removal.after else _remove(client, removal)
+    return "; ".join(one for one in (note, _meanwhile(client, removal)) if one)
+
+
+def _write(client: Client, removal: Removal, after: Stored) -> str:
+    """Write what is left."""
     changes = tuple(LineChange(line.node or "", line.text, None, "it is to be removed") for line in removal.lines)
-    written = mapping_apply.apply(client, Plan(removal.name, removal.before, removal.after, changes, (), (), ()))
+    written = mapping_apply.store(client, Plan(removal.name, removal.before, after, changes, (), (), ()))
     return written.note if written else ""
 
 
-def _again(removal: Removal, uses: Uses) -> Removal:
-    """The same with who uses it now."""
+def _meanwhile(client: Client, removal: Removal) -> str:
+    """Which VMs have come to need between the look and the write what is gone now, with the way back; or empty."""
+    try:
+        now = _used_by(removal, mapping_use.read(client))
+    except ApiError as error:
+        return f"whether a VM has taken mapping {removal.name} meanwhile cannot be told: {error.message}"
+    if now.users:
+        who = listed(one.words for one in now.users)
+        ways = f"{mapping_use.freeing(now.users)}; or give mapping {removal.name} back what it had"
+        had = listed(f"'{line.text}'" for line in removal.lines)
+        return f"mapping {removal.name} is needed by {who}, which came meanwhile: {ways} ({had})"
+    if now.unread:
+        return f"whether a VM has taken mapping {removal.name} meanwhile cannot be told: {now.unread[0].message}"
+    return ""
+
+
+def _used_by(removal: Removal, uses: Uses) -> Removal:
+    """The same with who uses what is to go, and why that cannot be told."""
     places = {line.node for line in removal.lines}
     whole = removal.after is None
     return removal._replace(
@@ -134,6 +160,11 @@ def _lines(stored: Stored, nodes: Sequence[str], devices: Sequence[str]) -> tupl
     return tuple(line for line in stored.lines if line in found)
 
 
+def _nodes(stored: Stored) -> set[str]:
+    """The nodes that have a device."""
+    return {line.node for line in stored.lines if line.node}
+
+
 def _has(line: Line, selector: str) -> bool:
     """Whether a line's device is that of a selector, or a part of it."""
     paths = line.entry.paths if line.entry else ()
@@ -157,7 +188,7 @@ def _refusal(removal: Removal) -> ApiError | None:
     if removal.users:
         first = removal.users[0]
         message = f"mapping {name} is in use: {listed(one.words for one in removal.users)}; nothing was changed"
-        hint = f"take the entries away first, such as pvepassthru config {first.vmid} --remove {first.key}"
+        hint = mapping_use.freeing(removal.users)
         if removal.after is not None and any(line.node == first.node for line in removal.after.lines):
             way = f"pvepassthru mapping apply {name} --prune --exclude {first.node}:ADDRESS"
             hint += f"; {way} takes one device from a mapping of several while VMs use it"

@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from pvepassthru.api.mapping_plan import Plan
     from pvepassthru.api.mapping_removal import Removal
     from pvepassthru.api.mappings import Stored
+    from pvepassthru.model.errors import PassthruError
 
 
-def diff(plan: Plan) -> str:
-    """What is to become of a mapping, line by line with the reasons, and what is to be known besides."""
+def diff(plan: Plan, refusal: PassthruError | None = None) -> str:
+    """What is to become of a mapping, line by line with the reasons; what else is to be known, and why not."""
     nodes = dict.fromkeys(line.node for line in plan.after.lines if line.node)
     size = f"{counted(len(plan.after.lines), 'device')} on {counted(len(nodes), 'node')}"
     what = "new" if plan.before is None else "changed" if plan.changed else "nothing to change"
@@ -34,10 +35,11 @@ def diff(plan: Plan) -> str:
     for stale in plan.stale:
         lines += [f"! map {stale.text}", f"    it stays, and does not fit: {stale.why}"]
     lines += [f"note: {note}" for note in plan.notes]
+    lines += [f"refused: {refusal}"] if refusal else []
     return "".join(f"{one_line(line)}\n" for line in lines)
 
 
-def shape(plan: Plan) -> dict[str, Any]:
+def shape(plan: Plan, refusal: PassthruError | None = None) -> dict[str, Any]:
     """The plan as JSON has it (docs/json.md)."""
     return {
         "mapping": plan.name,
@@ -48,6 +50,8 @@ def shape(plan: Plan) -> dict[str, Any]:
         "changes": [change._asdict() for change in plan.lines],
         "moved": list(plan.moved),
         "stale": [stale._asdict() for stale in plan.stale],
+        "refused": refusal.message if refusal else None,
+        "hint": refusal.hint or None if refusal else None,
         "notes": list(plan.notes),
     }
 
@@ -75,6 +79,7 @@ def removal_shape(removal: Removal) -> dict[str, Any]:
         "removed": [line.text for line in removal.lines],
         "users": [{"vmid": one.vmid, "node": one.node, "key": one.key} for one in removal.users],
         "refused": removal.refusal.message if removal.refusal else None,
+        "hint": removal.refusal.hint or None if removal.refusal else None,
         "notes": list(removal.notes),
     }
 

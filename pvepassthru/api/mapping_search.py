@@ -98,6 +98,12 @@ class _Searcher:
             except DeviceError as error:
                 self.left_out.append(f"{selectors[0]} of node {hardware.node}: {error.message}")
                 continue
+            self.notes |= dict.fromkeys(
+                f"{address} of node {hardware.node} has {counted(len(vfs), 'VF')}, which vanish when it is passed: "
+                f"VMs that have one lose it"
+                for address in functions
+                if (vfs := hardware.functions[address].vfs)
+            )
             first = hardware.functions[functions[0]]
             mates = hardware.mates(functions)
             words = first.name or first.ids
@@ -200,6 +206,11 @@ class _Searcher:
 
     def _of_ids(self, hardware: NodeHardware) -> Iterator[tuple[str, ...]]:
         ids = self.sought.device.ids or self._of_class()
+        if not ids:  # nothing of the class can be taken: why, is said of each
+            for one in hardware.functions.values():
+                if self._is_of_class(one):
+                    self._wanted(hardware, one)
+            return
         subsystems = {}
         for one in hardware.functions.values():
             reach = Reach((), hardware, mapping.EMPTY, {})

@@ -76,6 +76,14 @@ def of_mapping(one: mapping.Mapping) -> Sought:
     return Sought(Device(ids=next(iter(models))), subsystem=subsystem, own=own)
 
 
+def name(word: str) -> str:
+    """The name of a mapping that is to be made or changed. Raises UsageError."""
+    if not mapping.is_name(word):
+        hint = "two characters or more: a letter, then letters, digits, - and _"
+        raise UsageError(f"{shown(word)} is no name of a mapping", hint)
+    return word
+
+
 def excluded(word: str) -> tuple[str, str]:
     """The node, empty for all, and the selector of a device that is not to be taken. Raises UsageError."""
     plain = word.strip()

@@ -106,8 +106,8 @@ def need(known: Iterable[str], name: str) -> None:
     """Raise ApiMissingError unless there is a mapping of this name."""
     names = list(known)
     if name not in names:
-        hint = mapping.instead(name, names)
-        raise ApiMissingError(f"there is no mapping {shown(name)}", hint if names else f"{hint} that this user may see")
+        seen = "" if names else ", nor any other that this user may see"
+        raise ApiMissingError(f"there is no mapping {shown(name)}{seen}", mapping.instead(name, names))
 
 
 def _of_entry(entry: dict[str, Any]) -> Stored:

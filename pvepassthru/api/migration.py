@@ -13,10 +13,10 @@ from pvepassthru.api import (
     cluster,
     mapping_entry,
     mapping_plan,
+    mapping_wish,
     mappings,
     nodes,
     permission,
-    wish,
 )
 from pvepassthru.api.draft import Draft
 from pvepassthru.api.mapping_search import Found
@@ -88,7 +88,7 @@ def plan(
     DeviceError when PVE's mappings cannot hold it, UsageError when `name` does not fit.
     """
     if name:
-        wish.mapping(name)
+        mapping_wish.name(name)
     return _Migrator(known, found, name).plan(presents, others)
 
 
@@ -106,7 +106,6 @@ class _Migrator:
 
     def plan(self, presents: Sequence[Present], others: Sequence[Present]) -> Migration:
         changes = [self._change(present, others) for present in presents]
-        self._check_name()
         for change in changes:
             self._check(change)
         return Migration(tuple(self.plans.values()), tuple(changes))
@@ -165,6 +164,7 @@ class _Migrator:
         if device not in self.devices:
             fitting = [name for name in sorted(self.known) if self._is_just(name, node, found.functions)]
             if self.name:
+                self._check_name([*self.devices, device])
                 name = self.name
             elif fitting:
                 name = fitting[0]
@@ -243,12 +243,16 @@ class _Migrator:
         names = (base, *(f"{base}-{number}" for number in range(2, len(self.known) + 3)))
         return next(name for name in names if name not in self.known)
 
-    def _check_name(self) -> None:
-        """Raise UsageError when one name was given for several devices of a node."""
-        nodes = [node for node, _ in self.devices]
-        if self.name and len(nodes) > len(set(nodes)):
-            words = listed(f"{listed(functions)} of {node}" for node, functions in self.devices)
-            raise UsageError(f"--name is for one device of a node, and there are several: {words}", "leave it out")
+    def _check_name(self, devices: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        """Raise UsageError when one name was given for several devices of a node, or different ones of several."""
+        nodes = [node for node, _ in devices]
+        models = {self.seen.hardware[node].functions[functions[0]].ids for node, functions in devices}
+        if len(nodes) > len(set(nodes)) or len(models) > 1:
+            words = listed(f"{listed(functions)} of {node}" for node, functions in devices)
+            what = (
+                "one device of a node" if len(nodes) > len(set(nodes)) else "one device, of the same model on each node"
+            )
+            raise UsageError(f"--name is for {what}, and there are several: {words}", "leave it out")
 
     # ---- the same devices as before
 

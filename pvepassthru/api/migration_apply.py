@@ -13,7 +13,7 @@ from pvepassthru.model.errors import ApiError, EndedError, PassthruError
 from pvepassthru.model.text import listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pvepassthru.api.apply import Result
     from pvepassthru.api.change import Change
@@ -30,6 +30,8 @@ class Outcome(NamedTuple):
     """One a VM whose config was to change."""
     notes: tuple[str, ...]
     """What is to be known of the mappings."""
+    gone: frozenset[str] = frozenset()
+    """New mappings that are not there: they were removed again, since no VM has them."""
 
 
 def check(client: Client, migration: Migration) -> None:
@@ -77,7 +79,6 @@ def apply(
     made: dict[str, Written] = {}
     notes: list[str] = []
     results: list[Result] = []
-    left: list[str] = []
     try:
         for plan_ in migration.plans:
             written = mapping_apply.apply(client, plan_)
@@ -89,47 +90,61 @@ def apply(
             if tell is not None:
                 tell(result)
     except ApiError as error:
-        left += _take_back(client, migration.plans, made, ())
+        left = _take_back(client, migration.plans, made, (), [error.message])
         if not left:
             raise
         raise mapping_apply.told(error, "; ".join((error.message, *left))) from error
     except BaseException as error:
-        words = [*_so_far(changes, results, error), *notes, *_left_by(client, migration.plans, made, results)]
+        own = _own(error)
+        words = [*own, *_so_far(changes, results, *own), *notes, *_left_by(client, migration.plans, made, results)]
         raise outcome.retold(error, "; ".join(words)) from error
     done = [result.change for result in results if result.applied]
+    names = frozenset(made)
     if len(done) < len(changes):
-        left += _take_back(client, migration.plans, made, done)
-    return Outcome(tuple(results), (*notes, *left))
+        notes += _take_back(client, migration.plans, made, done, [*_so_far(changes, results), *notes])
+    return Outcome(tuple(results), tuple(notes), names - made.keys())
 
 
-def _so_far(changes: Sequence[Change], results: Sequence[Result], cause: BaseException) -> list[str]:
-    """What became of the VMs when something ended the work, in words; its own say what became of the one at work."""
+def _own(cause: BaseException) -> list[str]:
+    """The words of what ended the work, if it has some."""
     own = (cause.message if isinstance(cause, PassthruError) else str(cause)).strip()
+    return [own] if own else []
+
+
+def _so_far(changes: Sequence[Change], results: Sequence[Result], own: str = "") -> list[str]:
+    """What became of the VMs when something ended the work, in words; its own say what became of the one at work."""
     done = [result.change.vmid for result in results if result.applied]
     left = [one.vmid for one in changes[len(results) :] if f"VM {one.vmid} " not in own]
-    words = [own] if own else []
-    words += [f"changed: VM {listed(done)}"] if done else []
+    words = [f"changed: VM {listed(done)}"] if done else []
     return words + ([f"not changed: VM {listed(left)}"] if left else [])
 
 
-def _left_by(
-    client: Client, plans: Sequence[Plan], made: Mapping[str, Written], results: Iterable[Result]
-) -> list[str]:
+def _left_by(client: Client, plans: Sequence[Plan], made: dict[str, Written], results: Iterable[Result]) -> list[str]:
     """The way back of mappings after something has ended the work: what was removed, and what stays or may stay."""
     words = []
     unsure = next((one for one in plans if one.name not in made and one.changed), None)
     if unsure is not None:  # what came of its write nobody has looked at
         words.append(f"mapping {unsure.name} is as it was or as planned: the same command again tells")
+    done = [result.change for result in results if result.applied]
     try:
-        words += _take_back(client, plans, made, [result.change for result in results if result.applied])
-    except (KeyboardInterrupt, EndedError):
-        names = listed(made)
-        words.append(f"interrupted on the way back, so mapping {names} may be left, though no VM may have it")
-    return words
+        return words + _take_back(client, plans, made, done, [])
+    except (KeyboardInterrupt, EndedError) as again:
+        return words + _own(again)
 
 
-def _take_back(client: Client, plans: Iterable[Plan], made: Mapping[str, Written], done: Iterable[Change]) -> list[str]:
-    """Remove the new mappings that no VM has; what was removed, and what stays without need, in sentences.
+def _take_back(
+    client: Client, plans: Iterable[Plan], made: dict[str, Written], done: Iterable[Change], said: Iterable[str]
+) -> list[str]:
+    """As `_taken_back`. What ends it comes through with `said` and with what may be left, in words."""
+    try:
+        return _taken_back(client, plans, made, done)
+    except (KeyboardInterrupt, EndedError) as ended:
+        words = f"interrupted on the way back, so mapping {listed(made)} may be left, though no VM may have it"
+        raise outcome.retold(ended, "; ".join((*said, *_own(ended), words))) from ended
+
+
+def _taken_back(client: Client, plans: Iterable[Plan], made: dict[str, Written], done: Iterable[Change]) -> list[str]:
+    """Remove the new mappings that no VM has, from `made` too; what was removed, and what stays, in sentences.
 
     `done` are the changes that were made. What fails at it is not worth another error.
     """
@@ -153,14 +168,16 @@ def _take_back(client: Client, plans: Iterable[Plan], made: Mapping[str, Written
         if one.name in used:
             notes.append(f"the new mapping {one.name} stays: VM {used[one.name]} has it by now")
         else:
-            notes.append(_removed(client, one, made[one.name]))
+            notes.append(_removed(client, one, made))
     return notes
 
 
-def _removed(client: Client, plan_: Plan, written: Written) -> str:
-    """Remove a mapping that no VM has; what came of it."""
+def _removed(client: Client, plan_: Plan, made: dict[str, Written]) -> str:
+    """Remove a mapping that no VM has, from `made` too; what came of it."""
+    written = made[plan_.name]
     try:
         if mapping_apply.take_back(client, plan_, written):
+            del made[plan_.name]
             return f"mapping {plan_.name} was removed again, since no VM has it"
     except ApiError as error:
         return f"the new mapping {plan_.name} stays, though no VM has it: {error.message}"

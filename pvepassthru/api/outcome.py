@@ -116,4 +116,6 @@ def _where(now: Reading) -> str:
 def _words(cause: BaseException) -> str:
     if isinstance(cause, PassthruError):
         return cause.message
-    return "it was interrupted" if isinstance(cause, KeyboardInterrupt) else one_line(str(cause)) or "it was ended"
+    return (
+        "the change was interrupted" if isinstance(cause, KeyboardInterrupt) else one_line(str(cause)) or "it was ended"
+    )

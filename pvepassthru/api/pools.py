@@ -10,9 +10,11 @@ from pvepassthru.api.wish import BEST
 from pvepassthru.model import mapped
 from pvepassthru.model.errors import DeviceError, NotFoundError, UsageError
 from pvepassthru.model.mapping import instead
-from pvepassthru.model.text import listed, shown
+from pvepassthru.model.text import counted, listed, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pvepassthru.api.chosen import Chosen
     from pvepassthru.api.wish import Device
 
@@ -39,8 +41,9 @@ class Pools:
         here = mapping.on(node)
         if not here:
             others = listed(sorted({other.node for other in mapping.entries})) or "no node"
-            hint = f"it has devices on {others}; add one of {node}: pvepassthru mapping plan"
-            raise NotFoundError(f"mapping {name} has no device on node {node}", hint)
+            way = f"pvepassthru mapping apply {name} --node {node} --device DEVICE"
+            message = f"mapping {name} has no device on node {node}"
+            raise NotFoundError(message, f"it has devices on {others}; add one of {node}: {way}")
         problems = [problem for one in here for problem in mapped.check(mapping, one, self.hardware, name, None)]
         if problems:
             raise DeviceError(problems[0].message, problems[0].hint)
@@ -49,11 +52,13 @@ class Pools:
         if device.mdev:
             parents = [alternative[0] for alternative in pool]
             _, kind = self.chosen.mediated.choose(device, parents, self.reach.mdevs(), pooled=True)
-            return Choice(device, functions, mapping=name, mdev=kind)
-        if mapping.mdev:
-            self.chosen.notes.append(
-                f"mapping {name} has mediated devices, and without mdev= its device is passed whole"
-            )
+            return Choice(device, functions, mapping=name, mdev=kind, pool=len(pool))
+        self._say_whole(name)
+        for address in dict.fromkeys(address for alternative in pool for address in alternative):
+            if vfs := self.hardware.functions[address].vfs:
+                self.chosen.notes.append(
+                    f"{address} of mapping {name} has {counted(len(vfs), 'VF')}, which vanish when it is passed"
+                )
         same = [
             one
             for one in self.chosen.unclaimed
@@ -63,7 +68,14 @@ class Pools:
         if len(pool) == 1 and same:  # the same device by its address: through the mapping from now on
             self.chosen.unclaimed.remove(same[0])
             return Choice(device, functions, mapping=name, entry=same[0].entry)
-        return Choice(device, functions, mapping=name)
+        return Choice(device, functions, mapping=name, pool=len(pool))
+
+    def _say_whole(self, name: str) -> None:
+        """Note of a mapping for mediated devices that its device is passed whole."""
+        if self.reach.mappings.by_name[name].mdev:
+            self.chosen.notes.append(
+                f"mapping {name} has mediated devices, and without mdev= its device is passed whole"
+            )
 
     def _right(self) -> list[str]:
         """The mappings that fit this node, each with all of its devices there, by name."""
@@ -93,7 +105,7 @@ class Pools:
             kind = self.chosen.mediated.choose(device, parents, self.reach.mdevs(), pooled=True)[1]
         self.chosen.pools[name] = self.chosen.pools.get(name, 0) + 1
         self.chosen.wanted.update(functions[0] for functions in pool)
-        return Choice(device, pool[0], mapping=name, mdev=kind)
+        return Choice(device, pool[0], mapping=name, mdev=kind, pool=len(pool))
 
     def _is_pool(self, device: Device, name: str) -> bool:
         pool = self.reach.pool(name)
@@ -110,6 +122,10 @@ class Pools:
         shared = device.mdev and not any(one.vendor_vgpu or one.physfn for one in firsts)
         return all(self.chosen.is_one(device, one) for one in firsts) and (bool(shared) or left > 0)
 
+    def having(self, functions: Sequence[str]) -> list[str]:
+        """The mappings that fit this node and have these functions in a device, with others maybe."""
+        return [name for name in self._right() if any(set(functions) <= set(one) for one in self.reach.pool(name))]
+
     def through(self, choice: Choice) -> Choice:
         """The same choice by a mapping that has just that device here. Raises NotFoundError and UsageError."""
         if choice.mapping:
@@ -117,9 +133,18 @@ class Pools:
         fitting = [name for name in self._right() if self.reach.pool(name) == (choice.functions,)]
         what = listed(choice.functions)
         if not fitting:
-            hint = "only root@pam can name a device by its address; have a mapping made: pvepassthru mapping plan"
-            raise NotFoundError(f"no mapping has just {what} of node {self.hardware.node}", hint)
-        return choice._replace(host="", mapping=_only(fitting, what))
+            node = self.hardware.node
+            among = self.having(choice.functions)
+            device = f"'{choice.host}'" if ";" in choice.host else choice.host
+            way = f"pvepassthru mapping apply NAME --node {node} --device {device} --only"
+            hint = f"only root@pam can name a device by its address; have a mapping made: {way}"
+            if among:
+                hint = f"mapping {listed(among)} has more, of which PVE takes what is free: --mapping {among[0]}"
+            raise NotFoundError(f"no mapping has just {what} of node {node}", hint)
+        name = _only(fitting, what)
+        if not choice.mdev:
+            self._say_whole(name)
+        return choice._replace(host="", mapping=name)
 
 
 def _only(names: list[str], what: str) -> str:

@@ -108,6 +108,8 @@ def _wrong(error: jsonschema.ValidationError, rules: dict[str, Any]) -> str:
         return f"must be {TYPES[kinds[0]]}{quotes}"
     if isinstance(value, dict | list):
         return "is empty"
+    if rules.get("needs") and isinstance(value, str) and rules["needs"] not in value:
+        return f"has no {rules['needs']}"
     return "is not what is allowed" if rules.get("secret") else f"is {shown(str(value)) or 'empty'}"
 
 

@@ -105,7 +105,8 @@ def judge(place: Site, change: Change) -> Judgement:
     judged = judgement.judge(place.host, change)
     if not _is_mirror(place):
         return judged
-    return Judgement(*(tuple(mirror.plain(finding) for finding in findings) for findings in judged))
+    new, remaining, gone, moot = (tuple(map(mirror.plain, findings)) for findings in judged.findings.values())
+    return Judgement(new, remaining, gone, moot, judged.only_removes)
 
 
 def _is_mirror(place: Site) -> bool:

@@ -5,8 +5,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import apply, client, cluster, hindrance, profile, proposal, render, site, snippets, survey
-from pvepassthru.api.wish import checked
+from pvepassthru.api import (
+    apply,
+    client,
+    cluster,
+    hindrance,
+    profile,
+    proposal,
+    render,
+    site,
+    snippets,
+    survey,
+    wish_check,
+)
 from pvepassthru.model.errors import UsageError
 from pvepassthru.model.text import listed, shown
 
@@ -80,8 +91,9 @@ class Pve:
     def config(self, vmid: int) -> Present:
         """A VM's config: `get(key)` and `values` as its next start takes it, `digest` as it is now.
 
-        Raises ApiMissingError when this user sees no such VM.
+        Raises ApiMissingError when this user sees no such VM, and UsageError for what is no VMID.
         """
+        wish_check.vmid(vmid)
         return cluster.config(self.client, vmid, cluster.vm(self.client, vmid).node)
 
     def generate(self, vmid: int, wish: Wish) -> Change:
@@ -97,17 +109,17 @@ class Pve:
         """The changes of several VMs, each with what the rules say of it, or with the error why there is none.
 
         None of them is given what is chosen for another one. Sends nothing. Raises UsageError for a wish that
-        contradicts itself.
+        contradicts itself, or says what no command line could.
         """
-        for wish in wishes.values():
-            checked(wish)
-        return proposal.by_api(self.client, wishes, lambda _: None)
+        said = {wish_check.vmid(vmid): wish_check.sound(wish) for vmid, wish in wishes.items()}
+        return proposal.by_api(self.client, said, lambda _: None)
 
     def validate(self, change: Change) -> Judgement:
         """What the rules of `pvepassthru validate` find of the VM after a change, as far as the API tells of its node.
 
-        `new` is what they do not find now, `remaining` what they find before and after, `gone` what is put right;
-        `refused` says whether there is a new error.
+        `new` is what they do not find now, `remaining` what they find before and after, `gone` what is put right,
+        `moot` what ends with an entry while the setting that it is about stays; `refused` says whether there is a new
+        error, and is False for a change that only takes entries away.
         """
         place = site.of_api(self.client, survey.overview(self.client), change.node, [change.vmid])
         return proposal.judge(place, change)
@@ -115,8 +127,7 @@ class Pve:
     def hindrances(self, change: Change) -> tuple[PassthruError, ...]:
         """What would keep `apply` from making a change as things are now: a lock, what this user may not, and more.
 
-        Beside what `apply` refuses before its first write: a storage or hookscript that is not there on the VM's node,
-        as far as this user may read that. It only reads; none for a change without keys.
+        It is what `apply` refuses before its first write. It only reads; none for a change without keys.
         """
         return hindrance.foreseen(self.client, change)
 
@@ -136,8 +147,9 @@ class Pve:
         It is not judged: see `validate`. Of a VM that does not run PVE makes pending values of others effective with
         any write, so they are refused unless `take_pending` is true.
 
-        Raises before the first write ApiConflictError (the config has changed since, a lock, pending values of others)
-        and ApiDeniedError (what this user may not set); later, when all is as before, what went wrong;
+        Raises before the first write ApiConflictError (the config has changed since, a lock, pending values of others),
+        ApiDeniedError (what this user may not set) and ApiMissingError (a storage or hookscript is not there); later,
+        when all is as before, what went wrong;
         ApiPartialError and ApiUnsureError say what is known when it is not.
         """
         return apply.apply(self.client, change, take_pending=take_pending)

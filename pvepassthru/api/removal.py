@@ -6,6 +6,7 @@ Those settings are named and left alone: what a guest does without them only its
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from pvepassthru.api import selection
@@ -32,7 +33,8 @@ _APART = Pattern(r"[^A-Za-z0-9]+", ASCII)
 def write(draft: Draft, keys: Sequence[str], reach: Reach) -> tuple[HostpciEntry, ...]:
     """Take entries from a draft, and return those that were there.
 
-    `reach` is that of the VM's entries as they are. One that is not there is a note, since that is as required.
+    `reach` is that of the VM's entries as they are. One that is not there is a note, since that is as required. Where
+    another value is pending, what is in force goes as well.
     """
     gone = []
     draft.barred = frozenset(keys)
@@ -47,6 +49,10 @@ def write(draft: Draft, keys: Sequence[str], reach: Reach) -> tuple[HostpciEntry
             found = [reach.hardware.functions[address].words for address in taken.functions]
             name = f"mapping {shown(taken.entry.mapping)}" if taken.entry.mapping else listed(found, 1)
             what = f": {name or 'its device is not there'}"
+        now = draft.before.config.main.get(key)
+        if now not in {None, draft.before.get(key)}:
+            gone += [one for one in draft.before.config.main.entries.values() if one.key == key]
+            what += f", which is pending; and what is in force, {shown(now)}"
         draft.set(key, None, f"{key} is to be removed{what}")
     return tuple(gone)
 
@@ -56,6 +62,10 @@ def _absent(draft: Draft, key: str) -> str:
     vmid = draft.before.vmid
     if draft.before.config.main.get(key) is not None:
         return f"{key} of VM {vmid} is gone with the next start already"
+    line = next((one for one in draft.before.config.main.dropped if one.key == key), None)
+    if line is not None:
+        what = f'"{key}: {shown(line.value)}"'
+        return f"PVE drops {what}, so VM {vmid} has no {key} for it; the line goes with any change of the VM"
     return f"VM {vmid} has no {key}, so there is nothing to remove"
 
 
@@ -90,10 +100,16 @@ def _of_display(draft: Draft, lost: Iterable[HostpciEntry], removed: Iterable[Fu
     if any(one.x_vga or one.legacy_igd for one in after):
         return
     shows = any(one.x_vga or one.legacy_igd for one in lost) or any(one.has_outputs for one in removed)
-    if shows:
-        keys = listed(one.key for one in lost)
+    if shows or not (after or _is_reached(draft)):  # without entries no rule says any more that nobody sees the VM
+        keys = listed(dict.fromkeys(one.key for one in lost))
         how = f"qm set {vmid} --delete vga gives it one"
         yield f"vga: {vga} made sense with {keys}, and without it the VM has no display: {how}"
+
+
+def _is_reached(draft: Draft) -> bool:
+    """Whether there is a way to a VM without a display that its config tells of: a serial port or the guest agent."""
+    agent = (draft.value("agent") or "0").split(",")[0].removeprefix("enabled=")
+    return property_string.boolean(agent) is True or any(draft.value(f"serial{at}") for at in range(4))
 
 
 def _of_guest(draft: Draft, removed: Iterable[Function], kept: Iterable[Function]) -> Iterator[str]:
@@ -108,14 +124,26 @@ def _of_guest(draft: Draft, removed: Iterable[Function], kept: Iterable[Function
 
 def _of_arguments(draft: Draft, lost: Iterable[HostpciEntry]) -> Iterator[str]:
     named = set(_APART.split(draft.value("args") or ""))
-    for one in lost:
-        if one.key in named:
-            yield f"args names {one.key}, and QEMU does not start without what it names: change args as well, as root"
+    for key in dict.fromkeys(one.key for one in lost):
+        if key in named:
+            yield f"args names {key}, and QEMU does not start without what it names: change args as well, as root"
+
+
+def _of_cpu(draft: Draft) -> Iterator[str]:
+    """What `args` says of the CPU, which is mostly for a passed GPU."""
+    words = (draft.value("args") or "").split()
+    model = next((shown(after) for word, after in itertools.pairwise(words) if word in {"-cpu", "--cpu"}), "")
+    if model:
+        yield (
+            f"args stays, and its -cpu {model} replaces the VM's cpu as before: if that was for a device, "
+            f"qm set {draft.before.vmid} --delete args, or change it, as root"
+        )
 
 
 def _of_last(draft: Draft, removed: Iterable[Function]) -> Iterator[str]:
     """What is left of settings for devices when there is none any more."""
     vmid = draft.before.vmid
+    yield from _of_cpu(draft)
     if draft.value("balloon") == "0":
         yield f"balloon: 0 is needed by no device any more: qm set {vmid} --delete balloon lets the VM give memory back"
     hookscript = draft.value("hookscript")

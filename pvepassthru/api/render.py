@@ -36,15 +36,17 @@ def qm(change: Change) -> str:
     lines = [f"# VM {change.vmid}, for root on node {change.node}"]
     lines += [f"# {one.key}: {one.reason}" for one in change.keys]
     lines += [f"# note: {note}" for note in change.notes]
-    if change.keys:
-        words = [f"--{one.key} {shlex.quote(one.new)}" for one in change.keys if one.new is not None]
-        gone = [one.key for one in change.keys if one.new is None]
-        words += [f"--delete {','.join(gone)}"] if gone else []
-        words += [f"--digest {shlex.quote(change.digest)}"] if change.digest else []
-        lines.append(" \\\n  ".join([f"qm set {change.vmid}", *words]))
-    else:
-        lines.append("# nothing to change")
+    lines += [qm_command(change).removesuffix("\n")] if change.keys else ["# nothing to change"]
     return "".join(f"{line}\n" for line in _commented(lines))
+
+
+def qm_command(change: Change) -> str:
+    """That command alone, of a change that has keys."""
+    words = [f"--{one.key} {shlex.quote(one.new)}" for one in change.keys if one.new is not None]
+    gone = [one.key for one in change.keys if one.new is None]
+    words += [f"--delete {','.join(gone)}"] if gone else []
+    words += [f"--digest {shlex.quote(change.digest)}"] if change.digest else []
+    return " \\\n  ".join([f"qm set {change.vmid}", *words]) + "\n"
 
 
 def _commented(lines: Iterable[str]) -> Iterable[str]:

@@ -89,6 +89,8 @@ def firmware(draft: Draft, wish: Wish, display: Choice | None) -> None:
     if wish.bios:
         if wish.bios != now:
             draft.set("bios", None if wish.bios == FIRMWARE[1] else wish.bios, f"{wish.bios} is required")
+            if wish.bios == FIRMWARE[1] and draft.value("efidisk0") is not None:
+                draft.note("efidisk0 stays, and SeaBIOS makes no use of it: OVMF has its boot entries there")
             if _disks(draft):
                 draft.note(f"a guest that was installed under {now} may not boot under {wish.bios}")
     elif display and not display.device.igd and now != FIRMWARE[0]:

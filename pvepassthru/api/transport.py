@@ -259,14 +259,10 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
         pinned = self.endpoint.fingerprint
         if pinned:
             got = next((found.group(1) for one in chain if (found := GOT.search(str(one)))), None)
-            seen = (
-                f"the certificate's is {_pairs(got)}, the profile"
-                if got
-                else "the certificate does not have the one it"
-            )
+            seen = f"its certificate has {_pairs(got)}" if got else "its certificate has another one"
             return ApiCertificateError(
-                f"{self.endpoint} is not the host of the pinned fingerprint: {seen} has {_pairs(pinned)}, so nothing "
-                "was sent",
+                f"{self.endpoint} is not the host of the pinned fingerprint {_pairs(pinned)}: {seen}, so nothing was "
+                "sent",
                 "compare it on the node itself (pvenode cert info): a new certificate, or somebody in between?",
             )
         why = next((one.verify_message for one in chain if isinstance(one, ssl.SSLCertVerificationError)), "")

@@ -108,7 +108,7 @@ def device(word: str) -> Device:
     lower = plain.lower()
     for prefix in ("class:", "class=", "class "):
         if lower.startswith(prefix):
-            return _of_class(lower.removeprefix(prefix).strip(), word)
+            return Device(kind=kind(lower.removeprefix(prefix).strip()))
     if lower in KINDS:
         return Device(kind=lower)
     if _IDS.fullmatch(lower):
@@ -120,11 +120,19 @@ def device(word: str) -> Device:
     raise UsageError(f"{shown(word)} is no device", f"is {near} meant?" if near and lower.isalpha() else _DEVICE_HINT)
 
 
-def _of_class(kind: str, word: str) -> Device:
-    if kind not in KINDS:
-        near = nearest(kind, KINDS)
+def kind(word: str) -> str:
+    """A class of devices, a key of KINDS. Raises UsageError."""
+    if word not in KINDS:
+        near = nearest(word, KINDS)
         raise UsageError(f"{shown(word)} is no class", f"is {near} meant?" if near else f"use {listed(KINDS)}")
-    return Device(kind=kind)
+    return word
+
+
+def ids(word: str) -> str:
+    """A `vendor:device`. Raises UsageError."""
+    if not _IDS.fullmatch(word.lower()):
+        raise UsageError(f"{shown(word)} is no vendor:device", "write both as lspci -nn does, such as 10de:2204")
+    return word.lower()
 
 
 def pf(word: str) -> str:
@@ -184,6 +192,13 @@ def hookscript(word: str) -> str:
     return word
 
 
+def firmware(word: str) -> str:
+    """A firmware, one of FIRMWARE. Raises UsageError."""
+    if word not in FIRMWARE:
+        raise UsageError(f"{shown(word)} is no firmware", f"use {' or '.join(FIRMWARE)}")
+    return word
+
+
 def storage(word: str) -> str:
     """A storage's id. Raises UsageError."""
     if not _STORAGE.fullmatch(word):
@@ -235,15 +250,13 @@ def of_arguments(  # noqa: PLR0913 - one for each option
             raise UsageError(f"--mdev is for one device, and {len(named)} are named", hint)
         least = framebuffer(min_framebuffer) if min_framebuffer else 0
         named = [(named[0] if named else Device())._replace(mdev=mdev(mdev_type), framebuffer=least)]
-    if bios and bios not in FIRMWARE:
-        raise UsageError(f"{shown(bios)} is no firmware", f"use {' or '.join(FIRMWARE)}")
     return checked(
         Wish(
             tuple(named),
             primary_gpu=primary_gpu,
             rom=rom(rom_file) if rom_file else "",
             igd=igd,
-            bios=bios,
+            bios=firmware(bios) if bios else "",
             storage=storage(efi_storage) if efi_storage else "",
             hookscript=hookscript(hook) if hook else "",
             numa=numa,

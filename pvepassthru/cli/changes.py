@@ -89,11 +89,16 @@ def _show(form: str, one: Proposal) -> None:
     """Print one change as a text; only in a diff is there room for what the rules say."""
     if one.change:
         print(TEXTS[form](one.change), end="")
-    for line in _lines(one):
+    for line in _lines(one if form == "diff" else _by_others(one)):
         if form == "diff":
             print(one_line(line))
         else:
             print_error(f"pvepassthru: VM {one.vmid}: {line.strip()}")
+
+
+def _by_others(one: Proposal) -> Proposal:
+    """A change that is made by other means than --apply: what its own user may not says nothing of these."""
+    return one._replace(hindrances=tuple(error for error in one.hindrances if not isinstance(error, ApiDeniedError)))
 
 
 def _refusal(one: Proposal) -> str:
@@ -109,25 +114,40 @@ def _refusal(one: Proposal) -> str:
     )
 
 
-def tell(form: str, result: Result) -> None:
-    """Say what became of one VM's change."""
+def tell(form: str, result: Result, *, way: bool = True) -> None:
+    """Say what became of one VM's change; with `way` what root can do instead, too."""
     vmid = result.change.vmid
     if result.error is not None:
         print_error(f"pvepassthru: {_named(vmid, result.error)}")
-        if isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
-            print(render.qm(result.change), end="", file=sys.stderr if form in DATA else sys.stdout)
+        if way:
+            tell_root(form, result)
         return
     done = result.applied
     if done is None or form in DATA:
         return
-    words = [f"set {listed(done.written, 20)}"] if done.written else []
-    words += [f"its next start takes over {listed(done.pending, 20)}"] if done.pending else []
+    gone = {one.key for one in result.change.keys if one.new is None}
+    kinds = (
+        ("set", [key for key in done.written if key not in gone]),
+        ("removed", [key for key in done.written if key in gone]),
+        ("its next start sets", [key for key in done.pending if key not in gone]),
+        ("its next start removes", [key for key in done.pending if key in gone]),
+    )
+    words = [f"{word} {listed(keys, 20)}" for word, keys in kinds if keys]
     words += [f"pending values of others took effect: {listed(done.taken, 20)}"] if done.taken else []
     line = f"VM {vmid} is changed: {'; '.join(words)}"
     if form == "diff":
         print(line)
     else:
         print_error(line)
+
+
+def tell_root(form: str, result: Result) -> None:
+    """Print the command for root where this user was refused what is root's alone.
+
+    Not what was shown before it: the reasons, the notes, or with --format qm all.
+    """
+    if form != "qm" and isinstance(result.error, ApiDeniedError) and any(one.root_only for one in result.change.keys):
+        print(render.qm_command(result.change), end="", file=sys.stderr if form in DATA else sys.stdout)
 
 
 def shape(one: Proposal, result: Result | None = None) -> dict[str, Any]:
@@ -138,10 +158,7 @@ def shape(one: Proposal, result: Result | None = None) -> dict[str, Any]:
     applied = result.applied._asdict() if result and result.applied else None
     return render.shape(one.change) | {
         "refused": one.refused,
-        "findings": {
-            name: [finding._asdict() for finding in findings]
-            for name, findings in zip(judged._fields, judged, strict=True)
-        },
+        "findings": {name: [finding._asdict() for finding in findings] for name, findings in judged.findings.items()},
         "hindrances": [str(error) for error in one.hindrances],
         "applied": applied,
         "error": result.error.message if result and result.error else None,
@@ -162,20 +179,22 @@ def _lines(one: Proposal) -> Iterator[str]:
     if one.change is None or not one.change.keys:
         return
     yield from (f"note: as things are now --apply would not do it: {error}" for error in one.hindrances)
-    told = [
-        counted(len(findings), "finding") + f" {word}"
-        for findings, word in ((judged.new, "new"), (judged.remaining, "as before"), (judged.gone, "put right"))
-        if findings
-    ]
+    kinds = (
+        (judged.new, "new", "new "),
+        (judged.remaining, "as before", ""),
+        (judged.gone, "put right", "put right: "),
+        (judged.moot, "moot, since what is found stays as it is", "moot: "),
+    )
+    told = [f"{counted(len(findings), 'finding')} {word}" for findings, word, _ in kinds if findings]
     yield f"rules: {listed(told) or 'nothing to say'}"
-    for findings, word in ((judged.new, "new "), (judged.remaining, ""), (judged.gone, "put right: ")):
+    for findings, _, word in kinds:
         for finding in findings:
             where = finding.where.rpartition(" ")[2]
             silenced = "silenced " if finding.silenced is not None else ""
             yield f"  {word}{silenced}{finding.severity} {finding.code} {where}: {finding.message}"
             if finding.silenced is not None:
                 yield f"    reason: {finding.silenced}"
-            elif finding.hint and findings is not judged.gone:
+            elif finding.hint and findings is not judged.gone and findings is not judged.moot:
                 yield f"    hint: {finding.hint}"
 
 

@@ -85,10 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take this entry away, and leave all else as it is; may be given again",
     )
     wanted.add_argument("--file", metavar="FILE", help="requirements of many VMs, in YAML, in place of all these")
-    parser.add_argument(
+    shapes = parser.add_mutually_exclusive_group()
+    shapes.add_argument(
         "--format", choices=changes.FORMATS, default="diff", help="how the change is shown (default: %(default)s)"
     )
-    parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    shapes.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
     making = consent.add_arguments(parser, "make it, each VM's as a whole or not at all", of_vms=True)
     making.add_argument(
         "--stop-at-first", action="store_true", help="with --file: change no other VM after one that failed"
@@ -193,10 +194,15 @@ def _wish(args: argparse.Namespace) -> Wish:
 
 def _by_api(args: argparse.Namespace, host: Host, wishes: Iterable[int]) -> bool:
     """Whether everything is read by the API. Raises UsageError where what is read and what is changed differ."""
-    if args.profile or os.environ.get("PVE_HOST"):
-        return True
-    if args.root == "/":
-        return not all(host.exists(vms.config_path(number)) for number in wishes)
+    far = bool(args.profile or os.environ.get("PVE_HOST"))
+    if far or args.root == "/":
+        far = far or not all(host.exists(vms.config_path(number)) for number in wishes)
+        if far and args.node is not None:
+            message = (
+                "--node says whose files are read, and here everything is read by the API, which knows each VM's node"
+            )
+            raise UsageError(message, "leave it out")
+        return far
     if args.apply:
         raise UsageError(
             f"--apply goes to a cluster's API, and --root {shown(args.root)} is only files of a host",

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import getpass
 import os
 import sys
@@ -12,18 +11,20 @@ from typing import TYPE_CHECKING
 from pvepassthru.api import client, profile
 
 if TYPE_CHECKING:
+    import argparse
+
     from pvepassthru.api.client import Client
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the argument that says which API is meant. No secret is ever one: others see a process's arguments.
 
-    It may stand before the command just as well (cli/main.py), so it has no default of its own.
+    It may stand before the command just as well (cli/main.py), which puts both together.
     """
     parser.set_defaults(asks_api=True)
     parser.add_argument(
         "--profile",
-        default=argparse.SUPPRESS,
+        dest="own_profile",
         metavar="NAME",
         help="a profile of api.yaml (default: PVE_HOST and its like of the environment, the files' default profile, or "
         "this node itself)",

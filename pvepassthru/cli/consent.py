@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from pvepassthru.cli.words import print_error
 from pvepassthru.model.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,4 +39,9 @@ def given(question: str, *, yes: bool) -> bool:
     if not sys.stdin or not sys.stdin.isatty():
         raise UsageError("nothing was changed: there is no terminal to ask at", "add --yes")
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in AGREED
+    try:
+        return sys.stdin.readline().strip().lower() in AGREED
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        print_error("pvepassthru: nothing is changed, since the question was interrupted")
+        raise

@@ -70,7 +70,8 @@ def _rooms(args: argparse.Namespace, wanted: Wanted, found: Capacity) -> int:
     reach.say_failures(found.failures)
     named = listed(word for word in wanted if word)
     if named and not found.rooms and not found.failures:
-        raise ApiMissingError(f"no node has {named}", "see what there is: pvepassthru fleet capacity")
+        what = f"a device of mapping {named}" if wanted.mapping else named
+        raise ApiMissingError(f"no node has {what}", "see what there is: pvepassthru fleet capacity")
     if args.json:
         shapes = [room._asdict() for room in found.rooms]
         print_json({"rooms": shapes, "failures": reach.failure_shapes(found.failures)})
@@ -87,7 +88,8 @@ def _cells(room: Room) -> list[str]:
     """The cells of a room; what may be more or less is said so."""
     least, most = ("", "") if room.sure else (">=", "<=")
     counts = (f"{least}{room.used}", f"{most}{room.free}", f"{least}{room.claimed}", f"{most}{room.left}")
-    return [*map(_cell, (room.node, room.kind, room.name, room.where, room.total)), *counts]
+    name = f"{room.name} {room.mdev}" if room.mdev else room.name
+    return [*map(_cell, (room.node, room.kind, name, room.where, room.total)), *counts]
 
 
 def _cell(value: Any) -> str:  # noqa: ANN401 - a field of a room

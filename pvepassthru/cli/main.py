@@ -20,7 +20,7 @@ from pvepassthru.lifecycle.hook import open_streams
 from pvepassthru.model.errors import PassthruError, UsageError
 from pvepassthru.model.mapping import NODE_NAME
 from pvepassthru.model.record import TYPE_CHECKING
-from pvepassthru.model.text import listed, one_line
+from pvepassthru.model.text import listed, one_line, shown
 
 if TYPE_CHECKING:
     import argparse
@@ -53,6 +53,8 @@ COMMANDS = {
 WRITING = frozenset({"hook", "recover", "release"})
 WRITING_OPTIONS = ("fix", "undo", "writes")
 """Commands, and options of others, that change a host."""
+FAR = frozenset({"mapping", "migrate-to-mapping", "fleet"})
+"""Commands that ask a cluster's API for everything, and read no host's files."""
 NODES = "/etc/pve/nodes"
 PACKAGES = {
     "filelock": "python3-filelock",
@@ -69,7 +71,7 @@ def build_parser(only: Container[str] = COMMANDS) -> Parser:
     parser = Parser(prog="pvepassthru", description=pvepassthru.__doc__)
     parser.add_argument("--version", action="version", version=f"pvepassthru {pvepassthru.__version__}")
     root = "the host's files, or a snapshot of a host (default: PVEPASSTHRU_ROOT of the environment, or /)"
-    parser.add_argument("--root", default=os.environ.get("PVEPASSTHRU_ROOT") or "/", metavar="DIR|FILE", help=root)
+    parser.add_argument("--root", default=_root(), metavar="DIR|FILE", help=root)
     node = "whose entries of the cluster's mappings count (default: the host name of that root)"
     parser.add_argument("--node", metavar="NAME", help=node)
     profile = "of the commands that ask the API, here or behind the command: a profile of api.yaml"
@@ -114,15 +116,39 @@ def run(words: Sequence[str]) -> int:
     except SystemExit:  # --help and --version have printed
         sys.stdout.flush()
         raise
-    if args.profile is not None and not getattr(args, "asks_api", False):
-        asking = "config, mapping, migrate-to-mapping and fleet do"
-        raise UsageError(f"--profile says which API is asked, and {args.command} asks none", asking)
+    _settle(args)
     if os.path.isfile(args.root):
         return _run_on_snapshot(args)
     if not os.path.isdir(args.root):
         hint = "give a folder that holds a host's files, or a file of `pvepassthru snapshot`"
         raise UsageError(f"--root {args.root} is not a folder", hint)
     return _run_on(args, open_host(os.path.abspath(args.root), args.node))
+
+
+def _settle(args: argparse.Namespace) -> None:
+    """Put together what stands before the command and behind it. Raises UsageError for what goes with no such command.
+
+    A root of the environment is for the commands that read a host's files, and none of the others' concern.
+    """
+    own = getattr(args, "own_profile", None)
+    if args.profile is not None and not getattr(args, "asks_api", False):
+        asking = "config, mapping, migrate-to-mapping and fleet do"
+        raise UsageError(f"--profile says which API is asked, and {args.command} asks none", asking)
+    if args.profile is not None and own is not None and own != args.profile:
+        raise UsageError(f"--profile is given twice, as {shown(args.profile)} and {shown(own)}", "keep one of them")
+    args.profile = args.profile if own is None else own
+    if args.command in FAR and args.root != _root():
+        message = f"--root says whose files are read, and {args.command} reads none: it asks a cluster's API"
+        raise UsageError(message, "leave it out; --profile says which cluster is meant")
+    if args.command in FAR and args.node is not None:
+        message = f"--node before the command says whose files are read, and {args.command} reads none"
+        behind = f"behind {args.command} it says which node alone is looked at, where there is such an option"
+        raise UsageError(message, behind)
+
+
+def _root() -> str:
+    """The root where no option says one."""
+    return os.environ.get("PVEPASSTHRU_ROOT") or "/"
 
 
 def _run_on_snapshot(args: argparse.Namespace) -> int:

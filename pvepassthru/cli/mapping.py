@@ -7,11 +7,13 @@ with --apply asks and does it.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pvepassthru.api import (
     mapping_apply,
     mapping_check,
+    mapping_loss,
     mapping_plan,
     mapping_removal,
     mapping_render,
@@ -25,11 +27,12 @@ from pvepassthru.api.mapping_plan import Options
 from pvepassthru.cli import connection, consent
 from pvepassthru.cli.config import undoing
 from pvepassthru.cli.words import print_error, print_json
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, EndedError, UsageError
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, ApiUnsureError, EndedError, PassthruError, UsageError
 from pvepassthru.model.text import counted, listed, one_line
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
     from typing import Any
 
     from pvepassthru.api.client import Client
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.mapping_plan import Plan
     from pvepassthru.api.mapping_removal import Removal
     from pvepassthru.host.host import Host
+    from pvepassthru.model.errors import ApiError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +123,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is the cluster that is looked at
-    """Do what is asked for; returns 0, or 1 for an error among what `check` finds, a no, or a removal that is refused.
+    """Do what is asked for; returns 0, or 1 for an error that `check` finds, a no, or what would be refused.
 
     Raises what api.mapping_plan.plan, api.mapping_apply.apply, api.mapping_check.check, api.mapping_removal.apply and
     the connection raise, and UsageError for `apply` and `remove --apply` where they cannot ask.
@@ -134,10 +138,11 @@ def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is th
         if args.action == "remove":
             return _remove(args, client)
         plan = _plan(args, client)
+        refusal = mapping_loss.read(client, plan)
         if args.action == "plan":
-            _show(args, plan)
-            return EXIT_FINE
-        return _apply(args, client, plan)
+            _show(args, plan, refusal)
+            return EXIT_FINDINGS if refusal else EXIT_FINE
+        return _apply(args, client, plan, refusal)
 
 
 def _plan(args: argparse.Namespace, client: Client) -> Plan:
@@ -150,32 +155,55 @@ def _plan(args: argparse.Namespace, client: Client) -> Plan:
     return mapping_plan.plan(args.name, mappings.read(client), nodes.read(client, args.nodes), sought, options)
 
 
-def _show(args: argparse.Namespace, plan: Plan) -> None:
+def _show(args: argparse.Namespace, plan: Plan, refusal: ApiError | None) -> None:
     if args.json:
-        print_json(mapping_render.shape(plan))
+        print_json(mapping_render.shape(plan, refusal))
     else:
-        print(mapping_render.diff(plan), end="", flush=True)
+        print(mapping_render.diff(plan, refusal), end="", flush=True)
 
 
-def _apply(args: argparse.Namespace, client: Client, plan: Plan) -> int:
+def _apply(args: argparse.Namespace, client: Client, plan: Plan, refusal: ApiError | None) -> int:
     if not args.json:
-        _show(args, plan)
+        _show(args, plan, None)
+    shape = mapping_render.shape(plan, refusal)
     written = None
-    if plan.changed:
-        mapping_apply.check(client, (plan.name,))
-        if not consent.given(f"write mapping {plan.name}?", yes=args.yes):
-            print_error("pvepassthru: nothing is changed, since the answer was no")
-            return EXIT_FINDINGS
-        with undoing():
-            written = _write(client, plan)
+    with _told(args, shape):
+        if refusal:
+            raise refusal
+        if plan.changed:
+            mapping_apply.check(client, (plan.name,))
+            if not consent.given(f"write mapping {plan.name}?", yes=args.yes):
+                print_error("pvepassthru: nothing is changed, since the answer was no")
+                return EXIT_FINDINGS
+            with undoing():
+                written = _write(client, plan)
     note = written.note if written else ""
     if args.json:
-        print_json({**mapping_render.shape(plan), "written": written is not None, "note": note or None})
+        print_json(_outcome(shape, written=written is not None, note=note))
     else:
         print(f"mapping {plan.name} is written" if written else "nothing was changed")
         if note:
             print_error(f"pvepassthru: note: {note}")
     return EXIT_FINE
+
+
+@contextmanager
+def _told(args: argparse.Namespace, shape: dict[str, Any]) -> Iterator[None]:
+    """With --json print what was planned with the error that kept it from being done; the error goes on."""
+    try:
+        yield
+    except PassthruError as error:
+        if args.json:
+            unsure = isinstance(error, (ApiUnsureError, EndedError))
+            print_json(_outcome(shape, written=None if unsure else False, error=error))
+        raise
+
+
+def _outcome(
+    shape: dict[str, Any], *, written: bool | None, note: str = "", error: PassthruError | None = None
+) -> dict[str, Any]:
+    """What was planned with what became of it, as JSON has it (docs/json.md)."""
+    return {**shape, "written": written, "note": note or None, "error": error.message if error else None}
 
 
 def _write(client: Client, plan: Plan) -> Written | None:
@@ -197,24 +225,28 @@ def _check_remove(args: argparse.Namespace) -> None:
 def _remove(args: argparse.Namespace, client: Client) -> int:
     """Show what goes, and with --apply do it."""
     removal = mapping_removal.read(client, args.name, args.nodes, args.devices)
-    if args.apply and removal.refusal:
-        raise removal.refusal
-    if not args.json:
-        print(mapping_render.removal_diff(removal), end="", flush=True)
+    shape = mapping_render.removal_shape(removal)
     if not args.apply:
         if args.json:
-            print_json(mapping_render.removal_shape(removal))
+            print_json(shape)
+        else:
+            print(mapping_render.removal_diff(removal), end="", flush=True)
         return EXIT_FINDINGS if removal.refusal else EXIT_FINE
-    what = "this of" if removal.after else "the whole"
-    if removal.after is not None:
-        mapping_apply.check(client, (removal.name,))
-    if not consent.given(f"remove {what} mapping {removal.name}?", yes=args.yes):
-        print_error("pvepassthru: nothing is changed, since the answer was no")
-        return EXIT_FINDINGS
-    with undoing():
-        note = _removed(client, removal)
+    with _told(args, shape):
+        if removal.refusal:
+            raise removal.refusal
+        if not args.json:
+            print(mapping_render.removal_diff(removal), end="", flush=True)
+        what = "this of" if removal.after else "the whole"
+        if removal.after is not None:
+            mapping_apply.check(client, (removal.name,))
+        if not consent.given(f"remove {what} mapping {removal.name}?", yes=args.yes):
+            print_error("pvepassthru: nothing is changed, since the answer was no")
+            return EXIT_FINDINGS
+        with undoing():
+            note = _removed(client, removal)
     if args.json:
-        print_json({**mapping_render.removal_shape(removal), "written": True, "note": note or None})
+        print_json(_outcome(shape, written=True, note=note))
     else:
         print(f"mapping {removal.name} is {'removed' if removal.after is None else 'written'}")
         if note:

@@ -13,7 +13,7 @@ from pvepassthru.api import mapping_render, migration, migration_apply, render
 from pvepassthru.cli import changes, connection, consent
 from pvepassthru.cli.config import undoing
 from pvepassthru.cli.words import print_error, print_json, vmid
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, UsageError
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, PassthruError, UsageError
 from pvepassthru.model.text import listed
 
 if TYPE_CHECKING:
@@ -48,12 +48,17 @@ def run(args: argparse.Namespace, host: Host) -> int:  # noqa: ARG001 - it is th
             _show(planned)
         outcome = None
         if args.apply and any(one.keys for one in planned.changes):
-            migration_apply.check(client, planned)
-            names = listed(one.vmid for one in planned.changes if one.keys)
-            if not consent.given(f"Change VM {names} so?", yes=args.yes):
-                print_error("pvepassthru: nothing is changed, since the answer was no")
-                return EXIT_FINDINGS
-            outcome = _apply(args, client, planned)
+            try:
+                migration_apply.check(client, planned)
+                names = listed(one.vmid for one in planned.changes if one.keys)
+                if not consent.given(f"Change VM {names} so?", yes=args.yes):
+                    print_error("pvepassthru: nothing is changed, since the answer was no")
+                    return EXIT_FINDINGS
+                outcome = _apply(args, client, planned)
+            except PassthruError as error:
+                if args.json:
+                    print_json(_shape(planned, None) | {"error": error.message})
+                raise
     if args.json:
         print_json(_shape(planned, outcome))
     elif args.apply and outcome is None:
@@ -73,8 +78,12 @@ def _apply(args: argparse.Namespace, client: Client, planned: Migration) -> Outc
     form = "json" if args.json else "diff"
     with undoing():
         outcome = migration_apply.apply(
-            client, planned, take_pending=args.with_pending, tell=lambda result: changes.tell(form, result)
+            client, planned, take_pending=args.with_pending, tell=lambda result: changes.tell(form, result, way=False)
         )
+    for result in outcome.results:
+        entries = result.change.after.section.entries.values()
+        if not any(entry.mapping in outcome.gone for entry in entries):  # else the command would name what is not there
+            changes.tell_root(form, result)
     told = {result.change.vmid for result in outcome.results}
     left = [one.vmid for one in planned.changes if one.keys and one.vmid not in told]
     if left:
@@ -96,4 +105,5 @@ def _shape(planned: Migration, outcome: Outcome | None) -> dict[str, object]:
         "mappings": [mapping_render.shape(plan) for plan in planned.plans],
         "vms": vms,
         "notes": list(outcome.notes) if outcome else [],
+        "error": None,
     }

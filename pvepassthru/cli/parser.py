@@ -25,11 +25,37 @@ class _UnknownWordsError(Exception):
         self.words = words
 
 
+class _Once(argparse.Action):
+    """Keeps an option's value, as argparse does, but does not drop a first one for another one without a word."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as argparse has them
+        super().__init__(*args, **options)
+        self._read: argparse.Namespace | None = None
+        """What the option was put into last; each reading of a command line has its own."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002 - as argparse calls it
+        namespace: argparse.Namespace,
+        values: Any,  # noqa: ANN401 - as argparse has it
+        option_string: str | None = None,
+    ) -> None:
+        """Raise ArgumentError for a second value that differs."""
+        first = getattr(namespace, self.dest, None)
+        if option_string is not None and self._read is namespace and values != first:
+            both = f"{shown(str(first))} and {shown(str(values))}"
+            raise argparse.ArgumentError(self, f"it is given twice, as {both}; keep one of them")
+        self._read = namespace
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """The program's parser, and those of its commands and their actions; no option may be shortened."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as argparse has them
         super().__init__(*args, **{"allow_abbrev": False, **options})
+        for name in (None, "store"):
+            self.register("action", name, _Once)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse has it
         """The arguments. Ends the program with exit code 2 and a usage for what makes no sense, as argparse does."""

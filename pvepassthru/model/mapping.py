@@ -98,13 +98,16 @@ def is_name(text: str) -> bool:
     return _NAME.fits(text)
 
 
+NONE_YET = "pvepassthru mapping apply NAME --device DEVICE makes one"
+
+
 def instead(name: str, known: Iterable[str]) -> str:
     """What may be meant by the name of a mapping that is not there."""
     names = list(known)
     near = nearest(name, names)
     if near:
         return f"is {near} meant?"
-    return f"the mappings are: {listed(names)}" if names else "there is no mapping yet"
+    return f"the mappings are: {listed(names)}" if names else NONE_YET
 
 
 class _Section:

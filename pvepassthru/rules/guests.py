@@ -63,6 +63,8 @@ def blind(subject: Subject) -> Iterator[Hit]:
     message = f"the VM has neither {where} nor a passed GPU with outputs, a serial port or the guest agent"
     key = "vga" if section.get("vga") else next(entry.key for entry in section.entries.values() if entry.x_vga)
     hint = f"qm set {subject.vmid} --serial0 socket, then qm terminal {subject.vmid}"
+    if key == "vga" and not any(entry.x_vga for entry in section.entries.values()):  # else the display stays away
+        hint = f"qm set {subject.vmid} --delete vga gives it a display; or {hint}"
     yield Hit(subject.at(key, section.line(key)), message, hint)
 
 

@@ -82,7 +82,8 @@ def shared_by(mappings: Sequence[Mapping]) -> Iterator[tuple[Hit, tuple[str, ...
         }
         if others:
             message = f"{shown(path)} of node {entry.node} is in mapping {mapping.name} and in {listed(others)}"
-            hit = Hit(_at(mapping, entry.line), message, "remove it from one of them")
+            way = f"pvepassthru mapping remove {mapping.name} --device {entry.node}:{shown(path)}"
+            hit = Hit(_at(mapping, entry.line), message, f"remove it from one of them, such as {way}")
             yield hit, tuple(dict.fromkeys((mapping.name, *others.values())))
 
 

@@ -177,6 +177,15 @@ def build(root: Path | str, configs: Mapping[int, str] | None = None, devices: M
     return Host(str(root))
 
 
+def mount_root(root: Path | str, address: str) -> None:
+    """Let the host's root file system be on an NVMe."""
+    disk = f"sys/devices/pci0000:00/{address}"
+    tree.folder(root, f"{disk}/nvme/nvme0/nvme0n1")
+    tree.put(root, f"{disk}/nvme/nvme0/nvme0n1/dev", "259:0\n")
+    tree.link(root, "sys/class/block/nvme0n1", f"{disk}/nvme/nvme0/nvme0n1")
+    tree.put(root, "proc/self/mountinfo", "22 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n")
+
+
 def on_host(host: Host) -> NodeHardware:
     """The hardware by the host's own inventory."""
     return hardware.of_inventory(Inventory(host))

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 TOLD = (restore.SETTLING, mapping_apply.SETTLE)
 """As they are without these tests."""
-FIRST_READS = 1
-"""Requests to the VM's node before the first write: the reading of its config."""
+FIRST_READS = 2
+"""Requests to the VM's node before the first write of PART: the reading of its config, and of the node's storages."""
 TWO_KEYS = 2
 """Which write of PART has two keys; of the others a worker that dies leaves all that there is pending."""
 SLOW = 0.6
@@ -584,7 +584,7 @@ def test_a_write_that_is_done_after_its_sender_gave_up(pve: FakePve, monkeypatch
 
         asked = len(pve.state.log) + 1
         monkeypatch.setattr(client, "put", slow)
-        with pytest.raises(KeyboardInterrupt, match="is as it was"):
+        with pytest.raises(KeyboardInterrupt, match="is as it was: the change was interrupted"):
             apply(client, change)
         threads[0].join()
     assert len(pve.state.writes) == 2, "the late one, and its undoing"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -79,7 +80,8 @@ def rooms(cluster: Cluster, **wanted: str) -> dict[tuple[str, str], Room]:
     with FakePve(cluster) as pve, client_of(pve) as client:
         found = capacity.rooms(client, Wanted(**wanted))
     assert found.failures == ()
-    assert list(found.rooms) == sorted(found.rooms)
+    order = [(room.node, room.kind, room.name, room.mdev or "") for room in found.rooms]
+    assert order == sorted(order)
     return {(room.node, room.name): room for room in found.rooms}
 
 
@@ -140,7 +142,31 @@ def test_vgpus_of_vfs() -> None:
     assert found["pve1", "nvidia-558"][3:8] == (("0000:a1:00.0",), None, 1, 1, 1)
     assert found["pve1", "vgpu"][4:8] == (2, 1, 1, 1)
     assert found["pve1", "10de:25b6"][4:8] == (2, 1, 1, 1)
-    assert ("pve1", "p4") not in found, "its one device is for many VMs"
+
+
+def test_types_of_a_mapping_for_mediated_devices() -> None:
+    """What others have of the same devices, by their addresses, counts; of other devices not."""
+    vms = {
+        100: "hostpci0: mapping=p4,mdev=nvidia-63\n",
+        101: "hostpci0: 41:00.0,mdev=nvidia-63\n",
+        102: "hostpci0: mapping=p4,mdev=nvidia-63\n",
+        103: "hostpci0: mapping=vgpu,mdev=nvidia-558\n",
+    }
+    with FakePve(of(node(vms, [100, 101], left=6), node({}), data.Node([CARD]))) as pve, client_of(pve) as client:
+        every = [one for one in capacity.rooms(client).rooms if one.name == "p4"]
+        found = capacity.rooms(client, Wanted(mapping="p4")).rooms
+    assert list(found) == every
+    assert {one.node for one in found} == {"pve1", "pve2"}
+    small = next(one for one in found if (one.node, one.mdev) == ("pve1", "nvidia-63"))
+    assert small == Room("pve1", "mapping", "p4", ("0000:41:00.0",), 8, 2, 6, 1, 5, "nvidia-63")
+    large = next(one for one in found if (one.node, one.mdev) == ("pve1", "nvidia-64"))
+    assert (large.used, large.claimed) == (0, 0)
+
+
+def test_a_mapping_for_mediated_devices_that_offers_none_now() -> None:
+    bare = data.Node([replace(p4(8), mdev=[])], {}, [])
+    found = rooms(of(bare), mapping="p4")
+    assert found["pve1", "p4"] == Room("pve1", "mapping", "p4", ("0000:41:00.0",), None, 0, 0, 0, 0)
 
 
 def pending(main: str, later: str) -> str:
@@ -473,7 +499,7 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         shape = json.loads(capsys.readouterr().out.partition("no model")[0])
         assert list(shape) == ["rooms", "failures"]
         assert list(shape["rooms"][0]) == [
-            *("node", "kind", "name", "where", "total", "used", "free", "claimed", "left", "sure"),
+            *("node", "kind", "name", "where", "total", "used", "free", "claimed", "left", "mdev", "sure"),
         ]
         assert main(["fleet", "capacity", "--vm", "100", "--json"]) == 0
         shape = json.loads(capsys.readouterr().out)

@@ -122,6 +122,15 @@ def test_what_others_have_is_not_chosen() -> None:
     assert any("0000:04:00.0 is also of VM 101" in note for note in named.notes)
 
 
+def test_what_the_vm_gets_already_is_not_to_be_named_again() -> None:
+    """Naming its address once more would be refused, whoever else has it."""
+    taken = {"0000:01:00.0": "VM 101"}
+    with pytest.raises(NotFoundError, match="no device 10de:1b80 on node pve1 that is free") as raised:
+        generate(present.of_file(100, node.NODE, b""), words(devices=["01:00", "10de:1b80"]), API, MAPPINGS, taken)
+    assert "name its address" not in raised.value.hint
+    assert "leave out 10de:1b80, or name a device that the VM does not get yet" in raised.value.hint
+
+
 def test_a_gpu_as_the_display_has_outputs() -> None:
     """There are an Intel GPU, a GTX 1080, and P4s, which have none."""
     asked = words(devices=["gpu"], primary_gpu=True)
@@ -714,3 +723,36 @@ def test_vms_share_a_parent_of_mediated_devices() -> None:
     assert [values(one) for one in generate_all(presents, wishes, API, MAPPINGS)] == [
         {"hostpci0": "0000:41:00.0,mdev=nvidia-63"}
     ] * 2
+
+
+def test_of_a_mapping_of_several_no_device_is_named() -> None:
+    """PVE takes any of them at the start, for each entry another one."""
+    found = change("", words(mappings=["vfs", "vfs"]))
+    reasons = [one.reason for one in found.keys if one.key.startswith("hostpci")]
+    assert len(reasons) == 2
+    assert all("one of its 2 devices on node pve1, which PVE chooses at the start" in one for one in reasons)
+    assert not any("0000:03:10.0" in one for one in reasons)
+
+
+def test_a_rom_file_that_the_api_does_not_see() -> None:
+    asked = Wish((GPU._replace(rom="gpu.rom"),))
+    told = "the API does not tell whether /usr/share/kvm/gpu.rom is on node pve1"
+    assert any(told in note for note in change("", asked).notes)
+    assert not any(told in note for note in change("", asked, KNOWN).notes), "the rules say it of a node's own files"
+    text = "hostpci0: 0000:01:00,pcie=1,romfile=gpu.rom\nmachine: q35\n"
+    assert not any(told in note for note in change(text, asked._replace(hidden=True)).notes), "it is there already"
+
+
+def test_from_ovmf_to_seabios() -> None:
+    text = f"bios: ovmf\nefidisk0: local-lvm:vm-100-disk-1,size=4M\n{DISK}"
+    notes = change(text, Wish((GPU,), bios="seabios")).notes
+    assert "a guest that was installed under ovmf may not boot under seabios" in notes
+    assert any(note.startswith("efidisk0 stays, and SeaBIOS makes no use of it") for note in notes)
+
+
+def test_a_whole_device_by_a_mapping_of_mediated_ones() -> None:
+    """The note is the same, whether the mapping is named or found."""
+    told = "mapping p4 has mediated devices, and without mdev= its device is passed whole"
+    assert told in change("", words(devices=["41:00.0"], by_mapping=True)).notes
+    assert told in change("", words(mappings=["p4"])).notes
+    assert told not in change("", words(mdev_type="nvidia-63", devices=["41:00.0"], by_mapping=True)).notes

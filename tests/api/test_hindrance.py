@@ -72,6 +72,9 @@ def test_volumes_that_are_not_there(pve: FakePve, values: dict[str, str | None],
         assert isinstance(found, ApiMissingError)
         assert found.message == message
         assert hint in found.hint
+        with pytest.raises(ApiMissingError, match=f"{message}; nothing was sent") as raised:
+            hindrance.check(client, change_of(client, values), take_pending=False)
+        assert hint in raised.value.hint
 
 
 def test_volumes_that_are_there() -> None:

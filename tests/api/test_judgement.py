@@ -55,6 +55,17 @@ def test_what_is_new_what_stays_and_what_goes(tmp_path: Path) -> None:
     assert not any(f"{PATH}:" in finding.where for finding in (*found.new, *found.remaining, *found.gone))
 
 
+def test_what_has_only_lost_its_reason_is_not_put_right(tmp_path: Path) -> None:
+    """The VM has no display afterwards either, and -cpu still replaces what is configured."""
+    host = node.build(tmp_path, {100: "hostpci0: 03:10.0\nvga: none\nargs: -cpu host\nmemory: 512\n"})
+    found = judge(host, wish.of_arguments(remove=["hostpci0"]))
+    assert {"PVP348", "PVP351"} <= codes(found.moot)
+    assert not {"PVP348", "PVP351"} & codes((*found.gone, *found.new, *found.remaining))
+    host = node.build(tmp_path / "other", {100: "hostpci0: 01:00.7\nvga: none\nmemory: 512\n"})
+    found = judge(host, wish.of_arguments(remove=["hostpci0"]))
+    assert "PVP201" in codes(found.gone), "the entry that it was about is gone"
+
+
 def test_it_says_what_validate_says_afterwards(tmp_path: Path) -> None:
     host = node.build(tmp_path, {100: "memory: 2048\nballoon: 512\n", 101: "hostpci0: 01:00\nonboot: 1\n"})
     asked = wish.of_arguments(devices=["01:00", "04:00.0"], primary_gpu=True)._replace(storage="local")
@@ -69,16 +80,32 @@ def test_it_says_what_validate_says_afterwards(tmp_path: Path) -> None:
 
 def test_a_device_that_the_host_needs(tmp_path: Path) -> None:
     host = node.build(tmp_path, {100: ""})
-    disk = "sys/devices/pci0000:00/0000:04:00.0"
-    tree.folder(tmp_path, f"{disk}/nvme/nvme0/nvme0n1")
-    tree.put(tmp_path, f"{disk}/nvme/nvme0/nvme0n1/dev", "259:0\n")
-    tree.link(tmp_path, "sys/class/block/nvme0n1", f"{disk}/nvme/nvme0/nvme0n1")
-    tree.put(tmp_path, "proc/self/mountinfo", "22 1 259:0 / / rw - ext4 /dev/nvme0n1 rw\n")
+    node.mount_root(tmp_path, "0000:04:00.0")
     on = hardware.of_host(Surroundings(host))
     assert "nvme0n1 is mounted on /" in on.functions["0000:04:00.0"].use
     found = judge(host, wish.of_arguments(devices=["04:00.0"]))
     assert found.refused
     assert "PVP240" in codes(found.new)
+
+
+def test_a_danger_that_two_entries_bring_is_not_new_when_one_goes(tmp_path: Path) -> None:
+    disk, card = "0000:04:00.0", "0000:06:00.0"
+    group = {"iommu_group": node.DEVICES[disk]["iommu_group"]}
+    host = node.build(
+        tmp_path,
+        {100: "hostpci0: 04:00.0\nhostpci1: 06:00.0\nballoon: 0\nmemory: 512\n"},
+        {**node.DEVICES, card: {**node.DEVICES[card], **group}},
+    )
+    node.mount_root(tmp_path, disk)
+    found = judge(host, wish.of_arguments(remove=["hostpci0"]))
+    assert not found.refused
+    assert "PVP240" in codes(found.remaining)
+    assert "PVP240" not in codes((*found.gone, *found.new))
+    assert any(one.where.endswith(" hostpci1") for one in found.remaining if one.code == "PVP240")
+    both = judge(host, wish.of_arguments(remove=["hostpci0", "hostpci1"]))
+    assert "PVP240" in codes(both.gone)
+    other = judge(host, wish.of_arguments(devices=["01:00"], remove=["hostpci0"]))
+    assert other.refused, "what brings a device as well is judged as any other change"
 
 
 def test_an_overlay_is_a_view(tmp_path: Path) -> None:
@@ -97,3 +124,11 @@ def test_an_overlay_is_a_view(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="Read-only") as raised:
             over.write("/sys/bus/pci/rescan", "1")
         assert raised.value.errno == errno.EROFS
+
+
+def test_a_removal_is_not_refused_whatever_is_found(tmp_path: Path) -> None:
+    host = node.build(tmp_path, {100: ""})
+    node.mount_root(tmp_path, "0000:04:00.0")
+    found = judge(host, wish.of_arguments(devices=["04:00.0"]))
+    assert found.refused
+    assert not found._replace(only_removes=True).refused

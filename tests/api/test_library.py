@@ -25,6 +25,7 @@ from pvepassthru.api import (
     profile,
     profile_file,
 )
+from pvepassthru.api.hardware import KINDS
 from tests.api.fake_client import client_of, profile_of
 from tests.api.fake_pve import data
 from tests.api.fake_pve.data import PASSWORD, Cluster
@@ -32,6 +33,7 @@ from tests.api.fake_pve.server import FakePve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -105,6 +107,27 @@ def test_the_errors_in_the_page_are_those_of_the_library() -> None:
     assert named - {"BusyError"} == offered - {"BusyError"}
 
 
+@pytest.mark.parametrize("kind", [Device, Wish])
+def test_the_page_has_every_field(kind: type[Device | Wish]) -> None:
+    """In the order of the class, each with its type."""
+    table = PAGE.partition(f"| field of `{kind.__name__}` |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", table, re.MULTILINE)
+    words = {
+        "bool": "bool",
+        "bool | None": "bool or None",
+        "int": "int",
+        "str": "text",
+        "tuple[str, ...]": "tuple of texts",
+        "tuple[Device, ...]": "tuple of `Device`",
+    }
+    assert rows == [(name, words[kind.__annotations__[name].__forward_arg__]) for name in kind._fields]
+
+
+def test_the_kinds_on_the_page_are_those_that_there_are() -> None:
+    (row,) = re.findall(r"^\| `kind` \| text \| (.*) \|$", PAGE, re.MULTILINE)
+    assert re.findall(r"`(\w+)`", row) == list(KINDS)
+
+
 def test_the_example_of_several_vms(lab: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
     run(EXAMPLES[1])
     assert capsys.readouterr().out == "101 is changed\n102 is changed\n"
@@ -147,6 +170,64 @@ def test_errors_of_wishes(pve: FakePve) -> None:
         with pytest.raises(ApiMissingError):
             one.need()
     assert pve.state.writes[1:] == [], "only the fixture's mapping"
+
+
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        ({"remove": "hostpci0"}, "remove is a tuple, and hostpci0 is none"),
+        ({"remove": ("vga",)}, "vga is no hostpci entry"),
+        ({"remove": (0,)}, "remove is a text, and 0 is none"),
+        ({"devices": Device(mapping="vf")}, "devices is a tuple, and a Device is none"),
+        ({"devices": ("gpu",)}, "gpu in devices of a Wish is no Device"),
+        ({"bios": "foo"}, "foo is no firmware"),
+        ({"bios": None}, "bios is a text, and None is none"),
+        ({"storage": "a b"}, "a b is no name of a storage"),
+        ({"hookscript": "pvepassthru"}, "pvepassthru is no hookscript"),
+        ({"rom": "../x"}, "is no ROM file"),
+        ({"numa": "yes"}, "numa is True or False, and not yes"),
+    ],
+)
+def test_a_wish_that_means_nothing(pve: FakePve, said: dict[str, Any], told: str) -> None:
+    with Pve(client_of(pve)) as found, pytest.raises(UsageError, match=re.escape(told)):
+        found.generate(100, Wish(**({"devices": (Device(kind="gpu"),)} | said)))
+
+
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        ({"addresses": "05:00.0"}, "devices[0].addresses is a tuple, and 05:00.0 is none"),
+        ({"addresses": ("5",)}, "5 is no address of a device"),
+        ({"addresses": (5,)}, "addresses is a text, and 5 is none"),
+        ({"ids": "10de"}, "10de is no vendor:device"),
+        ({"kind": "foo"}, "foo is no class"),
+        ({"vf_of": "03"}, "03 is no address of a PF"),
+        ({"mapping": "1"}, "1 is no name of a mapping"),
+        ({"mdev": "a b"}, "a b is no mdev type"),
+        ({"mdev": "best", "framebuffer": "4G"}, "devices[0].framebuffer is a number of MiB, and 4G is none"),
+        ({"kind": "gpu", "rom": ["x"]}, "devices[0].rom is a text, and a list is none"),
+        ({"kind": "gpu", "primary": 1}, "devices[0].primary is True or False, and not 1"),
+        ({"kind": "gpu", "pcie": "no"}, "devices[0].pcie is True, False or None, and not no"),
+    ],
+)
+def test_a_device_that_means_nothing(pve: FakePve, said: dict[str, Any], told: str) -> None:
+    with Pve(client_of(pve)) as found, pytest.raises(UsageError, match=re.escape(told)):
+        found.generate(100, Wish((Device(**said),)))
+
+
+def test_words_are_written_the_one_way(pve: FakePve) -> None:
+    with Pve(client_of(pve)) as found:
+        change = found.generate(100, Wish((Device(addresses=("01:00",)),)))
+        assert change.after.get("hostpci0") == "0000:01:00,pcie=1"
+        change = found.generate(100, Wish((Device(ids="10DE:2204"),)))
+        assert change.functions == ("0000:01:00.0", "0000:01:00.1")
+        for other in ("100", 100.0, True, None):
+            with pytest.raises(UsageError, match="is no VMID"):
+                found.generate(other, Wish((Device(kind="gpu"),)))  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(UsageError, match="is no VMID"):
+            found.config("100")  # type: ignore[arg-type]  # that is the point
+        with pytest.raises(UsageError, match="a Device is no Wish"):
+            found.generate(100, Device(kind="gpu"))  # type: ignore[arg-type]  # that is the point
 
 
 def test_a_new_error_is_told(pve: FakePve) -> None:

@@ -78,6 +78,29 @@ def test_drift(scene: Scene, old: str, new: str, message: str, hint: str) -> Non
     assert hardware.faults(scene.pve.state, "pve2", "gpu"), "PVE thinks so, too"
 
 
+def test_a_device_whose_line_is_wrong_is_not_called_lacking(scene: Scene) -> None:
+    """One line has another group than its device, the other no device; what both are to have is at one place."""
+    wrong = GPU_LINE2.replace("=40", "=99")
+    found = scene.errors(mapping("gpu", wrong, GPU_LINE2.replace("81:00", "80:00")))
+    gone = next(one for one in found if "there is no PCI device 0000:80:00.0" in one[3])
+    assert gone[4].startswith("node pve2 has no other device 10de:1b80 that the mapping lacks")
+
+
+def test_what_another_mapping_has_is_not_proposed(scene: Scene) -> None:
+    other = "node=pve2,path=0000:82:00,id=10de:1b80,subsystem-id=1043:8591,iommugroup=41"
+
+    def hint(text: str) -> str:
+        drifts = scene.check(text, ["one"], ["pve2"])
+        return next(one.hint for one in drifts if one.node == "pve2")
+
+    one = mapping("one", GPU_LINE)
+    assert hint(one) == "pvepassthru mapping plan one --node pve2 --device 10de:1b80"
+    partly = hint(one + mapping("two", other))
+    assert partly == "pvepassthru mapping plan one --node pve2 --device 0000:81:00.0 --only"
+    words = "the devices 10de:1b80 of node pve2 are in mapping two, so such VMs are to stay on the others"
+    assert hint(one + mapping("two", other, GPU_LINE2)) == words
+
+
 def test_a_flag_that_the_device_is_not(scene: Scene) -> None:
     ((code, name, node, message, _),) = scene.errors(mapping("gpu", GPU_LINE, mdev=1))
     assert (code, name, node) == ("PVP412", "gpu", "pve1")
@@ -96,6 +119,8 @@ def test_the_rules_on_mappings(scene: Scene) -> None:
     found = {(one.code, one.mapping): one for one in scene.check(text) if one.code}
     assert set(found) == {("PVP414", "one"), ("PVP413", "two"), ("PVP416", "far")}
     assert found["PVP413", "two"].message == "0000:01:00 of node pve1 is in mapping two and in one"
+    way = "pvepassthru mapping remove two --device pve1:0000:01:00"
+    assert found["PVP413", "two"].hint == f"remove it from one of them, such as {way}"
     assert found["PVP414", "one"].message == "mapping one has 0000:01:00 of node pve1 twice"
     assert "which the cluster has not" in found["PVP416", "far"].message
     only = scene.check(text, names=["two"])
@@ -153,6 +178,16 @@ def test_vms_and_mappings(scene: Scene) -> None:
 def test_a_change_that_waits_counts(scene: Scene) -> None:
     scene.pve.state.vm(101).text += "[PENDING]\nhostpci1: mapping=soon\n"
     assert [one.mapping for one in scene.check("", vms=True)] == ["soon"]
+
+
+def test_what_a_vm_has_until_it_stops_is_in_use(scene: Scene) -> None:
+    text = "hostpci0: mapping=one\n[PENDING]\ndelete: hostpci0\n"
+    scene.pve.state.vms[300] = type(scene.pve.state.vms[100])("pve1", text, running=True)
+    found = [one for one in scene.check(mapping("one", GPU_LINE), vms=True) if one.node is None]
+    assert [one.message for one in found] == ["no VM that root@pam sees uses mapping one, but VM 300 until it stops"]
+    assert found[0].hint == "stop VM 300 first; then if nobody needs it: pvepassthru mapping remove one"
+    scene.pve.state.vms[301] = type(scene.pve.state.vms[100])("pve1", "hostpci0: mapping=one\n")
+    assert not [one for one in scene.check(mapping("one", GPU_LINE), vms=True) if one.node is None]
 
 
 def test_a_node_that_is_down_is_named(scene: Scene) -> None:

@@ -248,6 +248,29 @@ def test_what_nobody_has(scene: Scene, sought: Sought | str) -> None:
         scene.plan("some", sought)
 
 
+def test_a_class_of_which_nothing_can_be_taken_says_why(scene: Scene) -> None:
+    with pytest.raises(NotFoundError, match="has a nic that can be taken") as error:
+        scene.plan("some", "nic", nodes=["pve1", "pve2"])
+    assert "0000:03:00.0 (" in error.value.hint
+    assert "of node pve1: it has 3 VFs, which would vanish" in error.value.hint
+    assert "of node pve2: it has 2 VFs, which would vanish" in error.value.hint
+
+
+def test_what_nobody_has_names_nodes_that_were_not_looked_at(scene: Scene) -> None:
+    scene.pve.take_down("pve3")
+    with pytest.raises(
+        NotFoundError, match=r"none of pve1, pve2 has a device at 0000:a1:00.0; node pve3 was not looked at"
+    ):
+        scene.plan("some", "0000:a1:00.0")
+
+
+def test_vfs_that_vanish_with_their_port_are_told(scene: Scene) -> None:
+    plan = scene.plan("ports", "0000:03:00.0", nodes=["pve1"])
+    vanish = "0000:03:00.0 of node pve1 has 3 VFs, which vanish when it is passed: VMs that have one lose it"
+    assert vanish in plan.notes
+    assert not any("vanish when" in note for note in scene.plan("ports", "0000:08:00.0").notes)
+
+
 def test_excluded_devices(scene: Scene) -> None:
     exclude = ("03:10.2", "pve1:0000:03:10.4", "pve2:03:10", "pve2:05:10.0")
     plan = scene.plan("vfs", vfs_of("8086:10fb"), options=Options(exclude=exclude))

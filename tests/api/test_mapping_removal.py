@@ -137,9 +137,11 @@ def test_not_while_a_vm_uses_it(pve: FakePve, nodes: tuple[str, ...], text: str,
     with client_of(pve) as client:
         removal = mapping_removal.read(client, "gpu", nodes)
         assert [(one.vmid, one.node, one.key) for one in removal.users] == [(205, "pve2", "hostpci2")]
-        with pytest.raises(ApiConflictError, match=r"in use: VM 205 \(hostpci2\) on node pve2") as raised:
+        with pytest.raises(ApiConflictError, match=r"in use: VM 205 \(hostpci2.*\) on node pve2") as raised:
             mapping_removal.apply(client, removal)
-    assert "pvepassthru config 205 --remove hostpci2" in raised.value.hint
+    leaving = "delete: hostpci2" in text
+    assert ("pvepassthru config 205 --remove hostpci2" in raised.value.hint) == (not leaving)
+    assert ("stop VM 205 first, whose next start does without it" in raised.value.hint) == leaving
     assert pve.state.writes == []
 
 
@@ -163,6 +165,20 @@ def test_one_of_several_devices(pve: FakePve) -> None:
     assert "mapping apply gpu --prune --exclude pve2:ADDRESS takes one device" in removal.refusal.hint
 
 
+def test_snapshots_that_use_it_are_told(pve: FakePve) -> None:
+    text = "memory: 512\nparent: new\n\n[old]\nhostpci2: mapping=gpu\n\n[new]\nhostpci0: mapping=other\n"
+    use(pve, 205, "pve2", text)
+    note = "snapshot old of VM 205 on node pve2 uses it: after a rollback the VM does not start there"
+    with client_of(pve) as client:
+        assert mapping_removal.read(client, "gpu").notes == (note,)
+        assert mapping_removal.read(client, "gpu", ("pve2",)).notes == (note,)
+        assert mapping_removal.read(client, "gpu", ("pve1",)).notes == ()
+        assert mapping_removal.read(client, "gpu", (), ("82:00",)).notes == (), "it may have the other device"
+        pve.faults.answer(500, path="/qemu/205/snapshot", times=None)
+        (unread,) = mapping_removal.read(client, "gpu").notes
+        assert unread.startswith("whether a snapshot of VM 205 on node pve2 uses it cannot be told: ")
+
+
 @both
 def test_a_vm_that_uses_it_since_it_was_read(pve: FakePve, nodes: tuple[str, ...]) -> None:
     with client_of(pve) as client:
@@ -173,12 +189,72 @@ def test_a_vm_that_uses_it_since_it_was_read(pve: FakePve, nodes: tuple[str, ...
     assert left(pve) == LINES
 
 
+@both
+def test_a_vm_that_takes_it_just_before_the_write(pve: FakePve, nodes: tuple[str, ...]) -> None:
+    """PVE does not look, so it is told afterwards, with the way back."""
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", nodes)
+        pve.faults.meddle(lambda _: use(pve, 205, "pve2"), write=1)
+        note = mapping_removal.apply(client, removal)
+    assert left(pve) == WAYS[nodes]
+    assert note.startswith("mapping gpu is needed by VM 205 (hostpci2) on node pve2, which came meanwhile: ")
+    assert "pvepassthru config 205 --remove hostpci2" in note
+    assert f"'{SECOND}'" in note
+
+
+@both
+def test_vms_that_cannot_be_read_after_the_write(pve: FakePve, nodes: tuple[str, ...]) -> None:
+    use(pve, 205, "pve2", "memory: 512\n")
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", nodes)
+        pve.faults.meddle(lambda _: pve.take_down("pve2"), write=1)
+        note = mapping_removal.apply(client, removal)
+        assert note.startswith("whether a VM has taken mapping gpu meanwhile cannot be told: node pve2")
+    assert left(pve) == WAYS[nodes]
+
+
+def test_a_vm_that_moves_while_it_is_read(pve: FakePve) -> None:
+    """It may be on a node that loses what it needs, whichever it was on."""
+    use(pve, 205, "pve1")
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", PART)
+        assert removal.refusal is None
+        pve.faults.meddle(lambda state: setattr(state.vm(205), "node", "pve2"), path="/qemu/205/")
+        with pytest.raises(ApiConflictError, match="cannot be told: VM 205 on node pve1: it has gone to node pve2"):
+            mapping_removal.apply(client, removal)
+    assert left(pve) == LINES
+
+
+def test_a_vm_that_has_gone_where_nobody_can_tell(pve: FakePve) -> None:
+    use(pve, 205, "pve1")
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", PART)
+        pve.faults.meddle(lambda state: setattr(state.vm(205), "node", "pve2"), path="/qemu/205/")
+        pve.faults.answer(500, path="/cluster/resources", request=2, times=None)
+        with pytest.raises(ApiMissingError, match="cannot be told: VM 205 on node pve1"):
+            mapping_removal.apply(client, removal)
+    assert left(pve) == LINES
+
+
+@both
+def test_a_vm_of_a_node_that_is_not_listed(pve: FakePve, nodes: tuple[str, ...]) -> None:
+    """It may be that of a node that joins just now."""
+    use(pve, 905, "pve9")
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu", nodes)
+        with pytest.raises(ApiError, match="cannot be told: VM 905 on node pve9: that node is not among"):
+            mapping_removal.apply(client, removal)
+    assert left(pve) == LINES
+
+
 def test_a_node_that_cannot_be_asked(pve: FakePve) -> None:
     use(pve, 305, "pve3", "memory: 512\n")
     use(pve, 105, "pve1", "memory: 512\n")
     with client_of(pve) as client:
         pve.take_down("pve3")
         removal = mapping_removal.read(client, "gpu")
+        assert removal.refusal is not None, "the preview says so too"
+        assert "whether a VM uses mapping gpu cannot be told: node pve3" in removal.refusal.message
         with pytest.raises(ApiUnreachableError, match="whether a VM uses mapping gpu cannot be told: node pve3"):
             mapping_removal.apply(client, removal)
         assert left(pve) == LINES
@@ -265,7 +341,7 @@ def test_refused_and_not_to_be_read(pve: FakePve) -> None:
 
 def _meddle(state: State, lines: list[str] | None) -> None:
     found = state.mappings
-    found.pop("gpu")
+    found.pop("gpu", None)
     if lines is not None:
         found["gpu"] = Mapping(lines)
     state.write_mappings(found)
@@ -295,6 +371,16 @@ def test_changed_during_the_write(pve: FakePve) -> None:
         pve.faults.answer(500, write=1)
         with pytest.raises(ApiConflictError, match="was not removed: somebody else has changed it meanwhile"):
             mapping_removal.apply(client, removal)
+    assert left(pve) == [SECOND]
+
+
+def test_somebody_else_makes_it_again(pve: FakePve) -> None:
+    with client_of(pve) as client:
+        removal = mapping_removal.read(client, "gpu")
+        again = pve.faults.meddle(lambda state: _meddle(state, [SECOND]), path="/cluster/mapping/pci", request=4)
+        with pytest.raises(ApiConflictError, match="was removed, and is there again: somebody else made it"):
+            mapping_removal.apply(client, removal)
+    assert again.happened
     assert left(pve) == [SECOND]
 
 

@@ -60,7 +60,7 @@ def test_the_same_in_other_words() -> None:
 
 def test_an_unknown_name() -> None:
     mappings.need(["gpu"], "gpu")
-    with pytest.raises(ApiMissingError, match="there is no mapping yet that this user may see"):
+    with pytest.raises(ApiMissingError, match="nor any other that this user may see; pvepassthru mapping apply NAME"):
         mappings.need([], "gpu")
 
 
@@ -69,7 +69,7 @@ def test_an_unknown_name() -> None:
     [
         (["gpu", "nic"], "is gpu meant?"),
         (["nvme", "storage"], "the mappings are: nvme, storage"),
-        ([], "there is no mapping yet"),
+        ([], "pvepassthru mapping apply NAME --device DEVICE makes one"),
     ],
 )
 def test_what_may_be_meant(known: list[str], words: str) -> None:

@@ -16,6 +16,7 @@ from pvepassthru.model.errors import (
     ApiMissingError,
     ApiUnreachableError,
     DeviceError,
+    EndedError,
     NotFoundError,
     UsageError,
 )
@@ -194,7 +195,7 @@ def test_nothing_to_do(scene: Scene) -> None:
 
 def test_a_name(scene: Scene) -> None:
     assert made(scene.read(100, name="mine")) == {"mine": [GPU_LINE]}
-    with pytest.raises(UsageError, match=r"--name is for one device of a node|is to have just"):
+    with pytest.raises(UsageError, match="--name is for one device of a node"):
         scene.read(101, name="mine")
     with pytest.raises(UsageError, match="is no name of a mapping"):
         scene.read(100, name="1x")
@@ -214,6 +215,17 @@ def test_one_name_for_vms_of_two_nodes(scene: Scene) -> None:
     found = scene.read(100, 201, name="card")
     assert made(found) == {"card": [GPU_LINE, GPU_LINE2]}
     assert new(found) == {100: ["mapping=card,pcie=1,x-vga=1"], 201: ["mapping=card"]}
+
+
+def test_one_name_for_different_devices(scene: Scene) -> None:
+    scene.vm(201, "hostpci0: 05:10.0\n", "pve2")
+    with pytest.raises(
+        UsageError, match="--name is for one device, of the same model on each node, and there are"
+    ) as error:
+        scene.read(100, 201, name="card")
+    assert "0000:01:00.0, 0000:01:00.1 of pve1, 0000:05:10.0 of pve2" in error.value.message
+    with pytest.raises(UsageError, match="--name is for one device of a node, and there are several"):
+        scene.read(101, name="card")
 
 
 @pytest.mark.parametrize("other, words", [("0000:04:00.0", "would get other functions"), ("00:02.0", "mdev is 0")])
@@ -390,6 +402,27 @@ def test_what_stays_is_told_with_the_error_of_a_mapping(scene: Scene) -> None:
     with pytest.raises(ApiError, match=r"is as it was; the new mapping nic-pve1-03-10-0 stays, though no VM has it"):
         migration_apply.apply(scene.client, found)
     assert list(scene.pve.state.mappings) == ["nic-pve1-03-10-0"]
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), EndedError("ended by SIGTERM")], ids=["ctrl-c", "signal"])
+@pytest.mark.parametrize("refused", ["vm", "mapping"])
+def test_what_an_interrupt_on_the_way_back_leaves_is_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, ending: BaseException, refused: str
+) -> None:
+    found = scene.read(101)
+    if refused == "vm":
+        scene.pve.faults.answer(403, path="/qemu/101/config", write=1, times=None)
+    else:
+        scene.pve.faults.answer(500, path="/mapping/pci", write=2, times=None)
+
+    def end(*_: object) -> None:
+        raise ending
+
+    monkeypatch.setattr(mapping_apply, "take_back", end)
+    left = "interrupted on the way back, so mapping nic-pve1-03-10-0.* may be left, though no VM may have it"
+    with pytest.raises(type(ending), match=left):
+        migration_apply.apply(scene.client, found)
+    assert "nic-pve1-03-10-0" in scene.pve.state.mappings
 
 
 def test_a_node_without_vms_that_is_down_keeps_no_mapping(scene: Scene) -> None:

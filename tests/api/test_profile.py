@@ -292,7 +292,7 @@ MISTAKES = [
     (profile_with("verify: false"), "7: profiles.lab has an unknown key verify; known are hosts"),
     (
         LAB.replace("user: auto@pve", "user: auto"),
-        "4: profiles.lab.user is not what is allowed; use a user with its realm",
+        "4: profiles.lab.user has no @; use a user with its realm",
     ),
     (LAB.replace("token_name: cfg", f"token_name: auto@pve!cfg={TOKEN}"), "5: profiles.lab.token_name is not"),
     (LAB.replace(TOKEN, "12345678"), "6: profiles.lab.token_value must be text, so put it in quotes"),
@@ -388,7 +388,7 @@ def test_key_without_its_blank_shows_no_secret(home: dict[str, str], user_file: 
 @pytest.mark.parametrize(
     "said, words",
     [
-        ({"PVE_USER": "root"}, "PVE_USER of the environment is not what is allowed; use a user with its realm"),
+        ({"PVE_USER": "root"}, "PVE_USER of the environment has no @; use a user with its realm"),
         ({"PVE_TIMEOUT": "soon"}, "PVE_TIMEOUT of the environment must be a number"),
         ({"PVE_PORT": "0"}, "PVE_PORT of the environment is 0"),
         ({"PVE_HOST": ","}, "PVE_HOST of the environment is empty"),

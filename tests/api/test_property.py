@@ -12,13 +12,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pvepassthru.api import hardware, present, render, snippets
+from pvepassthru.api import hardware, judgement, present, render, snippets
 from pvepassthru.api.change import PRIVILEGES
 from pvepassthru.api.generate import PASSING, generate
 from pvepassthru.api.wish import Device, Wish, checked
+from pvepassthru.host import vms
+from pvepassthru.host.overlay import Overlay
 from pvepassthru.model import hostpci, resolve
 from pvepassthru.model.errors import PassthruError, UsageError
 from pvepassthru.model.vmconfig import is_hostpci
+from pvepassthru.rules.subject import Surroundings
 from tests.api import node
 from tests.api.told import mappings_of
 from tests.pve import config as pve_config
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from pvepassthru.api.change import Change
     from pvepassthru.api.hardware import NodeHardware
     from pvepassthru.api.present import Present
+    from pvepassthru.host.host import Host
 
 VMID = 100
 MAPPINGS = mappings_of(node.MAPPINGS)
@@ -132,6 +136,17 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     return Both(node.on_host(host), node.by_api(), pve)
 
 
+@pytest.fixture(scope="module")
+def endangered(tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """The node with its root file system on an NVMe, in one IOMMU group with a network card."""
+    root = tmp_path_factory.mktemp("endangered")
+    disk, card = "0000:04:00.0", "0000:06:00.0"
+    group = {"iommu_group": node.DEVICES[disk]["iommu_group"]}
+    host = node.build(root, {VMID: ""}, {**node.DEVICES, card: {**node.DEVICES[card], **group}})
+    node.mount_root(root, disk)
+    return host
+
+
 def lines(values: tuple[str, ...]) -> st.SearchStrategy[dict[str, str]]:
     """Some options, and some entries of these values."""
     options = [(key, text) for key, texts in OPTIONS.items() for text in texts]
@@ -169,6 +184,7 @@ def generated(text: str, asked: Wish, on: NodeHardware) -> Change | None:
         return generate(config, checked(asked), on, MAPPINGS)
     except PassthruError as error:
         told = error
+    assert asked.remove == () or asked != Wish(remove=asked.remove), f"a removal alone is never refused: {told}"
     assert told.message
     assert told.hint, told
     assert "\n" not in str(told)
@@ -243,6 +259,22 @@ def test_nothing_is_touched_without_need(both: Both, text: str, asked: Wish, roa
         assert changed <= set(asked.remove), "a removal alone touches nothing else"
     worse = problems(found.after, on) - problems(found.before, on)
     assert {code for code, _ in worse} <= PASSING
+
+
+@settings(max_examples=200)
+@given(configs(GOOD + BAD), st.lists(st.sampled_from(["hostpci0", "hostpci1", "hostpci2"]), min_size=1, unique=True))
+@example("hostpci0: 04:00.0\nhostpci1: 06:00.0\nballoon: 0\n", ["hostpci0"])
+@example("hostpci0: 04:00.0\nhostpci1: 04:00.0\nhostpci2: 04:00.0\n", ["hostpci0"])
+@example("hostpci0: 41:00.0\nhostpci1: 41:00.0,mdev=nvidia-63\nhostpci2: 41:00.0\n", ["hostpci0"])
+def test_a_removal_alone_is_never_refused(endangered: Host, text: str, gone: list[str]) -> None:
+    """What is wrong may be told of another entry then, and is as it was: it takes away what was dangerous."""
+    found = generated(text, Wish(remove=tuple(gone)), hardware.of_host(Surroundings(endangered)))
+    assert found is not None
+    if found.keys:
+        judged = judgement.judge(Overlay(endangered, {vms.config_path(VMID): text.encode()}), found)
+        assert not judged.refused
+        was = {finding.code for finding in (*judged.gone, *judged.moot, *judged.remaining)}
+        assert not [finding for finding in judged.new if finding.code in was and finding.severity == "error"]
 
 
 @settings(max_examples=300)

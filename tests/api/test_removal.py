@@ -44,7 +44,9 @@ def test_nothing_else_is_touched() -> None:
     found = made("hostpci0: 0000:01:00\nhostpci3: 0000:04:00.0,pcie=1\nballoon: 512\n", Wish(remove=("hostpci0",)))
     assert values(found) == {"hostpci0": None}
     assert found.keys[0].reason.startswith("hostpci0 is to be removed: 0000:01:00.0 (NVIDIA")
-    assert found.notes[:-1] == ()
+    (note,) = found.notes
+    assert note.startswith("PVE does not start the VM as it was before, nor as it will be: hostpci3: ")
+    assert "q35" in note
     assert found.after.get("hostpci3") == "0000:04:00.0,pcie=1"
 
 
@@ -54,6 +56,11 @@ def test_one_that_is_not_there() -> None:
     text = "hostpci3: 0000:04:00.0\n[PENDING]\ndelete: hostpci3\n"
     found = made(text, Wish(remove=("hostpci3",)))
     assert (found.keys, found.notes) == ((), ("hostpci3 of VM 100 is gone with the next start already",))
+    found = made("hostpci1: garbage=1\n", Wish(remove=("hostpci1",)))
+    dropped = (
+        'PVE drops "hostpci1: garbage=1", so VM 100 has no hostpci1 for it; the line goes with any change of the VM'
+    )
+    assert (found.keys, found.notes) == ((), (dropped,))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +71,8 @@ def test_one_that_is_not_there() -> None:
         ("hostpci0: mapping=gpu\nvga: none\n", ("hostpci0",), "qm set 100 --delete vga gives it one"),
         ("hostpci0: 0000:01:00\ncpu: host,hidden=1\n", ("hostpci0",), "cpu: hidden=1 was for the NVIDIA driver"),
         ("hostpci0: 0000:01:00\nargs: -set device.hostpci0.x=1\n", ("hostpci0",), "args names hostpci0"),
+        ("hostpci0: 0000:03:10.0\nvga: none\n", ("hostpci0",), "without it the VM has no display"),
+        ("hostpci0: 0000:03:10.0\nargs: -cpu host,kvm=off\n", ("hostpci0",), "its -cpu host,kvm=off replaces"),
         ("hostpci0: 0000:01:00\nballoon: 0\n", ("hostpci0",), "balloon: 0 is needed by no device any more"),
         (
             "hostpci0: 0000:01:00\nhookscript: local:snippets/pvepassthru\n",
@@ -82,7 +91,9 @@ def test_what_made_sense_only_with_it(text: str, asked: tuple[str, ...], note: s
     "text",
     [
         "hostpci0: 0000:01:00\nhostpci1: 00:02.0,legacy-igd=1\nvga: none\n",
-        "hostpci0: 0000:04:00.0\nvga: none\n",
+        "hostpci0: 0000:04:00.0\nvga: none\nserial0: socket\n",
+        "hostpci0: 0000:04:00.0\nvga: none\nagent: enabled=1\n",
+        "hostpci0: 0000:04:00.0\nhostpci1: 0000:06:00.0\nvga: none\nargs: -cpu host\n",
         "hostpci0: 0000:01:00\nhostpci1: mapping=gpu\ncpu: host,hidden=1\n",
         "hostpci0: 0000:01:00\nhostpci10: 0000:04:00.0\nargs: -set device.hostpci10.x=1\n",
         "hostpci0: 0000:01:00\nhostpci1: 0000:04:00.0\nballoon: 0\nhookscript: local:snippets/pvepassthru\n",
@@ -90,7 +101,19 @@ def test_what_made_sense_only_with_it(text: str, asked: tuple[str, ...], note: s
     ],
 )
 def test_what_others_need_is_not_named(text: str) -> None:
-    assert made(text, Wish(remove=("hostpci0",))).notes[:-1] == ()
+    assert made(text, Wish(remove=("hostpci0",))).notes == ()
+
+
+def test_what_is_in_force_goes_too() -> None:
+    """The VM as it runs has another entry than its next start would take; both go."""
+    text = "hostpci0: 0000:01:00,x-vga=1\nvga: none\nserial0: socket\n[PENDING]\nhostpci0: 0000:04:00.0\n"
+    found = made(text, Wish(remove=("hostpci0",)))
+    assert values(found) == {"hostpci0": None}
+    assert found.keys[0].reason.endswith(", which is pending; and what is in force, 0000:01:00,x-vga=1")
+    assert [note.partition(" made")[0] for note in found.notes] == ["vga: none"]
+    same = made(text.replace(",x-vga=1", "").replace("01:00", "04:00.0"), Wish(remove=("hostpci0",)))
+    assert "in force" not in same.keys[0].reason
+    assert same.notes == ()
 
 
 def test_the_cpus_beside_a_device() -> None:

@@ -77,6 +77,9 @@ def test_wrong_fingerprint_sends_nothing(serve: Start, profile: Make, shown: Cer
     wanted = profile(server, fallback, token=token, pin="ab" * 32)
     with pytest.raises(ApiCertificateError) as caught, connect(wanted) as client:
         client.put(CONFIG, cores=2)
+    pair = ":".join(["AB"] * 32)
+    assert f"the pinned fingerprint {pair}: its certificate has {shown.fingerprint}, so nothing" in caught.value.message
+    assert "profile" not in str(caught.value), "the environment can pin one as well"
     assert server.connections == 1  # not tried again,
     assert server.requests == []
     assert fallback.connections == 0  # and a host that may be a fraud is told, not passed over

@@ -99,8 +99,23 @@ def test_entries_are_removed(pve: FakePve, capsys: pytest.CaptureFixture[str]) -
     assert run("100", "--remove", "hostpci3", "--apply", "--yes", "--json") == 0
     (told,) = json.loads(capsys.readouterr().out)
     assert (told["changes"], told["applied"]) == ([], None)
+    pve.state.vm(100).change(hostpci4="0000:04:00.0")
+    assert run("100", "--remove", "hostpci4", "--apply", "--yes") == 0
+    assert "VM 100 is changed: removed hostpci4\n" in capsys.readouterr().out
     assert run("100", "--remove", "vga") == 2
     assert "vga is no hostpci entry" in capsys.readouterr().err
+
+
+def test_what_stays_useless_is_not_put_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "node"
+    node.build(folder, {100: "hostpci0: 03:10.0\nvga: none\nargs: -cpu host\nmemory: 512\n"})
+    assert run("100", "--remove", "hostpci0", root=str(folder)) == 0
+    out = capsys.readouterr().out
+    assert "note: vga: none made sense with hostpci0" in out
+    assert "note: args stays" in out
+    assert "  moot: warning PVP348 vga: " in out
+    assert "put right: warning PVP348" not in out
+    assert "serial0" not in out, "one way out is enough, that of the note"
 
 
 def test_the_preview_says_what_stands_in_the_way(pve: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +146,12 @@ def test_of_several_vms_each_fact_is_said_once(
     assert run("--file", str(path), "--json") == 0
     assert all(any("does not tell" in note for note in one["notes"]) for one in json.loads(capsys.readouterr().out))
     assert pve.state.writes == []
+
+
+def test_by_the_api_each_vm_has_its_node(pve: FakePve, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--node", "pve9", "config", "100", "--device", "02:00.0"]) == 2
+    assert "--node says whose files are read, and here everything is read by the API" in capsys.readouterr().err
+    assert not pve.state.log
 
 
 # ---- from files
@@ -164,7 +185,7 @@ def test_forms(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     (told,) = json.loads(out("json"))
     assert yaml.safe_load(out("yaml")) == [told]
     assert [one["key"] for one in told["changes"]] == ["hostpci0", "balloon"]
-    assert told["findings"] == {"new": [], "remaining": [], "gone": []}
+    assert told["findings"] == {"new": [], "remaining": [], "gone": [], "moot": []}
     assert (told["refused"], told["applied"], told["error"]) == (False, None, None)
     assert 'resource "proxmox_virtual_environment_vm" "vm100"' in out("terraform")
     assert "community.proxmox.proxmox_kvm" in out("ansible")
@@ -315,6 +336,41 @@ def test_it_asks(
     assert ("hostpci0" in held(pve).main) == (code == 0)
 
 
+def test_a_question_that_is_interrupted(
+    pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop() -> str:
+        raise KeyboardInterrupt
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(terminal, "readline", stop)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert run("100", "--device", "02:00.0", "--apply") == 130
+    assert capsys.readouterr().err.endswith(
+        "[y/N] \npvepassthru: nothing is changed, since the question was interrupted\n"
+    )
+    assert pve.state.writes == []
+
+
+def test_the_command_for_root_is_printed_once(
+    pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reasons and notes stand in the preview already."""
+    log_in(monkeypatch, pve, "root@pam", "full")
+    words = ["100", "--device", "01:00", "--apply", "--yes"]
+    assert run(*words) == 12
+    out = capsys.readouterr().out
+    assert (out.count("does not tell"), out.count("qm set 100"), out.count("# note")) == (1, 1, 0)
+    assert run(*words, "--format", "qm") == 12
+    out = capsys.readouterr().out
+    assert out.count("qm set 100") == 1
+    assert run("100", "--device", "01:00", "--format", "qm") == 0
+    assert "--apply would not do it" not in capsys.readouterr().err, "that is why root is to do it"
+    assert run("100", "--device", "01:00") == 0
+    assert "--apply would not do it" in capsys.readouterr().out
+
+
 def test_what_is_roots_alone_is_printed_for_root(
     pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -426,3 +482,14 @@ def test_no_secret_is_shown(pve: FakePve, capsys: pytest.CaptureFixture[str], mo
     assert run("100", "--mapping", "nic", "--apply", "--yes") == 12
     captured = capsys.readouterr()
     assert "s3cret" not in captured.out + captured.err
+
+
+def test_of_a_vm_that_runs_it_is_said_what_its_next_start_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakePve(fake_cluster(running=True)) as pve:
+        log_in(monkeypatch, pve)
+        assert run("100", "--remove", "hostpci3", "--apply", "--yes") == 0
+        assert "VM 100 is changed: its next start removes hostpci3\n" in capsys.readouterr().out
+        assert run("100", "--device", "02:00.0", "--apply", "--yes") == 0
+        assert "VM 100 is changed: set balloon; its next start sets hostpci0\n" in capsys.readouterr().out

@@ -94,6 +94,11 @@ def test_remove_is_refused_while_a_vm_uses_it(pve: FakePve, capsys: Capture) -> 
     told = json.loads(capsys.readouterr().out)
     assert told["users"] == [{"vmid": 102, "node": "pve1", "key": "hostpci0"}]
     assert told["refused"].startswith("mapping gpu is in use")
+    assert "pvepassthru config 102 --remove hostpci0" in told["hint"]
+    capsys.readouterr()
+    assert main(["mapping", "remove", "gpu", "--apply", "--yes", "--json"]) == 13
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["note"], told["error"]) == (False, None, told["refused"])
     assert main(["mapping", "remove", "gpu", "--apply", "--yes"]) == 13
     assert "pvepassthru config 102 --remove hostpci0" in capsys.readouterr().err
     assert pve.state.writes == []
@@ -160,7 +165,7 @@ def test_apply_as_json(pve: FakePve, capsys: Capture) -> None:
     "words, code, text",
     [
         (["plan", "gpu", "--device", "nonsense"], 2, "nonsense is no device"),
-        (["plan", "g", "--device", "gpu"], 2, "is no name of a mapping"),
+        (["plan", "g", "--device", "gpu"], 2, "g is no name of a mapping; two characters or more: a letter, then"),
         (["plan", "gpu", "--device", "gpu", "--vf-of", "01:00.0"], 2, "not allowed with argument"),
         (["plan", "gpu", "--mdev"], 2, "one of --device and --vf-of says"),
         (["plan", "gpu", "--device", "gpu", "--subsystem", "x"], 2, "is no subsystem's id"),
@@ -178,6 +183,28 @@ def test_what_is_wrong_is_one_sentence(pve: FakePve, capsys: Capture, words: lis
     assert found == code
     assert text in capsys.readouterr().err
     assert pve.state.writes == []
+
+
+def test_apply_is_refused_while_a_vm_needs_what_goes(pve: FakePve, capsys: Capture) -> None:
+    pve.state.mapping_text = mapping("gpu", GPU_LINE, GPU_LINE2)
+    pve.state.vm(102).change(hostpci0="mapping=gpu")
+    words = ["gpu", "--prune", "--exclude", "pve1:01:00"]
+    assert main(["mapping", "plan", *words]) == 1
+    sentence = (
+        "mapping gpu is in use: node pve1 would be left with no device of it, and in use there: VM 102 (hostpci0)"
+    )
+    assert f"\nrefused: {sentence}" in capsys.readouterr().out
+    assert main(["mapping", "plan", *words, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["refused"].startswith(sentence)
+    assert main(["mapping", "apply", *words, "--yes"]) == 13
+    assert sentence in capsys.readouterr().err
+    assert main(["mapping", "apply", *words, "--yes", "--json"]) == 13
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["error"]) == (False, told["refused"])
+    assert pve.state.writes == []
+    assert main(["mapping", "apply", "gpu", "--prune", "--exclude", "pve2:81:00", "--yes", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["refused"], told["hint"], told["error"]) == (True, None, None, None)
 
 
 def test_apply_without_the_privilege(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +283,25 @@ def test_migration(pve: FakePve, capsys: Capture, monkeypatch: pytest.MonkeyPatc
     assert capsys.readouterr().out.endswith("VM 100 on node pve1: nothing to change\nnothing was changed\n")
 
 
+def test_a_migration_that_is_refused_is_json_too(pve: FakePve, capsys: Capture) -> None:
+    pve.state.vm(100).text += "lock: backup\n"
+    assert main(["migrate-to-mapping", "100", "--json", "--apply", "--yes"]) == 13
+    out, err = capsys.readouterr()
+    shape = json.loads(out)
+    assert ([plan["mapping"] for plan in shape["mappings"]], shape["vms"][0]["applied"]) == (["gpu-pve1-01-00"], None)
+    assert "VM 100 on node pve1 is locked" in shape["error"]
+    assert shape["error"] in err
+    assert pve.state.writes == []
+
+
+def test_a_write_that_is_denied_or_lost_is_json_too(pve: FakePve, capsys: Capture) -> None:
+    pve.faults.answer(403, path="/cluster/mapping/pci", write=1)
+    assert main(["mapping", "apply", "gpu", *GPU, "--yes", "--json"]) == 12
+    told = json.loads(capsys.readouterr().out)
+    assert (told["written"], told["mapping"]) == (False, "gpu")
+    assert "mapping gpu is as it was" in told["error"]
+
+
 def test_migration_as_json(pve: FakePve, capsys: Capture) -> None:
     assert main(["migrate-to-mapping", "100", "102", "--json"]) == 0
     shape = json.loads(capsys.readouterr().out)
@@ -267,6 +313,19 @@ def test_migration_as_json(pve: FakePve, capsys: Capture) -> None:
     assert shape["vms"][0]["applied"]["written"] == ["hostpci0"]
     assert shape["vms"][1]["error"]
     assert shape["notes"] == ["mapping gpu-pve1-01-00-0 was removed again, since no VM has it"]
+
+
+def test_root_is_told_no_command_for_a_mapping_that_is_gone(pve: FakePve, capsys: Capture) -> None:
+    pve.faults.answer(403, path="/qemu/102/config", write=1, times=None)
+    assert main(["migrate-to-mapping", "102", "--apply", "--yes"]) == 12
+    out, err = capsys.readouterr()
+    assert "mapping gpu-pve1-01-00-0 was removed again" in err
+    assert "qm set" not in out + err
+    pve.state.mapping_text = mapping("sole", GPU_LINE.replace("00,", "00.0,"))
+    pve.faults.clear()
+    pve.faults.answer(403, path="/qemu/102/config", write=1, times=None)
+    assert main(["migrate-to-mapping", "102", "--apply", "--yes"]) == 12
+    assert "qm set 102 \\\n  --hostpci0 mapping=sole" in capsys.readouterr().out, "one that was there before stays"
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,21 @@ def wrong(words: str, capsys: Capture) -> tuple[str, str]:
             "there is no option --zzz; pvepassthru config --help lists all",
         ),
         ("config 100 101", "pvepassthru config [-h]", "101 is one word too many"),
+        (
+            "config 100 --mdev nvidia-63 --mdev nvidia-65",
+            "pvepassthru config [-h]",
+            "argument --mdev: it is given twice, as nvidia-63 and nvidia-65; keep one of them",
+        ),
+        (
+            "--node a --node=b validate",
+            "pvepassthru [-h]",
+            "argument --node: it is given twice, as a and b; keep one of them",
+        ),
+        (
+            "config 100 --json --format qm",
+            "pvepassthru config [-h]",
+            "argument --format: not allowed with argument --json",
+        ),
         ("config 100 --format dif", "pvepassthru config [-h]", "argument --format: dif is none; is diff meant?"),
         ("mapping plam x", "pvepassthru mapping [-h] ACTION", "argument ACTION: plam is none; is plan meant?"),
         ("mapping plan x --devise 1", "pvepassthru mapping plan ", "there is no option --devise; is --device meant?"),
@@ -102,3 +117,28 @@ def test_which_commands_ask_the_api() -> None:
     """What the sentence above names are those that take the option."""
     having = {parser.prog.split()[1] for parser in build_parser().below() if "--profile" in parser.options()}
     assert having == {"config", "mapping", "migrate-to-mapping", "fleet"}
+
+
+def test_the_same_value_twice_is_no_mistake() -> None:
+    """Nor is one more reading by the same parser."""
+    parser = build_parser()
+    for number in ("a", "b"):
+        assert parser.parse_args(["--node", number, "--node", number, "validate"]).node == number
+    assert parser.parse_args(["config", "100", "--device", "gpu", "--device", "nic"]).device == ["gpu", "nic"]
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ("--node pve9 mapping check", "--node before the command says whose files are read, and mapping reads none"),
+        ("--node pve1 fleet validate", "and fleet reads none; behind fleet it says which node alone is looked at"),
+        ("--root /dev migrate-to-mapping 100", "--root says whose files are read, and migrate-to-mapping reads none"),
+        ("--profile a mapping check --profile b", "--profile is given twice, as a and b; keep one of them"),
+    ],
+)
+def test_what_a_command_of_the_api_has_no_use_for(
+    words: str, sentence: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PVEPASSTHRU_ROOT", "/nowhere")
+    assert main(words.split()) == 2
+    assert sentence in capsys.readouterr().err

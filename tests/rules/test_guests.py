@@ -45,6 +45,11 @@ def test_a_device_whose_class_nobody_knows_may_be_a_display(tmp_path: Path) -> N
     assert codes(Tree(f"{SSD}vga: none\n", {"0000:02:00.0": {"class": "?"}}), tmp_path) == []
 
 
+def test_the_way_to_see_it(tmp_path: Path) -> None:
+    (finding,) = [one for one in Tree(f"{SSD}vga: none\n").findings(tmp_path) if one.code == "PVP348"]
+    assert finding.hint.startswith("qm set 100 --delete vga gives it a display; or qm set 100 --serial0 socket")
+
+
 def test_the_display_that_x_vga_takes_away(tmp_path: Path) -> None:
     config = "bios: ovmf\nefidisk0: a:b\nmachine: q35\nhostpci0: 03:00.0,pcie=1,x-vga=1\n"
     (finding,) = Tree(config, COMPUTE).findings(tmp_path)

@@ -55,6 +55,17 @@ def pending(call: Call) -> Json:
     return answer
 
 
+def snapshots(call: Call) -> Json:
+    """GET snapshot: the snapshots, and behind them the VM as it is."""
+    vm = call.state.vm(call.vmid, call.uri["node"])
+    parts = vm.config
+    rows: list[Json] = [
+        {"name": name, "snaptime": int(values.get("snaptime", "0")), "description": values.get("description", "")}
+        for name, values in parts.snapshots.items()
+    ]
+    return [*rows, {"name": "current", "description": "You are here!", "running": int(vm.running), "digest": vm.digest}]
+
+
 def create(call: Call) -> Json:
     """POST qemu: a task that makes a VM."""
     values = {name: items[-1] for name, items in call.params.items() if name not in NEW}

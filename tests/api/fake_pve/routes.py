@@ -110,6 +110,7 @@ ROUTES = (
     Route("PUT", _CONFIG, change.update, _MAY_WRITE, change.CONTROL, config=True),
     Route("POST", _CONFIG, change.update_in_task, _MAY_WRITE, change.CONTROL | change.BACKGROUND, config=True),
     Route("GET", f"{_VM}/pending", qemu.pending, _AUDIT),
+    Route("GET", f"{_VM}/snapshot", qemu.snapshots, _AUDIT),
     Route("POST", f"{_VM}/clone", qemu.clone, qemu.may_create,
           {"newid": Param(vmid, required=True), **dict.fromkeys(("name", "target", "snapname"), TEXT), "full": FLAG}),
     Route("GET", f"{_VM}/status/current", qemu.current, _AUDIT),
