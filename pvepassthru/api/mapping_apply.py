@@ -23,13 +23,15 @@ from pvepassthru.model.errors import (
 from pvepassthru.model.text import listed, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pvepassthru.api.client import Client
     from pvepassthru.api.mapping_plan import Plan
     from pvepassthru.api.mappings import Stored
 
 MODIFY = "Mapping.Modify"
+PATH = "/mapping/pci"
+"""Where who makes or removes a mapping needs MODIFY; who changes one needs it below that, by its name."""
 ROLES = "root@pam, and the roles Administrator and PVEMappingAdmin, have it"
 OTHER_WAY = "take a profile with a token, over https to this node"
 SETTLE = reading.SETTLING
@@ -77,12 +79,13 @@ def store(client: Client, plan: Plan) -> Written | None:
     if not plan.changed:
         return None
     check(client, (plan.name,))
-    _need_privilege(client, plan)
+    path = f"/mapping/pci/{plan.name}" if plan.before else PATH
+    need_privilege(client, "change" if plan.before else "make", plan.name, path)
     try:
         _write(client, plan)
     except ApiError as error:
         return _looked_up(client, plan, error)
-    stored = _read(client, plan.name)
+    stored = read(client, plan.name)
     if not plan.after.same(stored):
         message = f"mapping {plan.name} was written, and is not as planned now: somebody else changed it meanwhile"
         raise ApiConflictError(message, "plan again")
@@ -95,17 +98,16 @@ def take_back(client: Client, plan: Plan, written: Written) -> bool:
     PVE takes no digest for that, so whether somebody uses it by now is the caller's to look at just before. Raises
     ApiError.
     """
-    if plan.before is not None or not written.ours or not plan.after.same(_read(client, plan.name)):
+    if plan.before is not None or not written.ours or not plan.after.same(read(client, plan.name)):
         return False
     client.delete(f"{mappings.PATH}/{plan.name}")
     return True
 
 
-def _need_privilege(client: Client, plan: Plan) -> None:
-    path = f"/mapping/pci/{plan.name}" if plan.before else "/mapping/pci"
+def need_privilege(client: Client, verb: str, name: str, path: str) -> None:
+    """Raise ApiDeniedError when this user lacks MODIFY on a path, which `verb` needs of a mapping."""
     if MODIFY not in permission.privileges(client, path):
-        verb = "change" if plan.before else "make"
-        message = f"{client.user} may not {verb} mapping {plan.name}: that needs {MODIFY} on {path}"
+        message = f"{client.user} may not {verb} mapping {name}: that needs {MODIFY} on {path}"
         raise ApiDeniedError(f"{message}; nothing was changed", ROLES)
 
 
@@ -129,7 +131,7 @@ def _looked_up(client: Client, plan: Plan, error: ApiError) -> Written:
     """What came of a write that failed, or of which nobody knows. Raises ApiError unless it is as planned."""
     unsure = isinstance(error, ApiUnsureError)
     try:
-        stored = _settled(client, plan, SETTLE if unsure else ())
+        stored = settled(client, plan.name, SETTLE if unsure else (), lambda now: _as_before(plan, now))
     except ApiError as second:
         if not unsure:
             raise error from second
@@ -148,14 +150,16 @@ def _looked_up(client: Client, plan: Plan, error: ApiError) -> Written:
     raise told(error, f"{error.message}; mapping {plan.name} is as it was") from error
 
 
-def _settled(client: Client, plan: Plan, waits: Sequence[float]) -> Stored | None:
-    """The mapping as it is, looked at again after each wait while it is still as before. Raises ApiError."""
-    stored = _read(client, plan.name)
+def settled(
+    client: Client, name: str, waits: Sequence[float], undone: Callable[[Stored | None], bool]
+) -> Stored | None:
+    """The mapping as it is, looked at again after each wait (in seconds) while a write is `undone`. Raises ApiError."""
+    stored = read(client, name)
     for wait in waits:
-        if not _as_before(plan, stored):
+        if not undone(stored):
             break
         time.sleep(wait)
-        stored = _read(client, plan.name)
+        stored = read(client, name)
     return stored
 
 
@@ -168,6 +172,6 @@ def _as_before(plan: Plan, stored: Stored | None) -> bool:
     return stored is None if plan.before is None else plan.before.same(stored)
 
 
-def _read(client: Client, name: str) -> Stored | None:
+def read(client: Client, name: str) -> Stored | None:
     """The mapping as it is now; None if it is not there. Raises ApiError."""
     return mappings.read(client).get(name)

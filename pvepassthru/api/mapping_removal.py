@@ -8,14 +8,12 @@ Source: cluster/mapping/pci (DELETE of a mapping; PUT with the `map` that is lef
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from pvepassthru.api import mapping_apply, mapping_snapshots, mapping_use, mapping_wish, mappings, permission
+from pvepassthru.api import mapping_apply, mapping_snapshots, mapping_use, mapping_wish, mappings
 from pvepassthru.api.mapping_plan import LineChange, Plan
 from pvepassthru.model.errors import (
     ApiConflictError,
-    ApiDeniedError,
     ApiError,
     ApiMissingError,
     ApiUnreachableError,
@@ -31,9 +29,6 @@ if TYPE_CHECKING:
     from pvepassthru.api.mapping_use import Use, Uses
     from pvepassthru.api.mappings import Line, Stored
     from pvepassthru.model.errors import PassthruError
-
-PATH = "/mapping/pci"
-"""Where who removes a mapping needs mapping_apply.MODIFY."""
 
 
 class Removal(NamedTuple):
@@ -205,10 +200,8 @@ def _refusal(removal: Removal) -> ApiError | None:
 
 def _remove(client: Client, removal: Removal) -> str:
     name = removal.name
-    if mapping_apply.MODIFY not in permission.privileges(client, PATH):
-        message = f"{client.user} may not remove mapping {name}: that needs {mapping_apply.MODIFY} on {PATH}"
-        raise ApiDeniedError(f"{message}; nothing was changed", mapping_apply.ROLES)
-    now = _read(client, name)
+    mapping_apply.need_privilege(client, "remove", name, mapping_apply.PATH)
+    now = mapping_apply.read(client, name)
     if now is None:
         raise ApiMissingError(f"mapping {name} is gone by now; nothing was changed", "somebody else has removed it")
     if not removal.before.same(now):
@@ -218,7 +211,7 @@ def _remove(client: Client, removal: Removal) -> str:
         client.delete(f"{mappings.PATH}/{name}")
     except ApiError as error:
         return _looked_up(client, removal, error)
-    if _read(client, name) is not None:
+    if mapping_apply.read(client, name) is not None:
         message = f"mapping {name} was removed, and is there again: somebody else made it meanwhile"
         raise ApiConflictError(message, "ask who needs it")
     return ""
@@ -228,7 +221,8 @@ def _looked_up(client: Client, removal: Removal, error: ApiError) -> str:
     """What came of a removal that failed, or of which nobody knows. Raises ApiError unless the mapping is gone."""
     name, unsure = removal.name, isinstance(error, ApiUnsureError)
     try:
-        now = _settled(client, name, mapping_apply.SETTLE if unsure else ())
+        waits = mapping_apply.SETTLE if unsure else ()
+        now = mapping_apply.settled(client, name, waits, lambda stored: stored is not None)
     except ApiError as second:
         if not unsure:
             raise error from second
@@ -244,18 +238,3 @@ def _looked_up(client: Client, removal: Removal, error: ApiError) -> str:
         message = f"mapping {name} was not removed: PVE gave no clear answer ({one_line(error.message)})"
         raise ApiUnreachableError(f"{message}, and it is as it was", "run the same again") from error
     raise mapping_apply.told(error, f"{error.message}; mapping {name} is as it was") from error
-
-
-def _settled(client: Client, name: str, waits: Sequence[float]) -> Stored | None:
-    """The mapping as it is, looked at again after each wait while it is there. Raises ApiError."""
-    now = _read(client, name)
-    for wait in waits:
-        if now is None:
-            break
-        time.sleep(wait)
-        now = _read(client, name)
-    return now
-
-
-def _read(client: Client, name: str) -> Stored | None:
-    return mappings.read(client).get(name)
