@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli import tables
 from pvepassthru.cli.details import detail, print_detail
-from pvepassthru.cli.owners import Owner, Owners
 from pvepassthru.cli.tables import Column, Node
 from pvepassthru.cli.words import print_error, print_json, vmid
 from pvepassthru.host import vms
-from pvepassthru.host.functions import KINDS, Function, function
+from pvepassthru.host.functions import KINDS
 from pvepassthru.host.inventory import DEVICES
-from pvepassthru.host.pciids import PciIds
 from pvepassthru.model.errors import EXIT_FINE, NotFoundError, UsageError
 from pvepassthru.model.pci import is_address, is_selector, with_domain
 from pvepassthru.model.text import listed, shown
+from pvepassthru.report.functions import Functions
 from pvepassthru.rules.subject import Surroundings, read_config
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+    from pvepassthru.host.functions import Function
     from pvepassthru.host.host import Host
 
 COLUMNS = (
@@ -68,24 +68,24 @@ def run(args: argparse.Namespace, host: Host) -> int:
     """
     if args.address and (args.groups or args.tree or args.kind or args.driver or args.vm):
         raise UsageError("an ADDRESS goes with --json only", "leave the other options out")
-    view = _View(host)
+    view = Functions(Surroundings(host))
     for note in _unread(host):
         print_error(f"pvepassthru: note: {note}")
     if args.vm:
         read_config(host, args.vm, vms.config_path(args.vm))  # raises what is wrong with it
     if args.address:
         return _full(view, args)
-    found = [view.function(address) for address in view.around.inventory.addresses() if view.wanted(address, args)]
+    found = [view.function(address) for address in view.around.inventory.addresses() if _wanted(view, address, args)]
     if args.json:
         print_json(view.groups(found) if args.groups else view.tree_shape(found) if args.tree else view.shapes(found))
     elif not found:
         print("no PCI function on this host" if not host.names(DEVICES) else "no PCI function is of that kind")
     elif args.groups:
-        tables.print_tree(view.group_nodes(found))
+        tables.print_tree(_group_nodes(view, found))
     elif args.tree:
-        tables.print_tree(view.bus_nodes(found))
+        tables.print_tree(_bus_nodes(view, found))
     else:
-        tables.print_table(COLUMNS, (view.cells(found_one) for found_one in found))
+        tables.print_table(COLUMNS, (_cells(view, found_one) for found_one in found))
     return EXIT_FINE
 
 
@@ -97,7 +97,7 @@ def _unread(host: Host) -> list[str]:
     return [f"cannot read {listed(unread, 4)}: VMs may be missing here; run this as root"]
 
 
-def _full(view: _View, args: argparse.Namespace) -> int:
+def _full(view: Functions, args: argparse.Namespace) -> int:
     """Print one function in full, or each of a slot."""
     selector = with_domain(args.address.lower())
     if not is_selector(selector):
@@ -118,172 +118,67 @@ def _full(view: _View, args: argparse.Namespace) -> int:
     return EXIT_FINE
 
 
-class _View:
-    """A host's functions as they are shown."""
+def _wanted(view: Functions, address: str, args: argparse.Namespace) -> bool:
+    one = view.function(address)
+    return (
+        (args.kind is None or one.kind == args.kind or (one.kind == "nvme" and args.kind == "storage"))
+        and (args.driver is None or (one.driver or "none") == args.driver)
+        and (args.vm is None or any(owner.vmid == args.vm for owner in view.owners(address)))
+    )
 
-    def __init__(self, host: Host) -> None:
-        self.around = Surroundings(host)
-        self.ids = PciIds(host)
-        self._owners = Owners(self.around)
-        self._functions: dict[str, Function] = {}
-        self._owned: dict[str, tuple[Owner, ...]] = {}
-        self._known = frozenset(self.around.inventory.addresses())
 
-    def function(self, address: str) -> Function:
-        if address not in self._functions:
-            self._functions[address] = function(self.around.inventory, address)
-        return self._functions[address]
+def _cells(view: Functions, one: Function) -> tuple[str, ...]:
+    methods = one.reset_methods
+    return (
+        one.address,
+        view.ids.name(one.vendor, one.device),
+        _class(view, one),
+        one.driver or "-",
+        "-" if one.group is None else str(one.group),
+        "-" if methods is None else " ".join(methods) or "none",
+        "-" if one.numa_node is None else str(one.numa_node),
+        "asleep" if one.asleep else str(one.link or "-"),
+        "-" if one.total_vfs is None else f"{one.vfs or 0}/{one.total_vfs}",
+        _mdev(one),
+        ", ".join(map(str, view.owners(one.address))) or "-",
+    )
 
-    def owners(self, address: str) -> tuple[Owner, ...]:
-        if address not in self._owned:
-            self._owned[address] = self._owners.of(address)
-        return self._owned[address]
 
-    def wanted(self, address: str, args: argparse.Namespace) -> bool:
-        one = self.function(address)
-        return (
-            (args.kind is None or one.kind == args.kind or (one.kind == "nvme" and args.kind == "storage"))
-            and (args.driver is None or (one.driver or "none") == args.driver)
-            and (args.vm is None or any(owner.vmid == args.vm for owner in self.owners(address)))
+def _class(view: Functions, one: Function) -> str:
+    return view.ids.subclass(one.pci_class) or one.pci_class or "-"
+
+
+def _line(view: Functions, one: Function, *, group: bool = True) -> str:
+    """One function as a line of a tree."""
+    words = [one.address, view.ids.name(one.vendor, one.device), f"[{_class(view, one)}]"]
+    words += [f"driver {one.driver}"] if one.driver else []
+    words += [f"group {one.group}"] if group and one.group is not None else []
+    words += [f"VF of {one.physical_function}"] if one.physical_function and not group else []
+    words += [f"VFs {one.vfs or 0}/{one.total_vfs}"] if one.total_vfs else []
+    mdev = _mdev(one)
+    words += [f"mdev {mdev}"] if mdev != "-" else []
+    owners = ", ".join(map(str, view.owners(one.address)))
+    return "  ".join([*words, f"VM {owners}"] if owners else words)
+
+
+def _group_nodes(view: Functions, found: Iterable[Function]) -> list[Node]:
+    """A tree for each group that has one of these functions, with all of its members."""
+    return [
+        Node(
+            f"group {number}{_group_kind(view.around.host, number)}" if number is not None else "without a group",
+            tuple(Node(_line(view, view.function(address), group=False)) for address in members),
         )
+        for number, members in view.grouped(found)
+    ]
 
-    # ---- for people
 
-    def cells(self, one: Function) -> tuple[str, ...]:
-        methods = one.reset_methods
-        return (
-            one.address,
-            self.ids.name(one.vendor, one.device),
-            self._class(one),
-            one.driver or "-",
-            "-" if one.group is None else str(one.group),
-            "-" if methods is None else " ".join(methods) or "none",
-            "-" if one.numa_node is None else str(one.numa_node),
-            "asleep" if one.asleep else str(one.link or "-"),
-            "-" if one.total_vfs is None else f"{one.vfs or 0}/{one.total_vfs}",
-            _mdev(one),
-            ", ".join(map(str, self.owners(one.address))) or "-",
-        )
+def _bus_nodes(view: Functions, found: Iterable[Function]) -> list[Node]:
+    """A tree for each root bus."""
 
-    def _class(self, one: Function) -> str:
-        return self.ids.subclass(one.pci_class) or one.pci_class or "-"
+    def node(branch: dict[str, Any]) -> Node:
+        return Node(_line(view, view.function(branch["address"])), tuple(map(node, branch["children"])))
 
-    def line(self, one: Function, *, group: bool = True) -> str:
-        """One function as a line of a tree."""
-        words = [one.address, self.ids.name(one.vendor, one.device), f"[{self._class(one)}]"]
-        words += [f"driver {one.driver}"] if one.driver else []
-        words += [f"group {one.group}"] if group and one.group is not None else []
-        words += [f"VF of {one.physical_function}"] if one.physical_function and not group else []
-        words += [f"VFs {one.vfs or 0}/{one.total_vfs}"] if one.total_vfs else []
-        mdev = _mdev(one)
-        words += [f"mdev {mdev}"] if mdev != "-" else []
-        owners = ", ".join(map(str, self.owners(one.address)))
-        return "  ".join([*words, f"VM {owners}"] if owners else words)
-
-    def group_nodes(self, found: Iterable[Function]) -> list[Node]:
-        """A tree for each group that has one of these functions, with all of its members."""
-        return [
-            Node(
-                f"group {number}{_group_kind(self.around.host, number)}" if number is not None else "without a group",
-                tuple(Node(self.line(self.function(address), group=False)) for address in members),
-            )
-            for number, members in self._grouped(found)
-        ]
-
-    def bus_nodes(self, found: Iterable[Function]) -> list[Node]:
-        """A tree for each root bus."""
-
-        def node(branch: dict[str, Any]) -> Node:
-            return Node(self.line(self.function(branch["address"])), tuple(map(node, branch["children"])))
-
-        return [Node(f"bus {root['bus']}", tuple(map(node, root["functions"]))) for root in self._buses(found)]
-
-    # ---- for programs
-
-    def shape(self, one: Function) -> dict[str, Any]:
-        """A function in the shape of docs/json.md."""
-        shape = one._asdict()
-        shape["class"] = shape.pop("pci_class")
-        shape["link"] = one.link._asdict() if one.link else None
-        shape["kind"] = one.kind
-        shape["vendor_name"] = self.ids.vendor(one.vendor)
-        shape["device_name"] = self.ids.device(one.vendor, one.device)
-        shape["class_name"] = self.ids.subclass(one.pci_class)
-        shape["vms"] = [owner._asdict() for owner in self.owners(one.address)]
-        return shape
-
-    def shapes(self, found: Iterable[Function]) -> list[dict[str, Any]]:
-        return [self.shape(one) for one in found]
-
-    def groups(self, found: Iterable[Function]) -> list[dict[str, Any]]:
-        """Groups in the shape of docs/json.md."""
-        return [
-            {
-                "group": number,
-                "type": None if number is None else self.around.host.text(f"/sys/kernel/iommu_groups/{number}/type"),
-                "functions": self.shapes(self.function(address) for address in members),
-            }
-            for number, members in self._grouped(found)
-        ]
-
-    def tree_shape(self, found: Iterable[Function]) -> list[dict[str, Any]]:
-        """Buses in the shape of docs/json.md."""
-
-        def full(branch: dict[str, Any]) -> dict[str, Any]:
-            children = [full(child) for child in branch["children"]]
-            return {**self.shape(self.function(branch["address"])), "children": children}
-
-        return [{"bus": root["bus"], "functions": [*map(full, root["functions"])]} for root in self._buses(found)]
-
-    # ---- structure
-
-    def _grouped(self, found: Iterable[Function]) -> list[tuple[int | None, tuple[str, ...]]]:
-        """Groups by number with their members, those without a group last."""
-        members: dict[int | None, tuple[str, ...]] = {}
-        for one in found:
-            if one.group is None:
-                members[None] = (*members.get(None, ()), one.address)
-            elif one.group not in members:
-                members[one.group] = self.around.inventory.group_members(one.address)
-        return sorted(members.items(), key=lambda item: (item[0] is None, item[0] or 0))
-
-    def _buses(self, found: Iterable[Function]) -> list[dict[str, Any]]:
-        """Root buses with their functions, each with those behind it and, of a PF, its VFs.
-
-        Of filtered functions also the bridges above them. The kernel nests a function's folder in its bridge's.
-        """
-        roots: dict[str, list[dict[str, Any]]] = {}
-        known: dict[str, dict[str, Any]] = {}
-
-        def branch(address: str) -> dict[str, Any]:
-            if address in known:
-                return known[address]
-            known[address] = made = {"address": address, "children": []}
-            one = self.function(address)
-            above, root = self._above(address)
-            if one.physical_function and one.physical_function != address and one.physical_function not in above:
-                branch(one.physical_function)["children"].append(made)
-            elif above:
-                branch(above[-1])["children"].append(made)
-            else:
-                roots.setdefault(root, []).append(made)
-            return made
-
-        for one in found:
-            branch(one.address)
-        for made in (*known.values(),):
-            made["children"].sort(key=lambda child: str(child["address"]))
-        return [
-            {"bus": root, "functions": sorted(roots[root], key=lambda child: str(child["address"]))}
-            for root in sorted(roots)
-        ]
-
-    def _above(self, address: str) -> tuple[list[str], str]:
-        """The bridges above a function, from the root, and the root bus as `0000:00`."""
-        parts = (self.around.host.resolve(f"{DEVICES}/{address}") or "").split("/")
-        above = [part for part in parts[:-1] if is_address(part) and part in self._known]
-        root = next((part.removeprefix("pci") for part in parts if part.startswith("pci") and ":" in part), "")
-        return above, root or address.rpartition(":")[0]
+    return [Node(f"bus {root['bus']}", tuple(map(node, root["functions"]))) for root in view.buses(found)]
 
 
 def _mdev(one: Function) -> str:

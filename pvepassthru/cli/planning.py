@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from pvepassthru.cli.tables import Column, print_table
 from pvepassthru.cli.words import function_address, print_json
-from pvepassthru.host import capacity, policy, reservations, vms
+from pvepassthru.host import capacity, policy
 from pvepassthru.host.inventory import Inventory
-from pvepassthru.model import mapping, placement, profile, reservation
+from pvepassthru.model import mapping, placement, profile
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, UsageError
 from pvepassthru.model.text import listed, shown
+from pvepassthru.report.instances import taken
 from pvepassthru.rules.subject import MAPPINGS
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
         raise UsageError(f"{args.count} is no number of instances", "write 1 or more")
     inventory = Inventory(host)
     addresses = _addresses(host, inventory, args)
-    gpus = capacity.gpus(inventory, addresses, _taken(host))
+    gpus = capacity.gpus(inventory, addresses, taken(host))
     if not (args.parent or args.mapping):
         gpus = tuple(gpu for gpu in gpus if args.type in gpu.profiles or args.type in gpu.used) or gpus
     known = {kind for gpu in gpus for kind in gpu.profiles} | {kind for gpu in gpus for kind in gpu.used if kind}
@@ -107,7 +108,7 @@ def print_offers(inventory: Inventory, addresses: Sequence[str], args: argparse.
     instances = 1 if args.min_instances is None else args.min_instances
     if instances < 1:
         raise UsageError(f"--min-instances {instances} is no number of instances", "write 1 or more")
-    gpus = capacity.gpus(inventory, addresses, _taken(inventory.host))
+    gpus = capacity.gpus(inventory, addresses, taken(inventory.host))
     offers = profile.choose(capacity.offers(gpus), wanted, instances)
     if args.json:
         print_json([_offer(offer, gpus) for offer in offers])
@@ -140,17 +141,6 @@ def _offer(offer: Offer, gpus: tuple[Gpu, ...]) -> dict[str, Any]:
         "available": offer.room,
         "gpus": [gpu.address for gpu, room in zip(gpus, rooms, strict=True) if room],
     }
-
-
-def _taken(host: Host) -> frozenset[str]:
-    """The functions that a VM runs with, or has reserved for its start."""
-    now = int(host.now())
-    entries = reservation.parse(reservations.text(host))
-    return frozenset(
-        address
-        for address, entry in entries.items()
-        if entry.pending(now) or entry.holder(lambda vmid: vms.running_pid(host, vmid)) is not None
-    )
 
 
 def _addresses(host: Host, inventory: Inventory, args: argparse.Namespace) -> tuple[str, ...]:

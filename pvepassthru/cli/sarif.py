@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pvepassthru
-from pvepassthru.cli.explain import parts, title
 from pvepassthru.rules.catalogue import RULES
+from pvepassthru.rules.explanation import parts, title
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

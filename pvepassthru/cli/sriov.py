@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pvepassthru.cli import policy_doubts, sriov_files, tables
-from pvepassthru.cli.owners import Owners
 from pvepassthru.cli.tables import Column
 from pvepassthru.cli.words import function_address, print_error, print_json
-from pvepassthru.host import iplink, policy, sriov, vf_settings, vms
+from pvepassthru.host import policy, sriov, vf_settings
 from pvepassthru.host.deadline import Deadline
-from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, PassthruError
+from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE
 from pvepassthru.model.policy import SriovPolicy
 from pvepassthru.model.text import counted, listed, one_line
+from pvepassthru.report.virtual_functions import PhysicalFunctions, policies
 from pvepassthru.rules import sharing
 from pvepassthru.rules.subject import Surroundings
 
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pvepassthru.host.host import Host
-    from pvepassthru.host.sriov import Pf, Vf
     from pvepassthru.host.vf_settings import Result
-    from pvepassthru.model.policy import VfSettings
 
 LIMIT = 300.0
 """Seconds for all that is done with one PF."""
@@ -94,12 +92,14 @@ def run(args: argparse.Namespace, host: Host) -> int:
 
 def _policies(around: Surroundings) -> dict[str, SriovPolicy]:
     """What the policy says of each PF; sentences on rules that are not obeyed are printed as warnings."""
-    policies, inventory = around.policies, around.inventory
-    if not around.host.names(vms.PVE):
-        print_error(f"warning: {vms.PVE} is empty (see systemctl status pve-cluster), so its policy is not known")
-    for rule in policies.moved(inventory):
-        print_error(f"warning: {rule.message}")
-    return {wanted.address: wanted for wanted in policies.sriov(inventory)}
+    found, doubts = policies(around)
+    _warn(doubts)
+    return found
+
+
+def _warn(sentences: list[str]) -> None:
+    for sentence in sentences:
+        print_error(f"warning: {sentence}")
 
 
 def beside(around: Surroundings) -> tuple[list[str], list[str]]:
@@ -184,9 +184,10 @@ def _shape(result: Result) -> dict[str, Any]:
 
 
 def _show(args: argparse.Namespace, host: Host) -> int:
-    view = _View(Surroundings(host))
+    view = PhysicalFunctions(Surroundings(host))
     if args.address is None:
         shapes = [view.shape(sriov.read(host, address)) for address in sriov.physical_functions(host)]
+        _warn(view.warnings)
         if args.json:
             print_json(shapes)
         elif shapes:
@@ -196,6 +197,7 @@ def _show(args: argparse.Namespace, host: Host) -> int:
         return EXIT_FINE
     pf = sriov.read(host, function_address(args.address))
     shape = view.shape(pf)
+    _warn(view.warnings)
     if args.json:
         print_json(shape)
         return EXIT_FINE
@@ -204,67 +206,6 @@ def _show(args: argparse.Namespace, host: Host) -> int:
         print()
         tables.print_table(VFS, [_vf_cells(vf) for vf in shape["functions"]])
     return EXIT_FINE
-
-
-class _View:
-    """PFs as they are shown."""
-
-    def __init__(self, around: Surroundings) -> None:
-        self._host = around.host
-        self._owners = Owners(around)
-        self._users = sriov.Users(around.host)
-        try:
-            self._wanted = _policies(around)
-        except PassthruError as error:
-            print_error(f"warning: {error}")
-            self._wanted = {}
-
-    def shape(self, pf: Pf) -> dict[str, Any]:
-        """A PF as JSON has it."""
-        wanted = self._wanted.get(pf.address)
-        links = self._links(pf)
-        return {
-            "address": pf.address,
-            "driver": pf.driver,
-            "total": pf.most,
-            "vfs": pf.vfs,
-            "policy": wanted.vfs if wanted else None,
-            "in_hook": wanted.in_hook if wanted else False,
-            "autoprobe": pf.autoprobe,
-            "interfaces": list(pf.nets),
-            "switch": pf.switch,
-            "vf_driver": pf.known.vf_driver,
-            "driver_most": pf.known.most,
-            "parameter": pf.known.parameter,
-            "must_be_up": pf.known.must_be_up,
-            "resets_link": pf.known.resets_link,
-            "manager": pf.known.manager,
-            "notes": list(pf.known.notes),
-            "functions": [self._vf(vf, links.get(vf.number)) for vf in pf.functions],
-        }
-
-    def _vf(self, vf: Vf, link: VfSettings | None) -> dict[str, Any]:
-        return {
-            "number": vf.number,
-            "address": vf.address,
-            "driver": vf.driver,
-            "group": vf.group,
-            "vms": [
-                {"vmid": owner.vmid, "entries": list(owner.entries), "runs": owner.runs, "has": owner.has}
-                for owner in self._owners.of(vf.address)
-            ],
-            "in_use": self._users.why(vf),
-            "network": {name: value for name, value in link._asdict().items() if name != "driver"} if link else None,
-        }
-
-    def _links(self, pf: Pf) -> dict[int, VfSettings]:
-        if not pf.nets or not pf.functions or self._host.root:
-            return {}
-        try:
-            return iplink.show(self._host, pf.nets[0]).vfs
-        except PassthruError as error:
-            print_error(f"warning: {error}")
-            return {}
 
 
 def _pf_cells(shape: dict[str, Any]) -> list[str]:

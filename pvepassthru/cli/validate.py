@@ -12,17 +12,16 @@ from pvepassthru.host import policy, vms
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, InputError, NotFoundError, PassthruError, UsageError
 from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.model.text import one_line
+from pvepassthru.report.judgement import every, judge, shape
 from pvepassthru.rules import catalogue, silence
 from pvepassthru.rules import subject as subjects
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
     from pvepassthru.host.host import Host
     from pvepassthru.model.finding import Finding
-    from pvepassthru.model.passed import Passed
     from pvepassthru.model.policy import Silence
     from pvepassthru.rules.subject import Subject, Surroundings
 
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     if not args.all and not args.vmid:
         raise UsageError("validate needs one or more VMIDs, or --all", "pvepassthru validate 100")
     asked = Asked(codes.choice(args.select, args.ignore), pending=not args.current, every=args.all)
-    ids = _all(host) if args.all else list(dict.fromkeys(args.vmid))
+    ids = every(host) if args.all else list(dict.fromkeys(args.vmid))
     around = subjects.Surroundings(host)
     left: dict[int, int] = {}
     judged, failures = _judge(around, ids, asked, left)
@@ -116,7 +115,7 @@ def _judge(
     failures: list[PassthruError] = []
     for number in ids:
         try:
-            subject = subjects.load(around.host, number, pending=asked.pending, around=around, lenient=asked.every)
+            subject, all_found = judge(around, number, pending=asked.pending, lenient=asked.every)
         except NotFoundError as error:
             vms.need_pve(around.host)
             if not asked.every:  # else it was removed or migrated since it was listed
@@ -124,45 +123,10 @@ def _judge(
         except InputError as error:
             failures.append(error)
         else:
-            all_found = catalogue.findings(subject)
             found = [finding for finding in all_found if asked.codes.wants(finding.code)]
             left[number] = len(all_found) - len(found)
-            judged.append((subject, silence.of_vm(silence.silences(around), subject, found)))
+            judged.append((subject, found))
     return judged, failures
-
-
-def shape(subject: Subject, found: list[Finding]) -> dict[str, Any]:
-    """The JSON shape of one VM's judgement (docs/json.md)."""
-    return {
-        "vmid": subject.vmid,
-        "node": subject.node,
-        "pending": subject.pending,
-        "ok": not codes.fails(found, "error"),
-        "findings": [finding._asdict() for finding in found],
-        "devices": [_device(device) for device in subject.resolution.passed],
-    }
-
-
-def _device(device: Passed) -> dict[str, Any]:
-    values = {
-        "index": device.index,
-        "addresses": device.addresses,
-        "mdev": device.mdev,
-        "nvidia": device.nvidia,
-        "mapping": device.entry.mapping,
-        "alternatives": device.alternatives if len(device.alternatives) > 1 else None,
-        "options": device.entry.options,
-    }
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _all(host: Host) -> list[int]:
-    """Every VM of this node. Raises NotFoundError without PVE, InputError when the folder cannot be read."""
-    vms.need_pve(host)
-    found = vms.vmids(host)
-    if vms.CONFIGS in host.unreadable:
-        raise InputError(f"cannot read the folder {host.path(vms.CONFIGS)}", "run this as root")
-    return found
 
 
 def _print_vm(subject: Subject, found: list[Finding], left_out: str, *, devices: bool) -> None:

@@ -73,6 +73,26 @@ def nodes(host: Host) -> tuple[str, ...]:
     return tuple(host.names(f"{PVE}/nodes"))
 
 
+def homes(host: Host) -> dict[int, str]:
+    """The node of each VM of the cluster, by VMID."""
+    return _homes(host, "qemu-server")
+
+
+def container_homes(host: Host) -> dict[int, str]:
+    """The node of each container of the cluster, by VMID."""
+    return _homes(host, "lxc")
+
+
+def _homes(host: Host, folder: str) -> dict[int, str]:
+    found = {}
+    for node in nodes(host):
+        for name in host.names(f"{PVE}/nodes/{node}/{folder}"):
+            vmid = vmid_of(name.removesuffix(".conf")) if name.endswith(".conf") else None
+            if vmid is not None:
+                found[vmid] = node
+    return found
+
+
 def ha_resources(host: Host) -> dict[int, Resource]:
     """The VMs that HA manages, by VMID; not those in the state `ignored`, which HA leaves alone."""
     resources = [

@@ -229,6 +229,7 @@ ROWS = (
     Row("/etc/pve/ha", "resources.cfg groups.cfg rules.cfg", Masks.sections),
     Row("/etc/pve", "user.cfg", Masks.pools, "pools; no users"),
     Row("/var/lib/vz/snippets", "*", nothing, "hookscripts: their modes"),
+    Row("/etc/pve", "pvepassthru-hooks.json", plain, "chained hookscripts: their volumes and paths"),
     Row("/etc/pve", "corosync.conf", Masks.corosync, "names of nodes; no addresses"),
     Row("/etc/pve", ".members .version .vmlist", Masks.words),
     Row("/run/qemu-server", "pci-id-reservations", plain, "PVE's reservations"),

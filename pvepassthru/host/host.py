@@ -285,10 +285,11 @@ class Host:
         finally:
             os.close(fd)
 
-    def replace(self, path: str, data: bytes, mode: int = 0o600) -> None:
+    def replace(self, path: str, data: bytes, mode: int = 0o600, *, sync: bool = False) -> None:
         """Put `data` in the place of a file atomically: a temporary file beside it, then rename. Raises OSError.
 
         The caller holds a lock on the file, so one name is enough, and what a killed writer left there is overwritten.
+        With `sync` it is on the disk before it has the file's name, as what outlives a power cut has to be.
         """
         real = self.root + path
         temporary = real + TEMPORARY
@@ -299,6 +300,8 @@ class Host:
                 while view:
                     view = view[os.write(fd, view) :]
                 os.fchmod(fd, mode)
+                if sync:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, real)

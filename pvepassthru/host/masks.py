@@ -20,7 +20,7 @@ _IPV6 = re.compile(
     rb"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f:]*::|(?:[0-9A-Fa-f]+:){7})(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![0-9A-Za-z:])"
 )
 _SECRET = re.compile(
-    rb"(?i)([\w.-]*(?:pass|secret|token|key|credential|serial|wwn|ticket|user|psk)[\w.-]*)[ \t]*="
+    rb"(?i)(?<![\w.-])((?=[\w.-]*?(?:pass|secret|token|key|credential|serial|wwn|ticket|user|psk))[\w.-]++)[ \t]*+="
     rb"(?:\"[^\"\n]*\"|'[^'\n]*'|\S*?(?=[\"']?(?:\s|$)))"
 )
 """An assignment whose name says that its value is nobody's business; a quote that ends a longer text stays."""

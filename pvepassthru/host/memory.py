@@ -157,7 +157,7 @@ class MemoryHost(Host):
         """Raise OSError (EROFS)."""
         raise _error(errno.EROFS, path)
 
-    def replace(self, path: str, data: bytes, mode: int = 0o600) -> None:  # noqa: ARG002 - as above
+    def replace(self, path: str, data: bytes, mode: int = 0o600, *, sync: bool = False) -> None:  # noqa: ARG002 - as above
         """Raise OSError (EROFS)."""
         raise _error(errno.EROFS, path)
 

@@ -13,7 +13,8 @@ import stat
 from pvepassthru.host import vms
 from pvepassthru.host.host import way_out
 from pvepassthru.model.errors import PassthruError, UnsafeError
-from pvepassthru.model.record import TYPE_CHECKING
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
+from pvepassthru.model.text import number
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
@@ -24,6 +25,24 @@ UNFINISHED = ".vfs"
 
 QUARANTINE = ".quarantine"
 """How the names of files about functions in quarantine end."""
+RUN = ".run"
+"""Ending of the file, named by a VM and a phase, that says how the last run of that phase went."""
+RUN_LENGTH = 64
+"""Bytes of such a file, whatever it says: a run replaces what the one before it said with one write."""
+
+
+class Run(NamedTuple):
+    """How the last run of a hook phase that had something to do went."""
+
+    vmid: int
+    phase: str
+    ended: int
+    """Milliseconds since the epoch."""
+    took: int
+    """Milliseconds, without the start of the interpreter."""
+    code: int
+    """0, or the exit code of the error that ended it (docs/exit-codes.md), which PVE is told of a pre-start only."""
+    warnings: int
 
 
 def journal_path(vmid: int) -> str:
@@ -106,14 +125,18 @@ def is_own(info: os.stat_result) -> bool:
 
 def journals(host: Host) -> list[int]:
     """The VMIDs that have a journal, ascending. Raises as `check`, and PassthruError when they cannot be listed."""
+    stems = (name.removesuffix(".journal") for name in _names(host) if name.endswith(".journal"))
+    return sorted(vmid for stem in stems if (vmid := vms.vmid_of(stem)) is not None)
+
+
+def _names(host: Host) -> list[str]:
+    """The folder's files. Raises as `check`, and PassthruError when they cannot be listed."""
     if not check(host):
         return []
     try:
-        names = os.listdir(host.path(FOLDER))
+        return os.listdir(host.path(FOLDER))
     except OSError as error:
         raise PassthruError(f"cannot read {FOLDER}: {error.strerror}", "run this as root") from error
-    stems = (name.removesuffix(".journal") for name in names if name.endswith(".journal"))
-    return sorted(vmid for stem in stems if (vmid := vms.vmid_of(stem)) is not None)
 
 
 def quarantined(host: Host) -> frozenset[str]:
@@ -123,3 +146,44 @@ def quarantined(host: Host) -> frozenset[str]:
     except OSError:
         return frozenset()
     return frozenset([name.removesuffix(QUARANTINE) for name in names if name.endswith(QUARANTINE)])
+
+
+def run_path(vmid: int, phase: str) -> str:
+    """Where it is noted how the last run of a phase went."""
+    return f"{FOLDER}/{vmid}.{phase}{RUN}"
+
+
+def note_run(host: Host, run: Run) -> None:
+    """Note how a phase went. Where that cannot be done it is not: nothing depends on it, and no phase fails by it."""
+    line = f"1 {run.ended} {run.took} {run.code} {run.warnings}"
+    try:
+        if not check(host):
+            return
+        path = host.path(run_path(run.vmid, run.phase))
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, f"{line:<{RUN_LENGTH - 1}}\n".encode())
+        finally:
+            os.close(fd)
+    except (OSError, PassthruError):
+        pass
+
+
+def runs(host: Host) -> list[Run]:
+    """How the last runs went, by VM and phase; what is no such note is passed over.
+
+    Raises as `check`, and PassthruError when they cannot be listed.
+    """
+    return sorted(run for name in _names(host) if name.endswith(RUN) and (run := _run(host, name)) is not None)
+
+
+def _run(host: Host, name: str) -> Run | None:
+    stem, _, phase = name.removesuffix(RUN).partition(".")
+    vmid = vms.vmid_of(stem)
+    words = (host.text(f"{FOLDER}/{name}") or "").split()
+    if vmid is None or len(words) != 5 or words[0] != "1":
+        return None
+    ended, took, code, warnings = (number(word) for word in words[1:])
+    if ended is None or took is None or code is None or warnings is None:
+        return None
+    return Run(vmid, phase, ended, took, code, warnings)

@@ -20,7 +20,7 @@ _ID = Key(fits=Pattern(r"0x[0-9a-fA-F]{4}", ASCII).fits, form="0x and four hex d
 KEYS: dict[str, Key] = {
     "host": Key(
         fits=pci.are_selectors,
-        form="a PCI address in lower-case hex, such as 0000:01:00.0 or 01:00",
+        form="a PCI address in lower-case hex, such as 01:00 or 01:00.0",
         default=True,
     ),
     "mapping": Key(

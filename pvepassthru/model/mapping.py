@@ -29,7 +29,7 @@ KEYS: dict[str, Key] = {
     ),
     "path": Key(
         fits=Pattern(f"{_PATH}(?:;{_PATH})*", ASCII).fits,
-        form="a PCI address with domain, in lower-case hex, such as 0000:01:00.0",
+        form="a PCI address with domain, in lower-case hex, such as 0000:01:00",
         required=True,
     ),
     "id": _IDS._replace(required=True),

@@ -24,6 +24,8 @@ class Mount(NamedTuple):
     """The file system's type."""
     source: str
     """What it was mounted from: a device's path, or a dataset; may be `none`."""
+    noexec: bool = False
+    """Whether nothing that lies there can be run as a program."""
 
 
 class Swap(NamedTuple):
@@ -43,7 +45,7 @@ def mountinfo(text: str) -> tuple[tuple[Mount, ...], int | None]:
         left, dash, right = line.partition(" - ")
         before, after = left.split(" "), right.split(" ")
         if dash and len(before) >= 6 and len(after) >= 3 and ":" in before[2]:
-            found.append(Mount(before[2], _plain(before[4]), after[0], _plain(after[1])))
+            found.append(Mount(before[2], _plain(before[4]), after[0], _plain(after[1]), _noexec(before[5])))
         elif line and bad is None:
             bad = count
     return tuple(found), bad
@@ -56,7 +58,7 @@ def mounts(text: str) -> tuple[tuple[Mount, ...], int | None]:
     for count, line in enumerate(text.split("\n"), 1):
         words = line.split(" ")
         if len(words) >= 4:
-            found.append(Mount("", _plain(words[1]), words[2], _plain(words[0])))
+            found.append(Mount("", _plain(words[1]), words[2], _plain(words[0]), _noexec(words[3])))
         elif line and bad is None:
             bad = count
     return tuple(found), bad
@@ -82,6 +84,10 @@ def mounted_at(path: str, among: tuple[Mount, ...]) -> Mount | None:
     above = [mount for mount in among if path.startswith(mount.point.rstrip("/") + "/")]
     longest = max((len(mount.point) for mount in above), default=0)
     return next((mount for mount in reversed(above) if len(mount.point) == longest), None)
+
+
+def _noexec(options: str) -> bool:
+    return "noexec" in options.split(",")
 
 
 def _plain(text: str) -> str:

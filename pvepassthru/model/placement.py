@@ -116,6 +116,12 @@ def room(gpus: Sequence[Gpu], kind: str) -> tuple[int, ...]:
     return tuple(_View(gpus, kind).rooms)
 
 
+def most(gpus: Sequence[Gpu], kind: str) -> tuple[int | None, ...]:
+    """How many of a type each GPU takes when it is empty, as far as that can be told."""
+    learned = _learn(gpus)
+    return tuple(learned.get((at, kind)) for at in range(len(gpus)))
+
+
 def after(gpus: Sequence[Gpu], address: str, kind: str) -> tuple[Gpu, ...]:
     """The GPUs once one more instance of a type is on a function of theirs, as far as the GPU's rule foretells that.
 

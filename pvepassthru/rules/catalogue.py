@@ -19,6 +19,7 @@ from pvepassthru.rules import (
     gpus,
     groups,
     guests,
+    hookscripts,
     initramfs,
     kernel,
     mappings,
@@ -191,13 +192,15 @@ RULES: tuple[Rule, ...] = (
     Rule("PVP363", "error", "pve", memory.hugepages_without_numa, "no"),
     Rule("PVP364", "warning", "own", memory.hugepages_missing, "no"),
     Rule("PVP365", "info", "own", memory.remote_node, "no"),
-    # ---- versions of PVE, hookscripts (rules/versions.py)
+    # ---- versions of PVE (rules/versions.py)
     Rule("PVP390", "error", "pve", versions.driver_unknown, hook="no"),
     Rule("PVP391", "error", "pve", versions.mapping_unknown, hook="no"),
     Rule("PVP392", "error", "pve", versions.machine_too_new, hook="no"),
     of_host("PVP393", "warning", "PVE services", versions.half_installed),
-    Rule("PVP394", "error", "pve", versions.hookscript_unusable, hook="no"),
-    Rule("PVP395", "info", "own", versions.hookscript_on_one_node, hook="no"),
+    # ---- the VM's hookscript (rules/hookscripts.py)
+    Rule("PVP394", "error", "pve", hookscripts.hookscript_unusable, hook="no"),
+    Rule("PVP395", "info", "own", hookscripts.hookscript_on_one_node, hook="no"),
+    Rule("PVP396", "error", "own", hookscripts.chained_unusable, hook="no"),
     # ---- across VMs (rules/competition.py)
     Rule("PVP425", "error", "own", competition.both_start, hook="no"),
     Rule("PVP426", "info", "own", competition.by_turns, hook="no"),
@@ -217,6 +220,7 @@ RULES: tuple[Rule, ...] = (
     of_host("PVP414", "warning", "cluster", mappings.twice_in_mapping),
     of_host("PVP415", "info", "cluster", mappings.mixed_models),
     of_host("PVP416", "warning", "cluster", mappings.unknown_nodes),
+    of_host("PVP417", "warning", "cluster", hookscripts.chain_of_nobody),
     Rule("PVP335", "info", "own", mappings.order_against_policy, hook="no"),
     Rule("PVP450", "warning", "own", mappings.ha_without_entry, hook="no"),
     Rule("PVP451", "info", "own", mappings.ha_anywhere, hook="no"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pvepassthru.host.host import Host
+    from pvepassthru.model.vmconfig import Section
     from pvepassthru.rules.subject import Subject, Surroundings
 
 _STORAGE = 0x01
@@ -40,12 +41,18 @@ def disk_below(subject: Subject) -> Iterator[Hit]:
     How to fix: remove the disk's line; the guest sees the disk on the passed controller.
     """
     passed = {address for device, functions in whole(subject) if device.bound_to_vfio for address in functions}
-    for key in DISKS if passed else ():
-        volume = raw_disk(subject.section.get(key))
-        above = controller(subject.host, volume) if volume else None
+    for key, volume in _named(subject.section) if passed else ():
+        above = controller(subject.host, volume)
         if above in passed:
-            message = f"{key} is {shown(volume or '')}, on {above}, a controller that the VM gets whole"
+            message = f"{key} is {shown(volume)}, on {above}, a controller that the VM gets whole"
             yield Hit(subject.at(key, subject.section.line(key)), message, f"remove {key}")
+
+
+def _named(section: Section) -> Iterator[tuple[str, str]]:
+    """The disks that a config names by a path in /dev: key and path. Few VMs have many of the keys, or such a disk."""
+    for key in DISKS:
+        if key in section.values and (volume := raw_disk(section.get(key))):
+            yield key, volume
 
 
 def raw_disk(text: str | None) -> str | None:
@@ -116,10 +123,8 @@ def raw_disks(around: Surroundings) -> dict[str, tuple[RawDisk, ...]]:
         config = around.config(path, data) if b"/dev/" in data else None
         if config is None or config.template:
             continue
-        section = config.effective()
-        for key in DISKS:
-            volume = raw_disk(section.get(key))
-            above = controller(around.host, volume) if volume else None
-            if volume and above:
+        for key, volume in _named(config.effective()):
+            above = controller(around.host, volume)
+            if above:
                 found.setdefault(above, []).append(RawDisk(vmid, key, volume))
     return {address: tuple(disks) for address, disks in found.items()}

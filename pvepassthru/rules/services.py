@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from pvepassthru.host import policy, reservations, vms
+from pvepassthru.host import policy, reservations, snippets, vms
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model.errors import InputError, UnsafeError
 from pvepassthru.model.policy import Policies
@@ -89,7 +89,9 @@ def no_recover_timer(around: Surroundings) -> Iterator[Hit]:
     Why it matters: PVE runs no hook after a start that failed, on the source of a migration, or where it died itself.
     What such a VM holds comes back at its next start, or when somebody runs `pvepassthru recover`.
 
-    How to fix: install the units of packaging/systemd, then `systemctl enable --now pvepassthru-recover.timer`.
+    How to fix: `apt install ./pvepassthru_VERSION_all.deb`, which enables and starts it. Where the package is
+    installed: `systemctl enable --now pvepassthru-recover.timer`. packaging/README.md says how it is done without the
+    package.
     """
     users = [vmid for vmid in vms.vmids(around.host) if _has_hookscript(around, vmid)]
     if not users:
@@ -99,7 +101,11 @@ def no_recover_timer(around: Surroundings) -> Iterator[Hit]:
     if TIMER not in around.host.names(f"{UNITS}/timers.target.wants"):
         who = f"VM {listed(map(str, users), 4)} {'has' if len(users) == 1 else 'have'} the hookscript"
         message = f"{TIMER} is not enabled, and {who}: what a start that failed leaves behind waits for somebody"
-        yield Hit(f"{UNITS}/timers.target.wants/{TIMER}", message, f"systemctl enable --now {TIMER}")
+        yield Hit(
+            f"{UNITS}/timers.target.wants/{TIMER}",
+            message,
+            f"systemctl enable --now {TIMER}, which the Debian package has",
+        )
 
 
 def _has_hookscript(around: Surroundings, vmid: int) -> bool:
@@ -110,8 +116,7 @@ def _has_hookscript(around: Surroundings, vmid: int) -> bool:
         return False
     if b"hookscript" not in data:
         return False
-    volume = around.config(path, data).main.get("hookscript") or ""
-    return volume.endswith(":snippets/pvepassthru")
+    return snippets.is_ours(around.config(path, data).main.get("hookscript"))
 
 
 def policy_moved(around: Surroundings) -> Iterator[Hit]:

@@ -81,8 +81,9 @@ def not_persistent(around: Surroundings) -> Iterator[Hit]:
 
     Why it matters: VFs are gone after a reboot, and VMs that use them do not start.
 
-    How to fix: a systemd unit that writes sriov_numvfs before pve-guests.service and pve-ha-lrm.service; or sysfsutils
-    with a line in /etc/sysfs.d. For NVIDIA: `systemctl enable pve-nvidia-sriov@ALL.service`.
+    How to fix: `sriov` in the policy, which the package's pvepassthru-sriov.service makes so at boot; or a systemd unit
+    of your own that writes sriov_numvfs before pve-guests.service and pve-ha-lrm.service; or sysfsutils with a line in
+    /etc/sysfs.d. For NVIDIA: `systemctl enable pve-nvidia-sriov@ALL.service`.
     """
     pfs = _pfs(around)
     _need_sources(around)
@@ -148,7 +149,8 @@ def no_max_vfs(around: Surroundings) -> Iterator[Hit]:
     Why it matters: the kernel passes over it, and there are no VFs after the boot. Newer drivers know only
     sriov_numvfs.
 
-    How to fix: set sriov_numvfs by a systemd unit or sysfsutils, and remove max_vfs= from modprobe.d.
+    How to fix: set sriov_numvfs by the policy (`sriov`), a systemd unit or sysfsutils, and remove max_vfs= from
+    modprobe.d.
     """
     modules = around.once(sources.modules)
     given = {line.module: line for line in modules.of("options") if any(name == "max_vfs" for name, _ in line.settings)}
@@ -220,7 +222,8 @@ def policy_not_at_boot(around: Surroundings) -> Iterator[Hit]:
 
     Why it matters: VFs are gone after a reboot, and VMs that use them do not start.
 
-    How to fix: `systemctl enable pvepassthru-sriov.service`; or, without our unit, `pvepassthru sriov files --write`.
+    How to fix: `apt install ./pvepassthru_VERSION_all.deb`, which enables the unit; where the package is installed:
+    `systemctl enable pvepassthru-sriov.service`; or, without our unit, `pvepassthru sriov files --write`.
     """
     found = around.once(wanted)
     if not found:

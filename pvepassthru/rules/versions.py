@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules on what the installed PVE knows, and on the VM's hookscript, PVP390 to PVP399."""
+"""Rules on what the installed PVE knows, PVP390 to PVP393."""
 
 from __future__ import annotations
 
-import stat
-
-from pvepassthru.host import cluster, packages
+from pvepassthru.host import packages
 from pvepassthru.model.debian_version import compare
 from pvepassthru.model.pattern import ASCII, Pattern
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import shown
-from pvepassthru.rules.demand import ha_resources
 from pvepassthru.rules.rule import Unknown
 from pvepassthru.rules.subject import Hit
 
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pvepassthru.host.packages import Package
-    from pvepassthru.model.section_config import Section
     from pvepassthru.rules.subject import Subject, Surroundings
 
 DRIVER_SINCE = "9.0.25"
@@ -28,8 +24,6 @@ MAPPING_SINCE = "8.0"
 
 _MACHINE = Pattern(r"(?:pc|pc-i440fx|pc-q35|virt)-([0-9]+)\.([0-9]+).*", ASCII)
 _QEMU = Pattern(r"(?:[0-9]+:)?([0-9]+)\.([0-9]+).*", ASCII)
-_SNIPPET = Pattern(r"snippets/([^/]+)", ASCII)
-_STORAGE = Pattern(r"[a-z][a-z0-9._-]*[a-z0-9]", ASCII | 2)
 _HINT = "upgrade the node (apt update; apt full-upgrade)"
 
 
@@ -106,86 +100,3 @@ def half_installed(around: Surroundings) -> Iterator[Hit]:
 def installed(around: Surroundings) -> dict[str, Package]:
     """The packages of PVE by name; ask through `around.once`."""
     return packages.read(around.host)
-
-
-# ---- the hookscript
-
-
-def hookscript_unusable(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether the VM's hookscript is an executable file in the snippets of a storage.
-
-    Why it matters: PVE looks before each phase, and refuses to start a VM whose hookscript it cannot run.
-
-    How to fix: put the script there and make it executable (`chmod +x`), or `qm set VMID --delete hookscript`.
-    """
-    found = _hookscript(subject)
-    if found is None:
-        return
-    volume, storage, name = found
-    remove = f"or: qm set {subject.vmid} --delete hookscript"
-    where = subject.at("hookscript", subject.section.line("hookscript"))
-    if isinstance(storage, str):
-        yield Hit(where, f"hookscript {shown(volume)}: {storage}", f"write STORAGE:snippets/FILE, {remove}")
-        return
-    folder = cluster.snippets(storage)
-    if folder is None:
-        why = f"storage {storage.id} ({storage.type}) holds no files"
-        yield Hit(where, f"hookscript {shown(volume)}: {why}", f"put it on a storage with snippets, {remove}")
-        return
-    path = f"{folder}/{name}"
-    mode = subject.host.mode(path)
-    if mode is None:
-        base = cluster.storage_path(storage) or folder
-        if path not in subject.host.unreadable and subject.host.names(
-            base
-        ):  # else this is no such host, or not mounted
-            yield Hit(
-                where, f"hookscript {shown(volume)}: there is no {shown(path)}", f"put the script there, {remove}"
-            )
-    elif not stat.S_ISREG(mode):
-        yield Hit(where, f"hookscript {shown(volume)}: {shown(path)} is no file", f"put the script there, {remove}")
-    elif not mode & 0o111:
-        yield Hit(where, f"hookscript {shown(volume)}: {shown(path)} is not executable", f"chmod +x {shown(path)}")
-
-
-def hookscript_on_one_node(subject: Subject) -> Iterator[Hit]:
-    """What it checks: whether a hookscript of a VM that HA manages lies on a storage that all nodes share.
-
-    Why it matters: on a node that does not have the file PVE refuses to start the VM. Whether others have it cannot be
-    told from here.
-
-    How to fix: put the same file on every node, or use a shared storage.
-    """
-    resource = subject.around.once(ha_resources).get(subject.vmid) if subject.section.get("hookscript") else None
-    others = tuple(name for name in cluster.nodes(subject.host) if name != subject.node) if resource else ()
-    elsewhere = [name for name in others if resource and (not resource.strict or name in resource.nodes)]
-    found = _hookscript(subject) if elsewhere else None
-    if found and not isinstance(found[1], str) and not cluster.is_shared(found[1]):
-        message = f"HA may start the VM on other nodes, and its hookscript lies on {found[1].id}, which is not shared"
-        where = subject.at("hookscript", subject.section.line("hookscript"))
-        yield Hit(where, message, "see that every node has the same file there")
-
-
-def _hookscript(subject: Subject) -> tuple[str, Section | str, str] | None:
-    """The VM's hookscript, its storage, or why it has none, and the file's name; None without one, or if untellable."""
-    volume = subject.section.get("hookscript")
-    if volume is None or subject.config.template:
-        return None
-    storages = subject.around.once(_storages)
-    if storages is None:
-        return None
-    name, colon, rest = volume.partition(":")
-    if not colon or not _STORAGE.fullmatch(name):
-        return volume, "it is no volume", ""
-    file = _SNIPPET.fullmatch(rest)
-    if name not in storages:
-        return volume, f"there is no storage {shown(name)}", ""
-    if file is None:
-        return volume, "it is not in the snippets of its storage", ""
-    return volume, storages[name], file[1]
-
-
-def _storages(around: Surroundings) -> dict[str, Section] | None:
-    if around.host.partial and not around.host.exists(cluster.STORAGES):
-        return None
-    return cluster.storages(around.host)

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from pvepassthru.cli.explain import PARTS, parts
 from pvepassthru.cli.main import main
 from pvepassthru.rules.catalogue import BY_CODE, RULES
+from pvepassthru.rules.explanation import PARTS, parts
 
 
 def test_one_code(capsys: pytest.CaptureFixture[str]) -> None:

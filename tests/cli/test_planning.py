@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pvepassthru.cli import planning
 from pvepassthru.cli.main import main
 from pvepassthru.host.host import Host
+from pvepassthru.report.instances import taken
 from tests import tree
 
 if TYPE_CHECKING:
@@ -203,9 +203,9 @@ def test_a_reservation_is_judged_by_the_hosts_clock(root: str, monkeypatch: pyte
     """That of a snapshot stood still when it was taken."""
     tree.put(root, "run/qemu-server/pci-id-reservations", f"{VFS[0]} 100 time:1100\n")
     monkeypatch.setattr(Host, "now", lambda _host: 1000.0)
-    assert planning._taken(Host(root)) == {VFS[0]}
+    assert taken(Host(root)) == {VFS[0]}
     monkeypatch.setattr(Host, "now", lambda _host: 1200.0)
-    assert planning._taken(Host(root)) == frozenset()
+    assert taken(Host(root)) == frozenset()
 
 
 def test_an_address_in_capitals(root: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,14 +9,14 @@ from pvepassthru.model import mounts
 from pvepassthru.model.mounts import Mount, Swap
 
 ROOT = "27 1 253:1 / / rw,relatime shared:1 - ext4 /dev/mapper/pve-root rw,errors=remount-ro"
-ANONYMOUS = r"95 27 0:45 /@ /mnt/a\040b\134c rw shared:7 master:3 - btrfs /dev/sda3 rw,subvol=/@"
+ANONYMOUS = r"95 27 0:45 /@ /mnt/a\040b\134c rw,noexec shared:7 master:3 - btrfs /dev/sda3 rw,subvol=/@"
 
 
 def test_mountinfo() -> None:
     assert mounts.mountinfo(f"{ROOT}\n{ANONYMOUS}\n") == (
         (
             Mount("253:1", "/", "ext4", "/dev/mapper/pve-root"),
-            Mount("0:45", "/mnt/a b\\c", "btrfs", "/dev/sda3"),
+            Mount("0:45", "/mnt/a b\\c", "btrfs", "/dev/sda3", noexec=True),
         ),
         None,
     )
@@ -31,6 +31,10 @@ def test_half_a_line_is_told() -> None:
 
 def test_mounts() -> None:
     assert mounts.mounts("/dev/sda2 /boot ext4 rw 0 0\nhalf\n") == ((Mount("", "/boot", "ext4", "/dev/sda2"),), 2)
+    assert mounts.mounts("a /b c rw,noexec,relatime 0 0\nd /e f noexecs 0 0\n")[0] == (
+        Mount("", "/b", "c", "a", noexec=True),
+        Mount("", "/e", "f", "d"),
+    )
 
 
 def test_swaps() -> None:

@@ -7,8 +7,8 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pvepassthru.cli.explain import HOOK, ORIGINS, PARTS, parts, title
 from pvepassthru.rules.catalogue import BY_CODE
+from pvepassthru.rules.explanation import HOOK, ORIGINS, PARTS, parts, title
 
 if TYPE_CHECKING:
     from pvepassthru.rules.rule import Rule

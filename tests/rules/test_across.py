@@ -184,6 +184,57 @@ def test_hookscripts(hookscript: str, message: str | None, tmp_path: Path) -> No
     assert not message or found[0].message == f"hookscript {hookscript}: {message}"
 
 
+def test_a_hookscript_where_nothing_can_be_run(tmp_path: Path) -> None:
+    def change(root: str) -> None:
+        os.chmod(tree.put(root, "var/lib/vz/snippets/good.pl"), 0o700)
+        tree.put(root, "proc/mounts", "x /var/lib/vz ext4 rw,noexec 0 0\n")
+
+    (found,) = Tree("hookscript: local:snippets/good.pl\n", change=change).findings(tmp_path)
+    assert found.code == "PVP394"
+    assert found.message.endswith("/var/lib/vz/snippets/good.pl lies on a file system that is mounted with noexec")
+    assert found.hint.startswith("mount it without noexec, or put the script on another storage, or: qm set 100")
+
+
+HOOKS = "/etc/pve/pvepassthru-hooks.json"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"version": 2, "chained": {"100": {}}}', "has version 2, and this pvepassthru knows 1"),
+        ('{"100"', "is no JSON: "),
+        ('{"version": 1, "chained": {"100": {"volume": 5}}}', ": VM 100 has no hookscript there"),
+        ('{"version": 2, "chained": {"1000": {}}}', None),  # the hook lets all others start
+        ('{"version": 1, "chained": {}}', None),
+        ("", None),
+    ],
+)
+def test_notes_that_cannot_be_used(text: str, message: str | None, tmp_path: Path) -> None:
+    def change(root: str) -> None:
+        os.chmod(tree.put(root, "var/lib/vz/snippets/pvepassthru"), 0o700)
+        tree.put(root, HOOKS, text)
+
+    found = Tree("hookscript: local:snippets/pvepassthru\n", change=change).findings(tmp_path)
+    assert _codes(found) == (["PVP396"] if message else [])
+    start = "it cannot be told which hookscript is chained to this tool's: "
+    assert not message or found[0].message.startswith(start + HOOKS)
+    assert not message or message in found[0].message
+
+
+def test_notes_that_cannot_be_read(tmp_path: Path) -> None:
+    """Nobody's start is let through then."""
+
+    def change(root: str) -> None:
+        os.chmod(tree.put(root, "var/lib/vz/snippets/pvepassthru"), 0o700)
+        os.chmod(tree.put(root, "var/lib/vz/snippets/other"), 0o700)
+        tree.folder(root, HOOKS)
+
+    (found,) = Tree("hookscript: local:snippets/pvepassthru\n", change=change).findings(tmp_path)
+    assert found.code == "PVP396"
+    assert f"cannot read {HOOKS}: Is a directory" in found.message
+    assert Tree("hookscript: local:snippets/other\n", change=change).findings(tmp_path / "other") == []
+
+
 def test_packages_that_say_nothing(tmp_path: Path) -> None:
     config = "machine: pc-i440fx-99.0\nhostpci0: 02:00.0,driver=keep\n"
     for number, status in enumerate(

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import re
 
-from pvepassthru.cli.explain import parts
 from pvepassthru.rules.catalogue import RULES
+from pvepassthru.rules.explanation import parts
 from tests.rules.page import PATH, page
 
 

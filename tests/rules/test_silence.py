@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pvepassthru.model import hostpci, mapping
 from pvepassthru.model.finding import Finding
 from pvepassthru.rules import catalogue, silence
 from pvepassthru.rules import subject as subjects
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pvepassthru.host.host import Host
+    from pvepassthru.model.property_string import Key
     from pvepassthru.rules.subject import Subject
 
 TWO = "hostpci0: 01:00,pcie=1\nhostpci1: 02:00.0,pcie=1\n"
@@ -131,3 +133,12 @@ def test_a_policy_that_cannot_be_used_silences_nothing(tmp_path: Path) -> None:
     host = _host(tmp_path, "- {code: PVP310, reason: x}\n", Tree(TWO))
     os.chmod(host.path("/etc/pvepassthru.yaml"), 0o666)
     assert silence.silences(Surroundings(host)) == ()
+
+
+@pytest.mark.parametrize("key", [*hostpci.KEYS.values(), *mapping.KEYS.values()])
+def test_an_example_in_a_sentence_is_no_device(key: Key) -> None:
+    """What a message says of a value's form would else be taken for the device that it is about."""
+    message = f"host is x, which is not {key.form}"
+    assert (
+        silence.named(Finding("PVP301", "error", "pve", "/etc/pve/qemu-server/100.conf:1 hostpci0", message, "")) == []
+    )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +129,19 @@ def _hook(mode: int, node: str = "") -> Callable[[str], object]:
     return change
 
 
+def _chained(mode: int, vmid: int = 100) -> Callable[[str], object]:
+    """A VM that has this tool's hookscript, and had another one before, which has this mode."""
+
+    def change(root: str) -> None:
+        os.chmod(tree.put(root, "var/lib/vz/snippets/pvepassthru", "#!/bin/sh\n"), 0o755)
+        _hook(mode)(root)
+        link = {"volume": "local:snippets/hook.pl", "path": "/var/lib/vz/snippets/hook.pl"}
+        tree.put(root, "etc/pve/pvepassthru-hooks.json", json.dumps({"version": 1, "chained": {str(vmid): link}}))
+
+    return change
+
+
+OURS = "hookscript: local:snippets/pvepassthru\n"
 HA: dict[str, str | bytes] = {"etc/pve/ha/resources.cfg": "vm: 100\n\tstate started\n"}
 SHARED: dict[str, str | bytes] = {**HA, "etc/pve/storage.cfg": "dir: local\n\tpath /var/lib/vz\n\tshared 1\n"}
 
@@ -220,6 +234,7 @@ EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree(HOOK, files=HA, change=_hook(0o755, "pve2")),
         Tree(HOOK, files=SHARED, change=_hook(0o755, "pve2")),
     ),
+    "PVP396": (Tree(OURS, change=_chained(0o644)), Tree(OURS, change=_chained(0o755))),
 }
 
 
@@ -233,4 +248,5 @@ HOST_EXAMPLES: dict[str, tuple[Tree, Tree]] = {
         Tree(files=_dpkg("half-configured", qemu_server="9.0.25")),
         Tree(files=_dpkg(qemu_server="9.0.25", pve_manager="9.0.11")),
     ),
+    "PVP417": (Tree(HOOK, change=_chained(0o755, 101)), Tree(HOOK, change=_chained(0o755))),
 }

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from pvepassthru.host import reservations, vms
 from pvepassthru.host.inventory import DEVICES
 from pvepassthru.model import pci, reservation
 from pvepassthru.model.errors import PassthruError
+from pvepassthru.model.record import TYPE_CHECKING, NamedTuple
 from pvepassthru.rules.demand import demand
 
 if TYPE_CHECKING:
