@@ -133,8 +133,8 @@ def load(name: str | None = None, environ: Mapping[str, str] | None = None) -> P
         return Profile("this node", local=True)
     raise NotFoundError(
         f"nothing says where the PVE API is: {' and '.join(files(environ))} are absent, and so is PVE_HOST",
-        "write a profile with hosts, user, token_name and token_value (mode 0600), or set PVE_HOST, PVE_USER, "
-        "PVE_TOKEN_NAME and PVE_TOKEN_VALUE",
+        "write a profile with hosts, user, and a token or password (mode 0600), or set PVE_HOST, PVE_USER, "
+        "PVE_TOKEN_NAME and PVE_TOKEN_VALUE, or PVE_PASSWORD_FILE",
     )
 
 

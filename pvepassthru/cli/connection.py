@@ -8,8 +8,6 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pvepassthru.api import client, profile
-
 if TYPE_CHECKING:
     import argparse
 
@@ -33,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def connect(args: argparse.Namespace) -> Client:
     """The API of the profile that the arguments name, logged in. Raises as profile.load and client.connect."""
+    from pvepassthru.api import client, profile  # noqa: PLC0415 - proxmoxer is slow to load, and a node may do without
+
     return client.connect(profile.load(args.profile, os.environ), otp=_ask_otp)
 
 

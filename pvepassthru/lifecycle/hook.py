@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from pvepassthru.host import locks, signals, slow, state
 from pvepassthru.host.deadline import Deadline
@@ -29,9 +30,18 @@ def run(root: str, vmid: int, phase: str, environment: Mapping[str, str], node: 
 
 
 def run_on(host: Host, vmid: int, phase: str, environment: Mapping[str, str]) -> int:
-    """As `run`, on a host that is there already."""
+    """As `run`, on a host that is there already. How it went is noted (state.note_run)."""
+    started = time.monotonic()
     open_streams()
     say = _TaskLog(host, vmid)
+    code = _run(host, vmid, phase, environment, say)
+    took = int((time.monotonic() - started) * 1000)
+    state.note_run(host, state.Run(vmid, phase, int(host.now() * 1000), took, code, say.warnings))
+    return code if phase == "pre-start" else 0
+
+
+def _run(host: Host, vmid: int, phase: str, environment: Mapping[str, str], say: _TaskLog) -> int:
+    """Run one phase and return 0, or the exit code of the error that ended it."""
     if phase == "pre-start":  # it undoes itself before it ends; the other phases may be killed at any point
         signals.handle(_end)
     else:
@@ -40,10 +50,10 @@ def run_on(host: Host, vmid: int, phase: str, environment: Mapping[str, str]) ->
         run_phase(host, vmid, phase, Start(environment, finish=signals.ignore), Voice(say.info, say.warning, say.error))
     except PassthruError as error:
         say.error(str(error))
-        return error.exit_code if phase == "pre-start" else 0
+        return error.exit_code
     except Exception as error:  # noqa: BLE001 - a task log must not get a traceback, nor a post-stop fail
         say.error(f"a bug of pvepassthru, please report it: {type(error).__name__}: {error}")
-        return PassthruError.exit_code if phase == "pre-start" else 0
+        return PassthruError.exit_code
     return 0
 
 
@@ -92,6 +102,7 @@ class _TaskLog:
     """Says things to the task log; warnings and errors also to syslog, since a post-stop's output may reach no log."""
 
     def __init__(self, host: Host, vmid: int) -> None:
+        self.warnings = 0
         self._vmid = vmid
         self._syslog = not host.root and not host.simulated
 
@@ -99,6 +110,7 @@ class _TaskLog:
         _print(1, f"pvepassthru: {sentence}")
 
     def warning(self, sentence: str) -> None:
+        self.warnings += 1
         _print(2, f"pvepassthru: warning: {sentence}")
         self._log("warning", sentence)
 

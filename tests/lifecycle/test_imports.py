@@ -28,10 +28,10 @@ ANYWAY = {"errno", "select"}
 QUICK = ["gc", "pvepassthru", "pvepassthru.lifecycle", "pvepassthru.lifecycle.quick"]
 
 
-def loaded(*words: str, root: str = "", code: int = 0) -> set[str]:
+def loaded(*words: str, root: str = "", code: int = 0, python: str = sys.executable) -> set[str]:
     """The modules that `python3 -I WORDS` imports after its own start, by what -X importtime reports."""
     done = subprocess.run(
-        [sys.executable, "-I", "-X", "importtime", *words],
+        [python, "-I", "-X", "importtime", *words],
         cwd="/",
         env={"PATH": "/sbin:/bin:/usr/sbin:/usr/bin", "LC_ALL": "C", "PVE_MIGRATED_FROM": "", "PVEPASSTHRU_ROOT": root},
         stdin=subprocess.DEVNULL,

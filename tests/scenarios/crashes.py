@@ -15,6 +15,7 @@ import tempfile
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pvepassthru.host.state import RUN
 from pvepassthru.model.errors import DeviceError
 from tests.kernel import killed
 from tests.kernel.checks import check, holds
@@ -32,7 +33,7 @@ NO_ROOM = re.compile(r"no instance (of \S+ is )?left")
 """Of the driver's answer, or of the gate's, when it counts what an earlier start left."""
 NO_TIME = "no time was left"
 DEVICE_ERROR = DeviceError.exit_code
-OWN_LOCKS = "/run/pvepassthru/"
+OWN_FOLDER = "/run/pvepassthru/"
 SIMULATION = "/.sim"
 UNITS = f"{SIMULATION}/units"
 
@@ -97,7 +98,7 @@ def seen(world: World) -> dict[str, Any]:
 
 
 def _files(folder: str, root: str) -> Iterator[tuple[str, str]]:
-    """Each path below a folder with what it is: a folder, a link, or a file's text."""
+    """Each path below a folder with what it is: a folder, a link, or a file's text; but locks and notes of runs."""
     with os.scandir(folder) as entries:
         for entry in entries:
             path = entry.path.removeprefix(root)
@@ -107,7 +108,7 @@ def _files(folder: str, root: str) -> Iterator[tuple[str, str]]:
                 yield path, "/"
                 if path != SIMULATION and not path.endswith("/vfio-dev"):  # numbers by the order of binding
                     yield from _files(entry.path, root)
-            elif not path.startswith(OWN_LOCKS) or not path.endswith(".lock"):
+            elif not path.startswith(OWN_FOLDER) or not path.endswith((".lock", RUN)):
                 with open(entry.path, encoding="utf-8", errors="surrogateescape") as file:
                     yield path, file.read()
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's world with our programs in forks of the test's own process.
 
-Starting an interpreter takes the guest's emulated processor several times as long as the work. The suites of flows
-and devices start real ones; those with very many starts and commands use this. Only the standard
-library.
+Starting an interpreter takes the guest's emulated processor several times as long as the work. The suite of flows
+starts real ones; those with very many starts and commands use this. Only the standard library.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 HIGHEST_FD = 4096
 OF_THE_API = ("proxmoxer", "requests")
-"""What only commands that go through the PVE API need; the guest has neither."""
+"""What only commands that go through the PVE API need. No suite has such a one, and to load it takes seconds."""
 
 
 def prepare_forks() -> None:
@@ -41,6 +40,8 @@ def prepare_forks() -> None:
     prepare_guest()
     importlib.import_module("pvepassthru.lifecycle.hook")
     importlib.import_module("pvepassthru.host.policy_file")
+    for name in OF_THE_API:
+        sys.modules[name] = None  # type: ignore[assignment]  # so that it cannot be imported
     for found in pkgutil.iter_modules(pvepassthru.cli.__path__, "pvepassthru.cli."):
         try:
             importlib.import_module(found.name)

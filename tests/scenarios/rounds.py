@@ -49,10 +49,12 @@ class Round(NamedTuple):
 def play(world: World, count: int, seed: int) -> Counter[str]:
     """Crash at random and go on, so many times; returns how many of each kind there were."""
     furnish(world, "")
-    usual = {name: _usual(world, situation) for name, situation in SITUATIONS.items()}
-    kinds: Counter[str] = Counter()
     dice = random.Random(seed)  # noqa: S311 - not for cryptography
-    for number, one in enumerate(itertools.islice(_chosen(dice), count), 1):
+    rounds = list(itertools.islice(_chosen(dice), count))
+    chosen = {one.name for one in rounds}
+    usual = {name: _usual(world, situation) for name, situation in SITUATIONS.items() if name in chosen}
+    kinds: Counter[str] = Counter()
+    for number, one in enumerate(rounds, 1):
         try:
             code = _play(world, one, usual[one.name])
         except AssertionError as error:
