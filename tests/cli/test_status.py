@@ -11,6 +11,8 @@ import pytest
 
 from pvepassthru.cli import status
 from pvepassthru.cli.main import main
+from pvepassthru.host import state
+from pvepassthru.host.host import Host
 from tests import tree
 from tests.host.machine import memory_folder, unprivileged
 
@@ -111,3 +113,14 @@ def test_without_the_right_to_look(words: list[str], capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "pvepassthru: cannot read /run/pvepassthru: Permission denied; run this as root\n"
+
+
+def test_how_the_last_hook_runs_went(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tree.put(root, "etc/pve/qemu-server/100.conf", "memory: 512\n")
+    host = Host(root)
+    state.prepare(host)
+    noted = [state.Run(100, "post-stop", 1_795_000_000_000, 30, 0, 1), state.Run(100, "pre-start", 7, 20, 5, 0)]
+    for run in (*noted, state.Run(999, "pre-start", 7, 20, 5, 0)):  # there is no VM 999
+        state.note_run(host, run)
+    assert main(["--root", root, "status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == [run._asdict() for run in noted]
