@@ -2,8 +2,8 @@
 """Whether the host is ready for passthrough, step by step; and what makes it ready.
 
 Without an option it says what every rule on the host finds, also what is fine. With --fix it shows what is to be
-changed in the host's files, and with --yes changes it; --undo takes the newest such change back. Exit code: 0, 1 when
-an error is among the findings.
+changed in the host's files, and with --yes changes it; --undo takes the newest such change back, and with --dry-run
+only shows that. Exit code: 0, 1 when an error is among the findings.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pvepassthru.cli import fix
 from pvepassthru.cli.words import print_json
+from pvepassthru.host import vms
 from pvepassthru.host.keeping import METHODS
 from pvepassthru.model.errors import EXIT_FINDINGS, EXIT_FINE, UsageError
 from pvepassthru.model.text import number, one_line
+from pvepassthru.report.readiness import has_error, shape, state_of
 from pvepassthru.rules import catalogue
+from pvepassthru.rules.explanation import title
 from pvepassthru.rules.rule import STEPS
 from pvepassthru.rules.subject import Surroundings
 
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from pvepassthru.host.host import Host
     from pvepassthru.model.finding import Finding
     from pvepassthru.rules.catalogue import HostState
-    from pvepassthru.rules.rule import Rule
 
 COLOURS = {
     "fine": "32",
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--fix", action="store_true", help="show what makes the host ready, file by file")
     what.add_argument("--undo", action="store_true", help="take the newest change of --fix back")
+    parser.add_argument("--dry-run", action="store_true", help="with --undo: only show what it would do")
     group = parser.add_argument_group("with --fix")
     group.add_argument("--yes", action="store_true", help="make the changes that are shown")
     device = "prepare these devices: 0000:01:00.0, or 01:00 for all its functions"
@@ -76,6 +79,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
     """
     if args.chroot and not ((args.fix or args.undo) and host.root):
         raise UsageError("--chroot goes with --root DIR and --fix or --undo", "leave it out")
+    if args.dry_run and not args.undo:
+        raise UsageError("--dry-run of doctor goes with --undo", "leave it out: --fix shows first what it does")
     if args.fix:
         return fix.fix(args, host)
     if args.yes or args.devices or args.method or args.unsafe_interrupts or args.max_vfs or args.gvt:
@@ -84,62 +89,16 @@ def run(args: argparse.Namespace, host: Host) -> int:
         return fix.undo(args, host)
     states = catalogue.host_states(Surroundings(host))
     if args.json:
-        print_json(_json(host, states))
+        print_json(shape(host, states))
     else:
         _print(host, states)
-    return EXIT_FINDINGS if _has_error(states) else EXIT_FINE
-
-
-def _has_error(states: list[HostState]) -> bool:
-    return any(state_of(state) == "error" for state in states)
-
-
-def title(rule: Rule) -> str:
-    """What a rule is about on the host, as a clause after `whether`: the first sentence of its explanation.
-
-    A rule that is one on VMs too may say it of the host, in the docstring of `on_host`.
-    """
-    own = (rule.on_host.__doc__ if rule.on_host else None) or ""
-    text = own if own.startswith("Whether ") else rule.explanation
-    text = text.partition("Why it matters:")[0].removeprefix("What it checks:")
-    first = " ".join(text.split()).partition(". ")[0]
-    return first.removeprefix("whether ").removeprefix("Whether ").rstrip(".")
-
-
-def state_of(state: HostState) -> str:
-    """The state in a word: that of the worst finding, where there are any that the policy does not silence."""
-    if state.state != "findings":
-        return state.state
-    found = {finding.severity for finding in state.findings if finding.silenced is None}
-    return next((severity for severity in ("error", "warning", "info") if severity in found), "silenced")
-
-
-def _json(host: Host, states: list[HostState]) -> dict[str, Any]:
-    return {
-        "node": host.node,
-        "ok": not _has_error(states),
-        "steps": [
-            {
-                "step": step,
-                "rules": [
-                    {
-                        "code": state.rule.code,
-                        "title": title(state.rule),
-                        "state": state_of(state),
-                        "why": state.why,
-                        "findings": [finding._asdict() for finding in state.findings],
-                    }
-                    for state in states
-                    if state.rule.step == step
-                ],
-            }
-            for step in STEPS
-        ],
-    }
+    return EXIT_FINDINGS if has_error(states) else EXIT_FINE
 
 
 def _print(host: Host, states: list[HostState]) -> None:
     print(f"node {one_line(host.node)}")
+    if not host.names(vms.PVE):
+        print(f"no Proxmox VE here ({vms.PVE} is absent or empty), so most checks can tell nothing")
     for step in STEPS:
         here = [state for state in states if state.rule.step == step]
         if here:
@@ -147,7 +106,7 @@ def _print(host: Host, states: list[HostState]) -> None:
         for state in here:
             word = state_of(state)
             why = f" ({one_line(state.why)})" if state.why else ""
-            print(f"  {paint(word.ljust(14), word)}  {state.rule.code}  whether {title(state.rule)}{why}")
+            print(f"  {paint(word.ljust(14), word)}  {state.rule.code}  whether {title(state.rule, of_host=True)}{why}")
             _print_findings(state.findings)
     words = [state_of(state) for state in states]
     plural = {"error": "errors", "warning": "warnings"}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PATIENCE = 10.0
 """Seconds to wait for another doctor."""
 UNDO = "pvepassthru doctor --undo"
+AHEAD = "nothing was changed; the same command with --yes does it"
 
 
 def fix(args: argparse.Namespace, host: Host) -> int:
@@ -50,10 +51,8 @@ def fix(args: argparse.Namespace, host: Host) -> int:
             _print_plan(plan, (), applied=False)
             return EXIT_FINE
         _show_plan(plan)
-        for command in plan.commands:
-            print(f"then: {' '.join(command)}")
-        todo = bool(plan.changes or plan.commands)
-        print("nothing was changed; the same command with --yes does it" if todo else _nothing(host, plan))
+        _print_ahead(plan.commands)
+        print(AHEAD if plan.changes or plan.commands else _nothing(host, plan))
         return EXIT_FINE
     with _told() as progress, filelocks.hold(host, changes.LOCK, PATIENCE, "the host's configuration"):
         made = backups.owed(host)
@@ -102,20 +101,25 @@ def _with_owed(plan: Plan, made: Set | None) -> Plan:
 
 
 def undo(args: argparse.Namespace, host: Host) -> int:
-    """Take the newest change of --fix back; returns 0.
+    """Take the newest change of --fix back, or with --dry-run show that; returns 0.
 
     Raises NotFoundError when there is none, InputError when a file was changed since, BusyError when another doctor is
     at work, DeviceError when a file cannot be written, or a program that has to run afterwards fails.
     """
+    if args.dry_run:
+        made = backups.newest(host)
+        restored = _restored(host, made)
+        if args.json:
+            print_json({"undone": made.name, "applied": False, **_json(restored, made.commands, ())})
+            return EXIT_FINE
+        print(f"takes back the change of {made.name}:")
+        _print_changes(restored)
+        _print_ahead(made.commands)
+        print("nothing was changed; the same command without --dry-run does it")
+        return EXIT_FINE
     with _told() as progress, filelocks.hold(host, changes.LOCK, PATIENCE, "the host's configuration"):
         made = backups.newest(host)
-        try:
-            wanted = changes.restoring(host, made)
-        except changes.ChangedSinceError as error:
-            for line in error.lines:
-                print_error(line)
-            raise
-        restored = [change for change in wanted if change.before != change.after]
+        restored = _restored(host, made)
         if not args.json:
             _print_changes(restored)
             sys.stdout.flush()
@@ -129,13 +133,24 @@ def undo(args: argparse.Namespace, host: Host) -> int:
         if not failed or not restored:  # the second time: the older changes must not wait for a program for ever
             backups.close(host, made)
     if args.json:
-        print_json({"undone": made.name, **_json(restored, made.commands, ran)})
+        print_json({"undone": made.name, "applied": True, **_json(restored, made.commands, ran)})
     else:
         _print_runs(ran)
         print("a reboot is due" if restored else "no file had to be changed")
-    again = f"then run {UNDO} again" if restored else f"run it by hand; the next {UNDO} takes the change before"
+    again = "then run this again" if restored else f"run it by hand; the next {UNDO} takes the change before"
     _need_success(ran, f"the files are restored; mend what it says, {again}")
     return EXIT_FINE
+
+
+def _restored(host: Host, made: Set) -> list[Change]:
+    """The files that --undo changes. Raises ChangedSinceError, after it has said what was changed."""
+    try:
+        wanted = changes.restoring(host, made)
+    except changes.ChangedSinceError as error:
+        for line in error.lines:
+            print_error(line)
+        raise
+    return [change for change in wanted if change.before != change.after]
 
 
 class _Progress:
@@ -251,6 +266,11 @@ def _print_changes(wanted: Sequence[Change]) -> None:
         for line in changes.diff(change):
             print(f"  {line}")
         print()
+
+
+def _print_ahead(commands: Sequence[tuple[str, ...]]) -> None:
+    for command in commands:
+        print(f"then: {' '.join(command)}")
 
 
 def _print_runs(ran: Sequence[Run]) -> None:

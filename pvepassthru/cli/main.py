@@ -43,9 +43,13 @@ COMMANDS = {
     "mapping": "the cluster's PCI mappings: plan one for all nodes, write it, check all against the hardware",
     "migrate-to-mapping": "make hostpci entries by an address into entries by a mapping",
     "fleet": "all nodes of a cluster by the API: their VMs checked, and where devices are left",
+    "attach": "give VMs the hookscript; one that they have is run with it",
+    "detach": "take the hookscript off VMs; a former one is there again",
     "status": "what this tool holds, for which VM, in which state",
     "recover": "undo what hooks of dead VMs left behind",
     "release": "give back what a VM that does not run still holds, or end a quarantine",
+    "report": "a picture of this host as one HTML page",
+    "metrics": "this host as numbers for Prometheus (node_exporter's textfile collector)",
     "snapshot": "this host in a file, for others to look at",
     "demo": "the life of some VMs on a simulated host",
 }
@@ -58,7 +62,9 @@ FAR = frozenset({"mapping", "migrate-to-mapping", "fleet"})
 NODES = "/etc/pve/nodes"
 PACKAGES = {
     "filelock": "python3-filelock",
+    "jinja2": "python3-jinja2",
     "jsonschema": "python3-jsonschema",
+    "prometheus_client": "python3-prometheus-client",
     "yaml": "python3-yaml",
     "proxmoxer": "python3-proxmoxer",
     "requests": "python3-requests",
@@ -132,7 +138,7 @@ def _settle(args: argparse.Namespace) -> None:
     """
     own = getattr(args, "own_profile", None)
     if args.profile is not None and not getattr(args, "asks_api", False):
-        asking = "config, mapping, migrate-to-mapping and fleet do"
+        asking = "config, mapping, migrate-to-mapping, fleet and attach do"
         raise UsageError(f"--profile says which API is asked, and {args.command} asks none", asking)
     if args.profile is not None and own is not None and own != args.profile:
         raise UsageError(f"--profile is given twice, as {shown(args.profile)} and {shown(own)}", "keep one of them")

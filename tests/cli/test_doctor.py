@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from pvepassthru.cli.main import main
 from pvepassthru.host import boot, changes, filelocks, tools
 from pvepassthru.host.host import Host
 from pvepassthru.model.finding import Finding
-from pvepassthru.rules import catalogue
+from pvepassthru.report import readiness
+from pvepassthru.rules import catalogue, explanation
 from pvepassthru.rules.catalogue import HostState
 from pvepassthru.rules.rule import STEPS, of_host
 from tests import tree
@@ -68,10 +70,10 @@ def etc(root: str) -> dict[str, bytes]:
 
 
 def test_titles_are_one_sentence() -> None:
-    assert doctor.title(RULE) == "a thing of version 6.8 is as it must be"
+    assert explanation.title(RULE, of_host=True) == "a thing of version 6.8 is as it must be"
     for rule in catalogue.RULES:
         if rule.on_host:
-            assert 8 < len(doctor.title(rule)) < 200, rule.code
+            assert 8 < len(explanation.title(rule, of_host=True)) < 200, rule.code
             assert rule.step in STEPS
 
 
@@ -109,13 +111,22 @@ def test_states(root: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert rules["modules"][0]["findings"][0]["hint"] == "mend it"
 
 
+def test_a_host_without_pve_is_said(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "no Proxmox VE here (/etc/pve is absent or empty), so most checks can tell nothing"
+    main(["--root", root, "doctor"])
+    assert words not in capsys.readouterr().out
+    shutil.rmtree(f"{root}/etc/pve")
+    main(["--root", root, "doctor"])
+    assert words in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize("severity, code", [("warning", 0), ("info", 0), ("error", 1)])
 def test_only_an_error_fails(root: str, monkeypatch: pytest.MonkeyPatch, severity: Any, code: int) -> None:  # noqa: ANN401 - a severity
     finding = BAD.findings[0]._replace(severity=severity)
     state = BAD._replace(findings=(finding,))
     monkeypatch.setattr(catalogue, "host_states", lambda _around: [state])
     assert main(["--root", root, "doctor"]) == code
-    assert doctor.state_of(state) == severity
+    assert readiness.state_of(state) == severity
 
 
 def test_what_could_not_be_read_is_said(root: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,9 +161,15 @@ def test_fix_and_undo(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*words, "--yes"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert etc(root) == after
+    assert main(["--root", root, "doctor", "--undo", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert '  +GRUB_CMDLINE_LINUX_DEFAULT="quiet"' in said
+    assert "then: update-initramfs -u -k all\nthen: update-grub\nnothing was changed; the same command without" in said
+    assert etc(root) == after
     assert main(["--root", root, "doctor", "--undo"]) == 0
     assert '  +GRUB_CMDLINE_LINUX_DEFAULT="quiet"' in capsys.readouterr().out
     assert etc(root) == before
+    assert main(["--root", root, "doctor", "--undo", "--dry-run"]) == 3
     assert main(["--root", root, "doctor", "--undo"]) == 3
 
 
@@ -166,8 +183,12 @@ def test_fix_and_undo_as_json(root: str, capsys: pytest.CaptureFixture[str]) -> 
     shape = json.loads(capsys.readouterr().out)
     assert shape["applied"] is True
     assert [one["code"] for one in shape["ran"]] == [None, None]
+    assert main(["--root", root, "doctor", "--undo", "--dry-run", "--json"]) == 0
+    ahead = json.loads(capsys.readouterr().out)
     assert main(["--root", root, "doctor", "--undo", "--json"]) == 0
     shape = json.loads(capsys.readouterr().out)
+    assert (ahead.pop("applied"), shape["applied"], ahead.pop("ran")) == (False, True, [])
+    assert ahead == {key: shape[key] for key in ahead}
     assert shape["undone"]
     assert [change["path"] for change in shape["changes"]] == [boot.GRUB, "/etc/modules-load.d/pvepassthru.conf"]
 
@@ -305,16 +326,18 @@ def test_a_program_that_always_fails_does_not_keep_older_changes(
     assert [main(["--root", root, "doctor", "--undo"]) for _ in range(4)] == [5, 5, 5, 5]
     assert "the next pvepassthru doctor --undo takes the change before" in capsys.readouterr().err
     assert etc(root) == before
+    assert main(["--root", root, "doctor", "--undo", "--dry-run"]) == 3
     assert main(["--root", root, "doctor", "--undo"]) == 3
 
 
 def test_undo_shows_what_was_changed_since(root: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--root", root, "doctor", "--fix", "--yes"]) == 0
     tree.put(root, boot.GRUB, "A=1\n")
-    assert main(["--root", root, "doctor", "--undo"]) == 4
-    said = capsys.readouterr().err
-    assert "+A=1" in said
-    assert "/etc/default/grub was changed since" in said
+    for words in (["--undo", "--dry-run"], ["--undo"]):
+        assert main(["--root", root, "doctor", *words]) == 4
+        said = capsys.readouterr().err
+        assert "+A=1" in said
+        assert "/etc/default/grub was changed since" in said
     assert (Host(root).text(boot.GRUB)) == "A=1"
 
 
@@ -332,7 +355,10 @@ def test_two_doctors_do_not_meet(
     [
         ["--yes"],
         ["--for", "01:00.0"],
+        ["--undo", "--for", "01:00.0"],
         ["--undo", "--yes"],
+        ["--dry-run"],
+        ["--fix", "--dry-run"],
         ["--chroot"],
         ["--fix", "--undo"],
         ["--fix", "--method", "other"],

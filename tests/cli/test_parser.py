@@ -116,7 +116,7 @@ def test_a_profile_where_no_api_is_asked(capsys: Capture) -> None:
 def test_which_commands_ask_the_api() -> None:
     """What the sentence above names are those that take the option."""
     having = {parser.prog.split()[1] for parser in build_parser().below() if "--profile" in parser.options()}
-    assert having == {"config", "mapping", "migrate-to-mapping", "fleet"}
+    assert having == {"config", "mapping", "migrate-to-mapping", "fleet", "attach"}
 
 
 def test_the_same_value_twice_is_no_mistake() -> None:
