@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -46,6 +47,7 @@ def called(dev: ModuleType, mocker: MockerFixture) -> MagicMock:
     mocker.patch.object(dev, "need_venv")
     mocker.patch.object(dev, "need_newest")
     mocker.patch.object(dev, "need_packages")
+    mocker.patch.object(dev, "need_axe")
     return mocker.patch.object(dev, "call", return_value=0)
 
 
@@ -55,7 +57,7 @@ def answer(stdout: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
 
 def test_usage_names_every_command() -> None:
     done = subprocess.run([ROOT / "dev", "--help"], stdout=subprocess.PIPE, text=True, check=True)
-    for name in ("demo", "test", "lint", "format", "kernel", "bench", "docs", "soak", "fuzz"):
+    for name in ("demo", "test", "lint", "format", "kernel", "bench", "docs", "picture", "soak", "fuzz"):
         assert re.search(rf"^  {name} +\S", done.stdout, re.MULTILINE)
 
 
@@ -78,6 +80,7 @@ def test_fast_leaves_out_the_kernels_and_their_packages(dev: ModuleType, called:
     assert command[-3:] == ["tests/model", "-k", "pci"]
     assert "not kernel" in command
     assert not dev.need_packages.called
+    assert not dev.need_axe.called
 
 
 def test_test_has_the_kernels_and_the_newest_proxmoxer(dev: ModuleType, called: MagicMock) -> None:
@@ -86,7 +89,10 @@ def test_test_has_the_kernels_and_the_newest_proxmoxer(dev: ModuleType, called: 
     assert "not kernel" not in everything.args[0]
     assert again.args[0][-len(dev.NEWEST_TESTS) :] == list(dev.NEWEST_TESTS)
     assert again.kwargs["PYTHONPATH"].split(os.pathsep)[0] == dev.NEWEST
-    dev.need_packages.assert_called_once_with(dev.KERNEL_PACKAGES)
+    dev.need_packages.assert_called_once_with(
+        dev.KERNEL_PACKAGES + dev.BROWSER_PACKAGES + dev.DEB_PACKAGES + dev.DEB_TEST_PACKAGES
+    )
+    assert dev.need_axe.called
     assert all((ROOT / name).exists() for name in dev.NEWEST_TESTS)
 
 
@@ -108,6 +114,26 @@ def test_the_newest_packages_are_got_once(dev: ModuleType, mocker: MockerFixture
     (tmp_path / dev.NEWEST_REQUIREMENTS).write_text("a==2\n")
     dev.need_newest()
     assert get.call_count == 2
+
+
+def test_axe_is_got_once_and_again_after_a_change(dev: ModuleType, mocker: MockerFixture, tmp_path: Path) -> None:
+    mocker.patch.object(dev, "ROOT", str(tmp_path))
+    (tmp_path / dev.AXE).mkdir(parents=True)
+    (tmp_path / dev.AXE / "package-lock.json").write_text("1")
+    get = mocker.patch.object(dev, "quietly")
+    dev.need_axe()
+    dev.need_axe()
+    assert get.call_count == 1
+    (tmp_path / dev.AXE / "package-lock.json").write_text("2")
+    dev.need_axe()
+    assert get.call_count == 2
+
+
+def test_what_npm_gets_is_pinned_by_its_hash() -> None:
+    lock = json.loads((ROOT / "tests/report/npm/package-lock.json").read_text(encoding="utf-8"))
+    got = {name: package for name, package in lock["packages"].items() if name}
+    assert got
+    assert all(package["integrity"].startswith("sha512-") and "resolved" not in package for package in got.values())
 
 
 def test_lint_goes_on_after_a_failure_and_fails(
@@ -245,10 +271,17 @@ def pytest_in(folder: Path, ci: str, *options: str) -> str:
         "no:cacheprovider",
         "--rootdir",
         str(folder),
+        "--basetemp",  # pytest keeps the folders of few runs, and these would take the place of real ones
+        str(folder / "temporary"),
         *options,
         str(folder),
     ]
-    clean = {**os.environ, "CI": ci, "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis")}
+    clean = {
+        **os.environ,
+        "CI": ci,
+        "PYTHONPATH": str(ROOT),
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis"),
+    }
     return subprocess.run(command, cwd=folder, env=clean, stdout=subprocess.PIPE, text=True, check=False).stdout
 
 
@@ -303,6 +336,17 @@ def test_two_workers_have_guests_and_the_others_all_else(
         most = max(most, running)
     assert most == min(workers, 2)
     assert len(noted) == 2 * 6 + 20
+
+
+def test_what_takes_long_is_begun_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTED", str(tmp_path / "noted"))
+    for name in ("lifecycle/test_crash", "test_other", "report/test_page"):
+        path = tmp_path / f"tests/{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(NOTING + f"def test_one(): note({name!r})\ndef test_two(): note({name!r})\n")
+    assert "6 passed" in pytest_in(tmp_path, "true", "-n", "1", "--dist", "loadgroup")
+    noted = [line.split()[0] for line in (tmp_path / "noted").read_text().splitlines()]
+    assert noted == [name for name in ("report/test_page", "lifecycle/test_crash", "test_other") for _ in range(2)]
 
 
 def test_demo(dev: ModuleType) -> None:

@@ -17,6 +17,7 @@ from pvepassthru.lifecycle import recover
 FOLDER = Path(__file__).resolve().parent.parent.parent / "packaging" / "systemd"
 RECOVER, TIMER = "pvepassthru-recover.service", "pvepassthru-recover.timer"
 SRIOV = "pvepassthru-sriov.service"
+METRICS, METRICS_TIMER = "pvepassthru-metrics.service", "pvepassthru-metrics.timer"
 CLOSING = ("PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock")
 """These leave a unit no device nodes but the harmless ones; ProtectClock= implies DeviceAllow= (systemd.exec(5))."""
 
@@ -39,7 +40,7 @@ def verify(folder: Path, name: str) -> str:
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)
-    command = ["systemd-analyze", "verify", "--recursive-errors=no", str(folder / name)]
+    command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(folder / name)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
@@ -58,7 +59,7 @@ def test_systemd_takes_it(name: str, folder: Path) -> None:
     assert not verify(folder, name)
 
 
-@pytest.mark.parametrize("name", [RECOVER, SRIOV])
+@pytest.mark.parametrize("name", [RECOVER, SRIOV, METRICS])
 def test_systemd_would_complain(name: str, folder: Path) -> None:
     """Else the test above could not fail."""
     path = folder / name
@@ -74,6 +75,21 @@ def test_devices_modules_and_sys_stay_open(name: str) -> None:
     """ProtectSystem=strict leaves /sys alone, ProtectKernelTunables would not."""
     closed = {*CLOSING, "ProtectKernelTunables", "ProtectKernelModules", "PrivateNetwork"}
     assert not closed & set(unit(name)["Service"])
+
+
+def test_metrics_reads_and_writes_one_file() -> None:
+    """ProtectKernelModules= would hide the lists of modules; ProtectProc= other users' processes."""
+    service = unit(METRICS)["Service"]
+    assert not {*CLOSING, "ProtectKernelModules", "PrivateNetwork", "ProtectProc"} & set(service)
+    folder = "/var/lib/prometheus/node-exporter"
+    assert (service["ProtectSystem"], service["ProtectKernelTunables"]) == ("strict", "yes")
+    assert service["ReadWritePaths"] == folder
+    assert os.path.dirname(service["ExecStart"].split()[-1]) == folder
+    assert unit(METRICS)["Unit"]["ConditionPathIsDirectory"] == folder
+    assert {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"} <= set(service["CapabilityBoundingSet"].split())
+    assert not {"CAP_SYS_RAWIO", "CAP_CHOWN", "CAP_KILL"} & set(service["CapabilityBoundingSet"].split())
+    recover_has = {key for key, value in unit(RECOVER)["Service"].items() if value == "yes"}
+    assert recover_has <= {key for key, value in service.items() if value == "yes"}, "hardened no less"
 
 
 def test_recover_may_do_what_it_does() -> None:
@@ -101,6 +117,21 @@ def test_when_recover_runs() -> None:
     assert (timer["OnBootSec"], timer["OnUnitActiveSec"]) == ("2min", "5min")
 
 
+def test_metrics_runs_a_command_that_there_is() -> None:
+    program, *words = unit(METRICS)["Service"]["ExecStart"].split()
+    assert program == "/usr/bin/pvepassthru"
+    args = build_parser().parse_args(words)
+    assert (args.command, args.output.endswith(".prom")) == ("metrics", True)
+
+
+def test_metrics_has_a_timer_that_nobody_enabled() -> None:
+    """A unit without [Install] starts only by its timer, and that only once somebody enables it."""
+    timer = unit(METRICS_TIMER)
+    assert (timer["Timer"]["OnUnitActiveSec"], timer["Install"]["WantedBy"]) == ("5min", "timers.target")
+    assert "Install" not in unit(METRICS)
+    assert unit(METRICS)["Service"]["TimeoutStartSec"] == "2min"
+
+
 def test_sriov_runs_a_command_that_there_is() -> None:
     program, *words = unit(SRIOV)["Service"]["ExecStart"].split()
     assert program == "/usr/bin/pvepassthru"
@@ -117,10 +148,11 @@ def test_the_vfs_are_there_before_any_vm_starts() -> None:
     assert (service["Type"], service["RemainAfterExit"]) == ("oneshot", "yes")
 
 
-def test_how_to_install_them_is_told_the_same_way_twice() -> None:
-    """README.md and packaging/README.md have the same commands, and these name all units."""
+def test_how_to_install_them_by_hand_is_told() -> None:
     root = FOLDER.parent.parent
-    commands = ["\n".join(part.splitlines()[1:]) for part in (root / "README.md").read_text("utf-8").split("```")]
-    (units,) = [part for part in commands if part.startswith("install -m 644 packaging/systemd/")]
-    assert units in (root / "packaging" / "README.md").read_text("utf-8")
+    text = (root / "packaging" / "README.md").read_text("utf-8")
+    assert "install -m 644 packaging/systemd/pvepassthru-* /etc/systemd/system/" in text
     assert {path.name.partition("-")[0] for path in FOLDER.iterdir()} == {"pvepassthru"}
+    for name in (TIMER, SRIOV, METRICS_TIMER):
+        assert name in text
+        assert name in (root / "docs" / "guide" / "install.md").read_text("utf-8")
