@@ -55,6 +55,16 @@ def hook_host(root: str) -> None:
     tree.build(root, {"devices": devices}, configs=configs)
 
 
+def race_host(root: str, vms: int) -> list[int]:
+    """A host with a GPU that has an mdev for each of so many VMs; returns their VMIDs."""
+    kinds = {MDEV_TYPE: {"available": vms, "name": "GRID P4-1Q"}}
+    parent = {"vendor": "0x10de", "device": "0x1bb3", "class": "0x030200", "iommu_group": 8, "driver": "nvidia"}
+    config = f"cores: 4\nmachine: q35\nmemory: 8192\nhostpci0: {PARENT},mdev={MDEV_TYPE}\n"
+    vmids = list(range(101, 101 + vms))
+    tree.build(root, {"devices": {PARENT: {**parent, "mdev": {"types": kinds}}}}, configs=dict.fromkeys(vmids, config))
+    return vmids
+
+
 def addresses(count: int) -> list[str]:
     """The addresses of so many functions."""
     return [f"{index >> 16:04x}:{index >> 8 & 255:02x}:{index >> 3 & 31:02x}.{index & 7}" for index in range(count)]

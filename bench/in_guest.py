@@ -19,7 +19,7 @@ import time
 from pvepassthru.host import state
 from pvepassthru.host.deadline import Deadline
 from pvepassthru.host.host import Host
-from pvepassthru.lifecycle import drivers
+from pvepassthru.lifecycle import drivers, shim_file
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.undo import undo_all
 from pvepassthru.lifecycle.work import Voice, Work
@@ -107,6 +107,8 @@ def mdevs() -> tuple[list[float], list[float]]:
     guest.bind(PARENT, "tbmdev")
     guest.make_tree()
     guest.install()
+    with open(guest.HOOK, "wb") as file:
+        file.write(shim_file.text())  # what attach puts there
     entries = "".join(f"hostpci{index}: {PARENT},mdev={TYPE}\n" for index in range(COUNT))
     guest.vm(VMID, f"{entries}machine: q35\nmemory: 2048\nname: bench\n")
     ours, theirs = [], []

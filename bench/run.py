@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark: `./dev bench [--fast] [--rounds N] [--json]`. Exit code 1 if a limit is broken, 2 if it cannot run.
+"""The benchmark: `./dev bench [--fast] [--rounds N] [--json|--write]`.
+
+Exit code 1 if a limit is broken, 2 if it cannot run.
 
 All numbers are ratios of medians of one run, since the speed of machines differs. docs/design.md has the limits.
 """
@@ -16,16 +18,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import fleet, hosts
+from bench import fleet, growth, hosts, page, races
 from bench.measure import BenchError, Program, Row, in_turns
 from pvepassthru.host.sim import SimHost
+from pvepassthru.lifecycle import shim_file
 from tests.kernel import testbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-HOOK = f"{ROOT}/hookscripts/pvepassthru"
+PERL = "/usr/bin/perl"
+PLAIN_HOOK = f"{ROOT}/bench/plain_hook.pl"
 COMMAND = f"import sys; sys.path.insert(0, {ROOT!r}); from pvepassthru.cli.main import main; sys.exit(main())"
 """`pvepassthru` from the checkout, isolated as an installed one."""
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108 - a private folder in it
@@ -71,9 +75,22 @@ def interpreters(given: Sequence[str]) -> list[tuple[str, str]]:
     return sorted(found.items())
 
 
+def install_hook(folder: str) -> str:
+    """The path of the hookscript as `attach` puts it on a storage, with the checkout as the package that it finds.
+
+    PVE starts it by its first line, `python3 -I`; here the interpreter that is measured is named, with the same option.
+    """
+    path = f"{folder}/pvepassthru"
+    first, _, rest = shim_file.text().partition(b"\n")
+    with open(path, "wb") as file:
+        file.write(first + f"\nimport sys; sys.path.insert(0, {ROOT!r})\n".encode() + rest)
+    os.chmod(path, shim_file.MODE)
+    return path
+
+
 def hook_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> Iterator[Row]:
     """The hook against an interpreter that does nothing."""
-    root = f"{folder}/hook"
+    root, hook = f"{folder}/hook", install_hook(folder)
     hosts.hook_host(root)
     environment = {"PVEPASSTHRU_ROOT": root}
     instance = f"{root}/sys/bus/mdev/devices/{hosts.MDEV_UUID}"
@@ -83,7 +100,7 @@ def hook_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> I
             if not os.path.lexists(instance):
                 raise BenchError("pre-start made no mdev: there is nothing to measure")
             subprocess.run(
-                [python, "-I", HOOK, "101", "post-stop"], env=environment, stdout=subprocess.DEVNULL, check=True
+                [python, "-I", hook, "101", "post-stop"], env=environment, stdout=subprocess.DEVNULL, check=True
             )
             if os.path.lexists(instance):
                 raise BenchError("post-stop left the mdev: the next round would measure something else")
@@ -91,7 +108,7 @@ def hook_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> I
         def give_back(python: str = python) -> None:
             check_gpu(root)
             subprocess.run(
-                [python, "-I", HOOK, "102", "post-stop"], env=environment, stdout=subprocess.DEVNULL, check=True
+                [python, "-I", hook, "102", "post-stop"], env=environment, stdout=subprocess.DEVNULL, check=True
             )
             host = SimHost(root)  # a display stays with vfio-pci, and the next round would have nothing to do
             for address, driver in hosts.GPU.items():
@@ -100,15 +117,39 @@ def hook_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> I
 
         programs = [
             Program([python, "-I", "-c", "pass"]),
-            Program([python, "-I", HOOK, "100", "pre-start"], environment),
-            Program([python, "-I", HOOK, "101", "pre-start"], environment, undo),
-            Program([python, "-I", HOOK, "102", "pre-start"], environment, give_back),
+            Program([python, "-I", hook, "100", "pre-start"], environment),
+            Program([python, "-I", hook, "101", "pre-start"], environment, undo),
+            Program([python, "-I", hook, "102", "pre-start"], environment, give_back),
         ]
         nothing, plain, mdev, gpu = in_turns(programs, rounds)
         baseline = "python3 -I -c pass"
         yield Row("pre-start of a VM without hostpci", version, plain, baseline, nothing, NOTHING_LIMIT)
         yield Row("pre-start with one mdev", version, mdev, baseline, nothing, MDEV_LIMIT)
         yield Row("pre-start of a GPU with two functions", version, gpu, baseline, nothing, GPU_LIMIT)
+
+
+def perl_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    """The hook against a hookscript in Perl, where neither has anything to do, and both interpreters bare.
+
+    There is no limit: how long an interpreter takes to start is not this project's doing.
+    """
+    root, hook = f"{folder}/perl", install_hook(folder)
+    hosts.hook_host(root)
+    environment = {"PVEPASSTHRU_ROOT": root}
+    for version, python in pythons:
+        bare_python, ours, bare_perl, theirs = in_turns(
+            [
+                Program([python, "-I", "-c", "pass"]),
+                Program([python, "-I", hook, "100", "pre-start"], environment),
+                Program([PERL, "-e", "1"]),
+                Program([PERL, PLAIN_HOOK, "100", "pre-start"], environment),
+            ],
+            rounds,
+        )
+        what = "a hookscript in Perl that reads the config"
+        yield Row("pre-start of a VM without hostpci", version, ours, what, theirs, None)
+        yield Row(what, version, theirs, "perl -e 1", bare_perl, None)
+        yield Row("python3 -I -c pass", version, bare_python, "perl -e 1", bare_perl, None)
 
 
 def check_gpu(root: str) -> None:
@@ -132,9 +173,11 @@ def validate_rows(folder: str, rounds: int, pythons: Sequence[tuple[str, str]]) 
             check_validate(command, vms)
         largest = VMS[-1]
         reader = Program([python, "-I", f"{ROOT}/bench/plain_reader.py", f"{folder}/{largest}"])
-        read, *ours = in_turns([reader, *(Program(command) for command in commands.values())], rounds)
-        what = f"validate --all, {largest} VMs, {hosts.FUNCTIONS} functions"
-        yield Row(what, version, ours[-1], "reading the same files", read, READ_LIMIT)
+        doctor = Program([*commands[largest][:-2], "doctor"])
+        read, host, *ours = in_turns([reader, doctor, *(Program(command) for command in commands.values())], rounds)
+        size = f"{largest} VMs, {hosts.FUNCTIONS} functions"
+        yield Row(f"validate --all, {size}", version, ours[-1], "reading the same files", read, READ_LIMIT)
+        yield Row(f"doctor, {size}", version, host, "reading the same files", read, READ_LIMIT)
         for index in range(1, len(VMS)):
             what, half = f"validate --all, {VMS[index]} VMs", f"{VMS[index - 1]} VMs"
             yield Row(what, version, ours[index], half, ours[index - 1], GROWTH_LIMIT)
@@ -199,7 +242,8 @@ def table(rows: Sequence[Row]) -> str:
     """All rows as aligned text."""
     lines = [("what", "python", "ms", "against", "ms", "ratio", "limit", "")]
     for row in rows:
-        numbers = (f"{row.baseline_ms:.1f}", f"{row.ratio:.2f}", f"{row.limit:.2f}", "ok" if row.ok else "TOO SLOW")
+        limit, words = ("-", "") if row.limit is None else (f"{row.limit:.2f}", "ok" if row.ok else "TOO SLOW")
+        numbers = (f"{row.baseline_ms:.1f}", f"{row.ratio:.2f}", limit, words)
         lines.append((row.what, row.interpreter, f"{row.ours_ms:.1f}", row.baseline, *numbers))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     right = {2, 4, 5, 6}
@@ -218,6 +262,8 @@ def measure(rounds: int, pythons: Sequence[tuple[str, str]], *, fast: bool) -> l
     with tempfile.TemporaryDirectory(prefix="bench.", dir=MEMORY) as folder:
         rows = [
             *hook_rows(folder, rounds, pythons),
+            *perl_rows(folder, rounds, pythons),
+            *races.rows(folder, install_hook(folder), max(3, rounds // 4), pythons),
             *one_vm_rows(folder, rounds, pythons),
             *validate_rows(folder, max(3, rounds // 8), pythons),
         ]
@@ -233,10 +279,17 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="leave out the guest with a real kernel")
     parser.add_argument("--rounds", type=int, default=40, help="runs of each hook phase (default: %(default)s)")
     parser.add_argument("--python", action="append", default=[], metavar="PATH", help="measure this interpreter too")
-    parser.add_argument("--json", action="store_true", help="one JSON list of rows")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--json", action="store_true", help="one JSON list of rows")
+    write = "measure growth too, and renew the numbers of docs/performance.md and its plots"
+    what.add_argument("--write", action="store_true", help=write)
     args = parser.parse_args()
     try:
-        rows = measure(args.rounds, interpreters(args.python), fast=args.fast)
+        pythons = interpreters(args.python)
+        rows = measure(args.rounds, pythons, fast=args.fast)
+        if args.write:
+            curves = growth.measure(COMMAND, pythons[0][1], MEMORY)
+            page.write(ROOT, page.about(pythons, args.rounds, fast=args.fast), rows, curves)
     except (BenchError, testbed.TestbedError, subprocess.CalledProcessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
