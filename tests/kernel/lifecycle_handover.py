@@ -19,6 +19,7 @@ from tests.scenarios.forking_world import ForkingWorld, prepare_forks
 from tests.scenarios.world import HOST_DRIVERS, NIC, reset_guest, said
 
 prepare, setup = prepare_forks, reset_guest
+KERNELS = ("6.12",)  # enough with one: sysfs_pci.py and sysfs_display.py show on both what it needs of a kernel
 SUITE_LIMIT = 1500.0
 TEST_LIMIT = 900.0
 

@@ -13,6 +13,7 @@ from tests.scenarios.forking_world import ForkingWorld, prepare_forks
 from tests.scenarios.world import reset_guest
 
 prepare = prepare_forks
+KERNELS = ("6.12",)  # enough with one: sysfs_mdev.py and sysfs_pci.py show on both what it needs of a kernel
 SUITE_LIMIT = 1200.0
 TEST_LIMIT = 600.0
 

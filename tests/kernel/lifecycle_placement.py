@@ -10,6 +10,7 @@ from tests.scenarios.world import reset_guest
 
 prepare, setup = prepare_forks, reset_guest
 TEST_LIMIT = 900.0
+KERNELS = ("6.12",)  # enough with one: sysfs_mdev.py shows on both what it needs of a kernel
 SUITE_LIMIT = 2400.0
 
 
