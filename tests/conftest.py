@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,7 +19,13 @@ ALLOWED_SKIPS = ("only on Debian 12", "only on Debian 13", "no captured server")
 """With CI=true a skipped test is a failure, unless its reason starts with one of these."""
 
 # Machines that run tests are shared and slow. CI has the same inputs each time, a run by hand its own.
-settings.register_profile("project", deadline=None, print_blob=True, derandomize=os.environ.get("CI") == "true")
+settings.register_profile(
+    "project",
+    deadline=None,
+    print_blob=True,
+    derandomize=os.environ.get("CI") == "true",
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("project")
 
 pytest.register_assert_rewrite("tests.golden")  # so that it shows what differs
@@ -31,12 +37,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Take away what a developer's shell may say to the program, by the environment or by ignored signals."""
+    """Take away what a developer's shell may say to the program by the environment."""
     for name in [name for name in os.environ if name.startswith(("PVEPASSTHRU_", "PVE_", "NO_COLOR"))]:
         del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Let signals end a test and its children.
+
+    Who starts the tests may have them ignored or held back; and a hook that ran in the process of the tests leaves it
+    deaf to them, as it does its own.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)  # who starts the tests may have these ignored, and so would all children
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.hookimpl(optionalhook=True)
