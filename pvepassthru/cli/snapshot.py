@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pvepassthru
+from pvepassthru.cli import written
 from pvepassthru.cli.words import print_error
 from pvepassthru.host import collector
 from pvepassthru.host.contents import ROWS
@@ -46,10 +47,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
         return EXIT_FINE
     if not args.output.endswith(".tar.xz"):
         raise UsageError(f"cannot write a snapshot to {args.output}: its name must end with .tar.xz", "-o FILE.tar.xz")
-    if os.path.lexists(args.output) and not args.force:
-        raise UsageError(
-            f"cannot write a snapshot to {args.output}: it is there already", "add --force to overwrite it"
-        )
+    _need_place(args.output, force=args.force)
     try:
         taken = _write(host, args.output, full=args.full)
     except OSError as error:
@@ -64,6 +62,19 @@ def run(args: argparse.Namespace, host: Host) -> int:
     size = os.stat(args.output).st_size
     print(f"{args.output}: {taken.files} files of {host.node} in {-(-size // 1024)} KiB{_warning(full=args.full)}")
     return EXIT_FINE
+
+
+def _need_place(path: str, *, force: bool) -> None:
+    """Raise UsageError when there is something at `path` that is not to be replaced; by force a file or a link is."""
+    try:
+        there = written.kind(path)
+    except OSError:  # the write will tell
+        return
+    if there == "other":
+        hint = "give the name of a file"
+        raise UsageError(f"cannot write a snapshot to {path}: it is there and is no plain file", hint)
+    if there != "nothing" and not force:
+        raise UsageError(f"cannot write a snapshot to {path}: it is there already", "add --force to overwrite it")
 
 
 def _warning(*, full: bool) -> str:

@@ -102,6 +102,19 @@ def test_an_existing_file_stays(root: str, tmp_path: Path, capsys: pytest.Captur
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o600
 
 
+def test_what_is_no_plain_file_stays(root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.tar.xz"
+    os.mkfifo(file)
+    link = tmp_path / "b.tar.xz"
+    link.symlink_to(file)
+    for name in (file, link):
+        code, _, errors = words(root, f"snapshot -o {name} --force", capsys)
+        assert code == 2
+        assert "it is there and is no plain file" in errors
+    assert stat.S_ISFIFO(os.lstat(link).st_mode) is False
+    assert stat.S_ISFIFO(os.lstat(file).st_mode)
+
+
 @pytest.mark.parametrize("name, code", [("a.zip", 2), ("no/such/a.tar.xz", 5)])
 def test_where_it_cannot_go(
     name: str, code: int, root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
