@@ -6,7 +6,6 @@ It is OpenMetrics text, of which node_exporter's textfile collector understands 
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -14,14 +13,13 @@ from pvepassthru.cli import written
 from pvepassthru.model.errors import EXIT_FINE, PassthruError, UsageError
 from pvepassthru.report import metrics
 from pvepassthru.report.contents import gather
+from pvepassthru.report.held import runs
 
 if TYPE_CHECKING:
     import argparse
 
     from pvepassthru.host.host import Host
 
-OUTPUT = "-"
-"""As FILE: standard output."""
 FOR_ALL = 0o644
 """node_exporter has a user of its own."""
 ENDING = ".prom"
@@ -34,19 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "put the text there, in one piece and for all to read, as node_exporter's textfile collector wants it "
         "(default: -, standard output)"
     )
-    parser.add_argument("-o", "--output", metavar="FILE.prom", default=OUTPUT, help=where)
+    parser.add_argument("-o", "--output", metavar="FILE.prom", default=written.STDOUT, help=where)
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
     """Write the metrics; returns 0. Raises UsageError for a FILE that cannot be one, PassthruError if it fails."""
-    if args.output != OUTPUT:
+    if args.output != written.STDOUT:
         _need_file(args.output)
     started = time.monotonic()
     contents = gather(host, int(time.time()))
-    runs = metrics.runs_or_none(host)
-    text = metrics.text(metrics.Collection(contents, runs, time.time(), time.monotonic() - started))
-    if args.output == OUTPUT:
-        sys.stdout.write(text if _is_utf8() else text.encode("ascii", "backslashreplace").decode("ascii"))
+    text = metrics.text(metrics.Collection(contents, runs(host), time.time(), time.monotonic() - started))
+    if args.output == written.STDOUT:
+        written.say(text, "backslashreplace")
         return EXIT_FINE
     try:
         written.replace(args.output, text.encode(), FOR_ALL)
@@ -54,10 +51,6 @@ def run(args: argparse.Namespace, host: Host) -> int:
         hint = "give a file in a folder that there is and that you may write, on a disk with room"
         raise PassthruError(f"cannot write the metrics {args.output}: {error.strerror}", hint) from error
     return EXIT_FINE
-
-
-def _is_utf8() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def _need_file(path: str) -> None:
@@ -70,5 +63,5 @@ def _need_file(path: str) -> None:
     except OSError:  # the write will tell
         return
     if there not in {"nothing", "file"}:
-        hint = f"give the name of a file, or {OUTPUT} for standard output"
+        hint = f"give the name of a file, or {written.STDOUT} for standard output"
         raise UsageError(f"cannot write the metrics {path}: it is there and is no plain file", hint)

@@ -6,7 +6,6 @@ The page needs no other file and no network, and prints. It holds no secrets, bu
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from pvepassthru.host.host import Host
 
-OUTPUT = "-"
-"""As FILE: standard output."""
 HEAD = 4096
 """Bytes in which a report says that it is one."""
 
@@ -45,7 +42,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
 
     Raises UsageError for a file that is no report, PassthruError when it cannot be written.
     """
-    if args.output and args.output != OUTPUT:
+    if args.output and args.output != written.STDOUT:
         _need_report(args.output, force=args.force)
     contents = gather(host, int(time.time()))
     if args.json:
@@ -54,9 +51,8 @@ def run(args: argparse.Namespace, host: Host) -> int:
     from pvepassthru.report.page import page  # noqa: PLC0415 - Jinja2 is for pages only
 
     text = page(contents)
-    if args.output == OUTPUT:
-        encoding = sys.stdout.encoding.lower().replace("-", "")
-        sys.stdout.write(text if encoding == "utf8" else text.encode("ascii", "xmlcharrefreplace").decode("ascii"))
+    if args.output == written.STDOUT:
+        written.say(text, "xmlcharrefreplace")
         return EXIT_FINE
     try:
         written.replace(args.output, text.encode())
@@ -79,7 +75,10 @@ def _need_report(path: str, *, force: bool) -> None:
     try:
         there = written.kind(path)
         if there == "other":
-            what, hint = "it is there and is no plain file", f"give the name of a file, or {OUTPUT} for standard output"
+            what, hint = (
+                "it is there and is no plain file",
+                f"give the name of a file, or {written.STDOUT} for standard output",
+            )
         elif there == "nothing" or force:
             return
         elif there == "link":

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from pvepassthru.cli.words import print_json
 from pvepassthru.host import state
 from pvepassthru.model.text import one_line
-from pvepassthru.report.held import held
-from pvepassthru.report.metrics import runs_or_none
+from pvepassthru.report.held import held, runs
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +25,7 @@ def run(args: argparse.Namespace, host: Host) -> int:
     """Print every journal, orphan and quarantine; returns 0. Raises PassthruError when they cannot be listed."""
     found = held(host)
     if args.json:
-        print_json({**found, "runs": [run._asdict() for run in runs_or_none(host)]})
+        print_json({**found, "runs": [run._asdict() for run in runs(host)]})
         return 0
     for row in found["journals"]:
         since = "" if row["age"] is None else f"; last written {words_for(row['age'])} ago"

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file that `report` and `metrics` write for people: what is at its place, and putting it there in one piece."""
+"""What `report`, `metrics` and `snapshot` write for people: to a file, in one piece, or to standard output."""
 
 from __future__ import annotations
 
 import os
 import stat
+import sys
 import tempfile
 
+STDOUT = "-"
+"""As FILE: standard output."""
 OWNER_ONLY = 0o600
 TEMPORARY = ".tmp"
 """Ending of the file while it is being written; node_exporter passes over it."""
@@ -46,3 +49,9 @@ def replace(path: str, data: bytes, mode: int | None = None) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def say(text: str, otherwise: str) -> None:
+    """Write text to standard output; `otherwise` names the codecs error handler for one that is not UTF-8."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    sys.stdout.write(text if encoding == "utf8" else text.encode("ascii", otherwise).decode("ascii"))

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this tool holds on a host, as `status` says it: open journals, what is in none, quarantines."""
+"""What this tool holds on a host, as `status` says it: journals, what is in none, quarantines, the last hook runs."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
 
-from pvepassthru.host import quarantine, state, vms
+from pvepassthru.host import cluster, quarantine, state, vms
 from pvepassthru.lifecycle.journal import Journal
 from pvepassthru.lifecycle.orphans import orphans
+from pvepassthru.lifecycle.quick import PHASES
 from pvepassthru.lifecycle.undo import describe
 from pvepassthru.model.errors import PassthruError
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
+    from pvepassthru.host.state import Run
 
 
 def held(host: Host) -> dict[str, Any]:
@@ -26,6 +28,20 @@ def held(host: Host) -> dict[str, Any]:
         "orphans": [orphan._asdict() for orphan in orphans(host)],
         "quarantines": [quarantined._asdict() for quarantined in quarantine.listed(host)],
     }
+
+
+def runs(host: Host) -> list[Run]:
+    """How the hook's last runs went on this node, of VMs that the cluster has; none where they cannot be read.
+
+    A VM of another node counts: its migration may have failed here. Of what cannot be read `held` speaks, since the
+    journals lie there too.
+    """
+    try:
+        found = state.runs(host)
+    except PassthruError:
+        return []
+    known = {*vms.vmids(host), *cluster.homes(host)}
+    return [run for run in found if run.phase in PHASES and run.vmid in known]
 
 
 def _row(host: Host, vmid: int) -> dict[str, Any] | None:

@@ -13,15 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pvepassthru.host import state, vms
-from pvepassthru.lifecycle.quick import PHASES
-from pvepassthru.model.errors import PassthruError
 from pvepassthru.model.text import one_line, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pvepassthru.host.host import Host
     from pvepassthru.host.state import Run
 
     Series = dict[tuple[str, ...], float]
@@ -31,7 +27,6 @@ PREFIX = "pvepassthru_"
 DEVICE_STATES = ("bridge", "taken", "host", "configured", "unused")
 JOURNAL_STATES = ("prepared", "running", "stopped", "unreadable")
 NO_DRIVER = "none"
-NODES = "/etc/pve/nodes"
 
 
 class Family(NamedTuple):
@@ -55,30 +50,6 @@ class Collection(NamedTuple):
     """Seconds since the epoch."""
     duration: float
     """Seconds."""
-
-
-def runs(host: Host) -> list[Run]:
-    """How the last hook runs of the cluster's VMs went on this node.
-
-    A VM of another node counts: its migration may have failed here. Raises PassthruError when they cannot be read.
-    """
-    here = set(vms.vmids(host))
-    nodes = host.names(NODES)
-
-    def known(vmid: int) -> bool:
-        return vmid in here or any(host.exists(f"{NODES}/{node}/qemu-server/{vmid}.conf") for node in nodes)
-
-    found = [run for run in state.runs(host) if run.phase in PHASES]
-    there = {vmid for vmid in {run.vmid for run in found} if known(vmid)}
-    return [run for run in found if run.vmid in there]
-
-
-def runs_or_none(host: Host) -> list[Run]:
-    """As `runs`; none where they cannot be read, of which the report has a note, since the journals lie there too."""
-    try:
-        return runs(host)
-    except PassthruError:
-        return []
 
 
 def text(collection: Collection) -> str:

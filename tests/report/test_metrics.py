@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +12,10 @@ from prometheus_client import parser as prometheus
 from prometheus_client.openmetrics import parser as openmetrics
 
 from pvepassthru.host import state
-from pvepassthru.host.host import open_host
 from pvepassthru.model.text import shown
 from pvepassthru.report import metrics
-from pvepassthru.report.contents import gather
-from tests import tree
 
 if TYPE_CHECKING:
-    from pvepassthru.host.host import Host
     from tests.report.made import Made
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "metrics.md"
@@ -250,30 +245,3 @@ def test_gaps(hostile: Made, rich: Made) -> None:
     assert values(text(hostile.contents))["pvepassthru_collection_gaps"][()] > 0
     notes = {**rich.contents["about"], "notes": ["a", "b"], "unreadable": ["c"]}
     assert values(text({**rich.contents, "about": notes}))["pvepassthru_collection_gaps"] == {(): 3}
-
-
-# ---- whose runs count
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    built = tree.build(tmp_path / "host", {"devices": {}}, configs={100: "memory: 512\n"})
-    tree.put(built, "etc/pve/nodes/other/qemu-server/200.conf", "memory: 512\n")
-    found = open_host(built)
-    state.prepare(found)
-    return found
-
-
-def test_runs_of_the_clusters_vms_count(host: Host) -> None:
-    for vmid in (100, 200, 300):
-        state.note_run(host, state.Run(vmid, "pre-start", 1, 1, 0, 0))
-    state.note_run(host, state.Run(100, "no-phase", 1, 1, 0, 0))
-    assert [(run.vmid, run.phase) for run in metrics.runs(host)] == [(100, "pre-start"), (200, "pre-start")]
-
-
-def test_a_folder_that_is_not_trusted_is_a_gap(host: Host) -> None:
-    state.note_run(host, state.Run(100, "pre-start", 1, 1, 0, 0))
-    os.chmod(host.path(state.FOLDER), 0o777)
-    assert metrics.runs_or_none(host) == []
-    contents = gather(host, 0)
-    assert values(text(contents, []))["pvepassthru_collection_gaps"][()] >= 1
