@@ -8,13 +8,13 @@ from pvepassthru.lifecycle.attachment import own_config
 from pvepassthru.model import jsontext, mapping, reachable
 from pvepassthru.model.record import TYPE_CHECKING
 from pvepassthru.model.text import shown
+from pvepassthru.rules.subject import MAPPINGS
 
 if TYPE_CHECKING:
     from pvepassthru.host.host import Host
     from pvepassthru.host.snippets import Snippet
     from pvepassthru.model.mapping import Mappings
 
-MAPPINGS = "/etc/pve/mapping/pci.cfg"
 PVESH_SECONDS = 30.0
 """Seconds that pvesh may take, which asks another node by ssh."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pvepassthru
@@ -134,12 +135,15 @@ class _Gathering:
             return []
         found = []
         for address in sriov.physical_functions(self.host):
-            row = self._or_note(lambda pf=address: view.shape(sriov.read(self.host, pf)), None)  # type: ignore[misc]  # mypy takes the default for no argument
+            row = self._or_note(partial(self._physical_function, view, address), None)
             if row:
                 functions = [{name: vf[name] for name in vf if name != "network"} for vf in row["functions"]]
                 found.append({**row, "functions": functions})
         self._notes += view.warnings
         return found
+
+    def _physical_function(self, view: PhysicalFunctions, address: str) -> dict[str, Any]:
+        return view.shape(sriov.read(self.host, address))
 
     def _guests(self) -> list[dict[str, Any]]:
         found = []
