@@ -27,6 +27,12 @@ OURS = "pvepassthru"
 """The file name of this tool's hookscript, on whatever storage."""
 _MOUNTED_AS = {"nfs": ("nfs",), "cifs": ("cifs",), "cephfs": ("ceph", "fuse.ceph"), "glusterfs": ("fuse.glusterfs",)}
 """How the types of file systems begin that PVE takes for a storage of such a type."""
+_FAULTS = {
+    "absent": "there is no {}",
+    "irregular": "{} is no file",
+    "inert": "{} is not executable",
+    "noexec": "{} lies on a file system that is mounted with noexec",
+}
 _SNIPPET = Pattern(r"snippets/([^/]+)", ASCII)
 _STORAGE = Pattern(r"[a-z][a-z0-9._-]*[a-z0-9]", ASCII | 2)
 
@@ -63,14 +69,20 @@ def is_ours(volume: str | None) -> bool:
 
 def fault(host: Host, path: str) -> str:
     """Why PVE would not run a script of this path; empty if it would."""
+    kind = kind_of_fault(host, path)
+    return _FAULTS[kind].format(shown(path)) if kind else ""
+
+
+def kind_of_fault(host: Host, path: str) -> str:
+    """As `fault`, as one word: absent, irregular, inert (not executable), noexec (so is its file system); or empty."""
     mode = host.mode(path)
     if mode is None:
-        return f"there is no {shown(path)}"
+        return "absent"
     if not stat.S_ISREG(mode):
-        return f"{shown(path)} is no file"
+        return "irregular"
     if not mode & 0o111:
-        return f"{shown(path)} is not executable"
-    return f"{shown(path)} lies on a file system that is mounted with noexec" if noexec(host, path) else ""
+        return "inert"
+    return "noexec" if noexec(host, path) else ""
 
 
 def noexec(host: Host, path: str) -> bool:

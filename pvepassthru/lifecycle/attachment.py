@@ -88,7 +88,10 @@ def attach(host: Host, vmid: int, place: Snippet, how: How) -> Done:
 
 def already(host: Host, vmid: int, place: Snippet, how: How) -> Done | None:
     """What there is to say of a VM that has the hookscript, None if it is to get it. Raises as `attach`."""
-    config = own_config(host, vmid)
+    return _already(host, vmid, own_config(host, vmid), place, how)
+
+
+def _already(host: Host, vmid: int, config: VmConfig, place: Snippet, how: How) -> Done | None:
     if config.template:
         raise UsageError(f"VM {vmid} is a template, which never starts", "attach the VMs that are made of it")
     now = config.main.get(KEY)
@@ -98,10 +101,10 @@ def already(host: Host, vmid: int, place: Snippet, how: How) -> Done | None:
 
 
 def _attach(host: Host, vmid: int, place: Snippet, how: How) -> Done:
-    done = already(host, vmid, place, how)
+    config = own_config(host, vmid)
+    done = _already(host, vmid, config, place, how)
     if done is not None:
         return done
-    config = own_config(host, vmid)
     links = chained.read(host)
     now = config.main.get(KEY)
     link = _to_chain(host, vmid, now, links)

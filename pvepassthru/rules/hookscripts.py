@@ -97,13 +97,14 @@ def _faults(subject: Subject, volume: str | None, way_out: str) -> Iterator[tupl
     why = snippets.fault(subject.host, found.path)
     if not why:
         return
-    if subject.host.mode(found.path) is not None:
-        hint = f"put it there, {way_out}"
-        if why.endswith("not executable"):
-            hint = f"chmod +x {shown(found.path)}"
-        elif why.endswith("noexec"):
-            hint = f"mount it without noexec, or put the script on another storage, {way_out}"
-        yield f"{shown(volume)}: {why}", hint
+    hints = {
+        "irregular": f"put it there, {way_out}",
+        "inert": f"chmod +x {shown(found.path)}",
+        "noexec": f"mount it without noexec, or put the script on another storage, {way_out}",
+    }
+    kind = snippets.kind_of_fault(subject.host, found.path)
+    if kind in hints:
+        yield f"{shown(volume)}: {why}", hints[kind]
         return
     base = cluster.storage_path(found.storage) or found.path
     if found.path not in subject.host.unreadable and subject.host.names(base):  # else no such host, or not mounted

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvepassthru.cli.main import main
 from tests.api.applying import fake_cluster
-from tests.api.fake_pve.data import PASSWORD, Storage
+from tests.api.fake_pve.data import Storage
 from tests.api.fake_pve.server import FakePve
+from tests.cli import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,30 +23,15 @@ OURS = "local:snippets/pvepassthru"
 
 @pytest.fixture(autouse=True)
 def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No profile of whoever runs the tests is used."""
-    for name in [name for name in os.environ if name.startswith("PVE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    environment.clear(monkeypatch, tmp_path / "home")
 
 
 @pytest.fixture
 def pve(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePve]:
     """A cluster of two nodes, each with the hookscript on `local`, for root@pam by password."""
     with FakePve(fake_cluster("memory: 512\n")) as fake:
-        log_in(monkeypatch, fake)
+        environment.log_in(monkeypatch, fake)
         yield fake
-
-
-def log_in(monkeypatch: pytest.MonkeyPatch, pve: FakePve, user: str = "root@pam", token: str = "") -> None:
-    monkeypatch.setenv("PVE_HOST", f"{pve.host}:{pve.port}")
-    monkeypatch.setenv("PVE_CA_FILE", pve.ca_file)
-    monkeypatch.setenv("PVE_USER", user)
-    if token:
-        monkeypatch.delenv("PVE_PASSWORD", raising=False)
-        monkeypatch.setenv("PVE_TOKEN_NAME", token)
-        monkeypatch.setenv("PVE_TOKEN_VALUE", "s3cret")
-    else:
-        monkeypatch.setenv("PVE_PASSWORD", PASSWORD)
 
 
 def hookscript(pve: FakePve, vmid: int = 100) -> str | None:
@@ -74,7 +59,7 @@ def test_a_vm_gets_the_hookscript(pve: FakePve, capsys: pytest.CaptureFixture[st
 def test_who_may_not(
     user: str, token: str, pve: FakePve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log_in(monkeypatch, pve, user, token)
+    environment.log_in(monkeypatch, pve, user, token)
     assert main(["attach", "100"]) == 12
     who = f"{user}!{token}" if token else user
     assert capsys.readouterr().err == (
@@ -150,7 +135,7 @@ def test_a_device_keeps_a_vm_where_it_is(pve: FakePve) -> None:
 def test_a_device_that_is_pending_counts(text: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a node: where a VM may go is a matter of its next start."""
     with FakePve(fake_cluster(text, running=True)) as pve:
-        log_in(monkeypatch, pve)
+        environment.log_in(monkeypatch, pve)
         storages(pve, "pve2")
         assert main(["attach", "100", "--dry-run"]) == code
 

@@ -20,8 +20,9 @@ from tests import tree
 from tests.api import node
 from tests.api.applying import fake_cluster, held
 from tests.api.fake_pve import data
-from tests.api.fake_pve.data import PASSWORD, Token, User
+from tests.api.fake_pve.data import Token, User
 from tests.api.fake_pve.server import FakePve
+from tests.cli import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +34,7 @@ NIC = "06:00.0"
 
 @pytest.fixture(autouse=True)
 def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No profile of whoever runs the tests is used."""
-    for name in [name for name in os.environ if name.startswith("PVE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    environment.clear(monkeypatch, tmp_path / "home")
 
 
 @pytest.fixture
@@ -51,20 +49,8 @@ def root(tmp_path: Path) -> str:
 def pve(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePve]:
     """A cluster that the environment names, for root@pam by password."""
     with FakePve(fake_cluster()) as fake:
-        log_in(monkeypatch, fake)
+        environment.log_in(monkeypatch, fake)
         yield fake
-
-
-def log_in(monkeypatch: pytest.MonkeyPatch, pve: FakePve, user: str = "root@pam", token: str = "") -> None:
-    monkeypatch.setenv("PVE_HOST", f"{pve.host}:{pve.port}")
-    monkeypatch.setenv("PVE_CA_FILE", pve.ca_file)
-    monkeypatch.setenv("PVE_USER", user)
-    monkeypatch.delenv("PVE_PASSWORD", raising=False)
-    if token:
-        monkeypatch.setenv("PVE_TOKEN_NAME", token)
-        monkeypatch.setenv("PVE_TOKEN_VALUE", "s3cret")
-    else:
-        monkeypatch.setenv("PVE_PASSWORD", PASSWORD)
 
 
 def run(*words: str, root: str | None = None) -> int:
@@ -357,7 +343,7 @@ def test_the_command_for_root_is_printed_once(
     pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its reasons and notes stand in the preview already."""
-    log_in(monkeypatch, pve, "root@pam", "full")
+    environment.log_in(monkeypatch, pve, "root@pam", "full")
     words = ["100", "--device", "01:00", "--apply", "--yes"]
     assert run(*words) == 12
     out = capsys.readouterr().out
@@ -374,7 +360,7 @@ def test_the_command_for_root_is_printed_once(
 def test_what_is_roots_alone_is_printed_for_root(
     pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log_in(monkeypatch, pve, "root@pam", "full")
+    environment.log_in(monkeypatch, pve, "root@pam", "full")
     assert run("100", "--device", "01:00", "--apply", "--yes") == 12
     captured = capsys.readouterr()
     assert "qm set 100 \\\n  --hostpci0 0000:01:00,pcie=1" in captured.out
@@ -450,7 +436,7 @@ def test_the_vms_own_node_tells_more(
     node.build(host, {100: CONFIG})
     known = data.Cluster({"pve1": data.Node([data.Device("0000:06:00.0", "8086", "1533", group=16)], {100: CONFIG})})
     with FakePve(known) as pve:
-        log_in(monkeypatch, pve)
+        environment.log_in(monkeypatch, pve)
         assert run("100", "--device", "04:00.0", "--apply", "--yes", root=str(host)) == 0
         assert "the API does not tell" not in capsys.readouterr().out
         assert held(pve).main["hostpci0"] == "0000:04:00.0", "which the API's list does not have"
@@ -478,7 +464,7 @@ def test_ctrl_c_in_the_middle(pve: FakePve, capsys: pytest.CaptureFixture[str]) 
 
 def test_no_secret_is_shown(pve: FakePve, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pve.state.users["op@pve"] = User(tokens={"t": Token("s3cret", separate=False)}, acl={"/": "PVEAuditor"})
-    log_in(monkeypatch, pve, "op@pve", "t")
+    environment.log_in(monkeypatch, pve, "op@pve", "t")
     assert run("100", "--mapping", "nic", "--apply", "--yes") == 12
     captured = capsys.readouterr()
     assert "s3cret" not in captured.out + captured.err
@@ -488,7 +474,7 @@ def test_of_a_vm_that_runs_it_is_said_what_its_next_start_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with FakePve(fake_cluster(running=True)) as pve:
-        log_in(monkeypatch, pve)
+        environment.log_in(monkeypatch, pve)
         assert run("100", "--remove", "hostpci3", "--apply", "--yes") == 0
         assert "VM 100 is changed: its next start removes hostpci3\n" in capsys.readouterr().out
         assert run("100", "--device", "02:00.0", "--apply", "--yes") == 0

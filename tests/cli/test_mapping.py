@@ -19,10 +19,10 @@ from pvepassthru.api import client, mapping_apply, reading
 from pvepassthru.cli import connection
 from pvepassthru.cli.main import main
 from tests.api import mapping_cluster
-from tests.api.fake_pve.data import PASSWORD
 from tests.api.fake_pve.server import FakePve
 from tests.api.fake_pve.state import Vm
 from tests.api.mapping_cluster import GPU_LINE, GPU_LINE2, mapping
+from tests.cli import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,18 +35,13 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def pve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakePve]:
     """A cluster that the environment names, and no terminal."""
-    for name in [name for name in os.environ if name.startswith("PVE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    environment.clear(monkeypatch, tmp_path)
     monkeypatch.setattr(mapping_apply, "SETTLE", (0.01,))
     monkeypatch.setattr(client, "BACKOFF", (0.01,))
     monkeypatch.setattr(reading, "PAUSES", (0.01,))
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     with FakePve(mapping_cluster.cluster()) as fake:
-        monkeypatch.setenv("PVE_HOST", f"{fake.host}:{fake.port}")
-        monkeypatch.setenv("PVE_CA_FILE", fake.ca_file)
-        monkeypatch.setenv("PVE_USER", "root@pam")
-        monkeypatch.setenv("PVE_PASSWORD", PASSWORD)
+        environment.log_in(monkeypatch, fake)
         yield fake
 
 

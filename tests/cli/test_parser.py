@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pvepassthru.cli.main import COMMANDS, build_parser, main
+from tests.cli import environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,9 +101,7 @@ def test_no_option_may_be_shortened() -> None:
 def test_a_profile_stands_before_or_behind(
     words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:
-    for name in [name for name in os.environ if name.startswith("PVE_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    environment.clear(monkeypatch, tmp_path)
     assert main(words.split()) == 3
     assert "no profile lab" in capsys.readouterr().err
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -218,8 +219,8 @@ def test_arguments_environment_folder_and_streams(chained: SimWorld) -> None:
         "A": "b c",
         "PVEPASSTHRU_ROOT": chained.root,
     }
-    given = subprocess.run(
-        command,
+    run_it = partial(
+        subprocess.run,
         cwd="/",
         env=environment,
         input="in\n",
@@ -228,16 +229,8 @@ def test_arguments_environment_folder_and_streams(chained: SimWorld) -> None:
         check=True,
         pass_fds=[inherited],
     )
-    alone = subprocess.run(
-        [chained.root + attached.OTHER, *command[-2:]],
-        cwd="/",
-        env=environment,
-        input="in\n",
-        capture_output=True,
-        text=True,
-        check=True,
-        pass_fds=[inherited],
-    )
+    given = run_it(command)
+    alone = run_it([chained.root + attached.OTHER, *command[-2:]])
     os.close(inherited)
     assert given.stdout == alone.stdout
     assert given.stderr == alone.stderr == "e\n"
