@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this tool holds on this host: each open journal with its VM, its state, and what the hook made for it."""
+"""What this tool holds on this host: each open journal with its VM, its state, and what the hook made for it.
+
+Below stand the hook's runs that failed, if no later run of the same phase has gone well.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, host: Host) -> int:
-    """Print every journal, orphan and quarantine; returns 0. Raises PassthruError when they cannot be listed."""
+    """Print every journal, orphan, quarantine and failure; returns 0. Raises PassthruError if they cannot be listed."""
     found = held(host)
     if args.json:
         print_json({**found, "runs": [run._asdict() for run in runs(host)]})
@@ -40,6 +43,10 @@ def run(args: argparse.Namespace, host: Host) -> int:
         print(f"in quarantine: {one_line(quarantined['why'])}; pvepassthru release {quarantined['address']}")
     if not any(found.values()):
         print("nothing held: no journal is open, and nothing looks left behind")
+    for last in runs(host):
+        if last.code:
+            age = words_for(max(0, int(host.now() - last.ended / 1000)))
+            print(f"VM {last.vmid}: {last.phase} failed {age} ago (exit code {last.code}); that task's log says why")
     return 0
 
 

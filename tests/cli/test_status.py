@@ -67,6 +67,27 @@ def test_states(root: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert 0 <= row["age"] < 100
 
 
+def test_failed_runs(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for vmid in (100, 101):
+        tree.put(root, f"etc/pve/qemu-server/{vmid}.conf", "memory: 512\n")
+    host = Host(root)
+    state.prepare(host)
+    ended = int((host.now() - 600) * 1000)
+    for vmid, phase, code in (
+        (100, "pre-start", 6),
+        (100, "post-stop", 0),
+        (101, "post-stop", 5),
+        (999, "pre-start", 6),
+    ):
+        state.note_run(host, state.Run(vmid, phase, ended, 20, code, 0))
+    assert main(["--root", root, "status"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "nothing held: no journal is open, and nothing looks left behind",
+        "VM 100: pre-start failed 10 min ago (exit code 6); that task's log says why",
+        "VM 101: post-stop failed 10 min ago (exit code 5); that task's log says why",
+    ]
+
+
 @pytest.mark.parametrize(
     "age, words", [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "119 min"), (7200, "2 h"), (172800, "2 d")]
 )
